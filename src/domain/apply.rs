@@ -1,0 +1,659 @@
+//! The one place where replicated state changes.
+//!
+//! Total: any command on any state gives a reply and never panics. Deterministic: no clock, no
+//! randomness, no unordered map. A rejected command changes nothing. Every guard is checked here
+//! again, whatever the proposer believed.
+
+use super::candidate::{self, Refusal};
+use super::command::{Basis, Change, Command, Grant, Rejection, Reply};
+use super::event::{Event, EventKind};
+use super::lineage::Lineage;
+use super::state::{
+    CloseReason, Closed, ClusterState, ControlState, FinishedOperation, HISTORY_MAX, Member,
+    OPERATIONS_MAX, Operation, OperationKind, Outcome, Phase, Stage, Tenure,
+};
+use super::sync::SyncConfig;
+use super::types::{Epoch, GuardId, MemberName, WallMillis};
+
+/// Most synchronous configurations that may be in force at once.
+pub const SYNCS_MAX: usize = 32;
+/// Most crash times that are remembered.
+const CRASHES_MAX: usize = 100;
+/// Most members of a cluster.
+pub const MEMBERS_MAX: usize = 64;
+/// Longest text of a person or an error that is kept, in bytes.
+const TEXT_BYTES_MAX: usize = 500;
+
+/// Applies one command. `index` is its place in the log.
+pub fn apply(state: &mut ControlState, _index: u64, command: &Command) -> Reply {
+    if let Change::CreateCluster { spec } = &command.change {
+        if state.clusters.contains_key(&command.cluster) {
+            return Reply::Nothing;
+        }
+        if let Some(why) = super::invariants::spec_problem(spec) {
+            return Reply::Rejected(Rejection::BadSpec { why });
+        }
+        let mut cluster = ClusterState::new(spec.clone());
+        record(&mut cluster, command.at, EventKind::ClusterCreated);
+        state.clusters.insert(command.cluster.clone(), cluster);
+        return Reply::Applied { operation: None };
+    }
+    let Some(cluster) = state.clusters.get_mut(&command.cluster) else {
+        return Reply::Rejected(Rejection::UnknownCluster { cluster: command.cluster.clone() });
+    };
+    match change(cluster, command.at, &command.change) {
+        Ok(reply) => reply,
+        Err(rejection) => Reply::Rejected(rejection),
+    }
+}
+
+const APPLIED: Reply = Reply::Applied { operation: None };
+
+// Every arm checks all of its guards before it changes anything.
+fn change(state: &mut ClusterState, at: WallMillis, change: &Change) -> Result<Reply, Rejection> {
+    match change {
+        Change::CreateCluster { .. } => Ok(Reply::Nothing),
+        Change::RegisterMember { .. } => register(state, at, change),
+        Change::BeginBootstrap { member } => begin_bootstrap(state, at, member),
+        Change::AbandonBootstrap { member, why } => abandon_bootstrap(state, at, member, why),
+        Change::FinishBootstrap { .. } => finish_bootstrap(state, at, change),
+        Change::Close { expect_epoch, reason, stopped } => {
+            expect_open(state, *expect_epoch)?;
+            if *stopped && *reason == CloseReason::LeaseLost {
+                return Err(Rejection::WrongStage {
+                    epoch: *expect_epoch,
+                    stage: "lost, not proven to be stopped".to_owned(),
+                });
+            }
+            close(state, at, *reason, *stopped);
+            Ok(APPLIED)
+        }
+        Change::RecordStop { expect_epoch } => record_stop(state, at, *expect_epoch),
+        Change::Grant(grant) => apply_grant(state, at, grant),
+        Change::RecordPromotion { expect_epoch, guard, lineage } => {
+            record_promotion(state, at, *expect_epoch, guard, lineage)
+        }
+        Change::Activate { expect_epoch, guard, expect_syncs, postmaster_start_us } => {
+            activate(state, at, *expect_epoch, guard, expect_syncs, *postmaster_start_us)
+        }
+        Change::BeginSyncChange { expect_epoch, expect_syncs, to } => {
+            begin_sync_change(state, at, *expect_epoch, expect_syncs, to)
+        }
+        Change::FinishSyncChange { expect_epoch, expect_syncs } => {
+            finish_sync_change(state, at, *expect_epoch, expect_syncs)
+        }
+        Change::StartSwitchover { expect_epoch, target, by } => {
+            start_switchover(state, at, *expect_epoch, target, by)
+        }
+        Change::StartFailover { expect_epoch, target, accept_data_loss, by } => {
+            start_failover(state, at, *expect_epoch, target.as_ref(), *accept_data_loss, by)
+        }
+        Change::FinishOperation { operation, outcome } => {
+            match &state.operation {
+                Some(op) if op.id == *operation => {}
+                _ => return Err(Rejection::NoSuchOperation { id: *operation }),
+            }
+            finish_operation(state, at, outcome.clone());
+            Ok(APPLIED)
+        }
+    }
+}
+
+// ---- guards ----
+
+fn expect_epoch(state: &ClusterState, expected: Epoch) -> Result<(), Rejection> {
+    if state.epoch == expected {
+        Ok(())
+    } else {
+        Err(Rejection::StaleEpoch { expected, actual: state.epoch })
+    }
+}
+
+fn expect_open(state: &ClusterState, epoch: Epoch) -> Result<&Tenure, Rejection> {
+    expect_epoch(state, epoch)?;
+    state.open_tenure().ok_or(Rejection::EpochClosed { epoch })
+}
+
+fn expect_closed(state: &ClusterState, epoch: Epoch) -> Result<&Tenure, Rejection> {
+    expect_epoch(state, epoch)?;
+    match &state.tenure {
+        Some(tenure) if tenure.closed.is_some() => Ok(tenure),
+        _ => Err(Rejection::EpochOpen { epoch }),
+    }
+}
+
+fn expect_holder<'a>(
+    state: &'a ClusterState,
+    epoch: Epoch,
+    guard: &GuardId,
+) -> Result<&'a Tenure, Rejection> {
+    let tenure = expect_open(state, epoch)?;
+    if tenure.guard == *guard {
+        Ok(tenure)
+    } else {
+        Err(Rejection::OtherGuard { epoch, member: tenure.member.clone() })
+    }
+}
+
+fn expect_syncs(state: &ClusterState, expected: &[SyncConfig]) -> Result<(), Rejection> {
+    if state.syncs == expected { Ok(()) } else { Err(Rejection::StaleSyncs) }
+}
+
+fn expect_member(state: &ClusterState, member: &MemberName) -> Result<(), Rejection> {
+    if state.members.contains_key(member) {
+        return Ok(());
+    }
+    let known = state.members.keys().cloned().collect();
+    Err(Rejection::UnknownMember { member: member.clone(), known })
+}
+
+fn expect_no_operation(state: &ClusterState) -> Result<(), Rejection> {
+    match &state.operation {
+        Some(op) => Err(Rejection::OperationUnderWay { id: op.id }),
+        None => Ok(()),
+    }
+}
+
+fn check_sync(
+    state: &ClusterState,
+    sync: &SyncConfig,
+    primary: &MemberName,
+    epoch: Epoch,
+) -> Result<(), Rejection> {
+    let bad = |why: String| Err(Rejection::BadSync { config: sync.to_string(), why });
+    if let Some(why) = sync.problem() {
+        return bad(why);
+    }
+    if sync.epoch != epoch {
+        return bad(format!("it has to carry epoch {epoch}"));
+    }
+    if sync.members.contains(primary) {
+        return bad("the primary cannot wait for itself".to_owned());
+    }
+    for member in &sync.members {
+        expect_member(state, member)?;
+        if state.members.get(member).is_some_and(|m| m.nofailover) {
+            return bad(format!("{member} is tagged nofailover, so it counts in no quorum"));
+        }
+    }
+    Ok(())
+}
+
+fn phase_name(phase: &Phase) -> String {
+    match phase {
+        Phase::AwaitingMembers => "waiting for its members".to_owned(),
+        Phase::Bootstrapping { member } => format!("being bootstrapped by {member}"),
+        Phase::Running => "running".to_owned(),
+    }
+}
+
+fn stage_name(stage: &Stage) -> String {
+    match stage {
+        Stage::Granted => "granted",
+        Stage::Promoted => "promoted",
+        Stage::Active { .. } => "active",
+    }
+    .to_owned()
+}
+
+// ---- histories ----
+
+fn record(state: &mut ClusterState, at: WallMillis, kind: EventKind) {
+    let id = state.next_event;
+    state.next_event += 1;
+    state.history.push_back(Event { id, at, epoch: state.epoch, kind });
+    while state.history.len() > HISTORY_MAX {
+        state.history.pop_front();
+    }
+}
+
+fn bounded(text: &str) -> String {
+    let mut end = text.len().min(TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+fn begin_operation(
+    state: &mut ClusterState,
+    at: WallMillis,
+    kind: OperationKind,
+    by: &str,
+) -> Reply {
+    let id = state.next_operation;
+    state.next_operation += 1;
+    let by = bounded(by);
+    state.operation =
+        Some(Operation { id, kind: kind.clone(), epoch: state.epoch, by: by.clone(), at });
+    record(state, at, EventKind::OperationStarted { operation: id, kind, by });
+    Reply::Applied { operation: Some(id) }
+}
+
+fn finish_operation(state: &mut ClusterState, at: WallMillis, outcome: Outcome) {
+    let Some(operation) = state.operation.take() else { return };
+    let outcome = match outcome {
+        Outcome::Failed { why } => Outcome::Failed { why: bounded(&why) },
+        done => done,
+    };
+    let event = EventKind::OperationFinished { operation: operation.id, outcome: outcome.clone() };
+    record(state, at, event);
+    state.finished.push_back(FinishedOperation { operation, outcome, at });
+    while state.finished.len() > OPERATIONS_MAX {
+        state.finished.pop_front();
+    }
+}
+
+// ---- members and bootstrap ----
+
+fn register(state: &mut ClusterState, at: WallMillis, change: &Change) -> Result<Reply, Rejection> {
+    let Change::RegisterMember { member, node, address, priority, nofailover, system_id } = change
+    else {
+        return Ok(Reply::Nothing);
+    };
+    if let Some(existing) = state.members.get(member)
+        && existing.node != *node
+    {
+        return Err(Rejection::MemberOfOtherNode {
+            member: member.clone(),
+            owner: existing.node.clone(),
+            node: node.clone(),
+        });
+    }
+    let clash = |other: &MemberName, what: &str| {
+        Err(Rejection::MemberClash {
+            member: member.clone(),
+            other: other.clone(),
+            what: what.to_owned(),
+        })
+    };
+    for (other, existing) in state.members.iter().filter(|(name, _)| *name != member) {
+        if other.slot_name() == member.slot_name() {
+            return clash(other, "the name of the replication slot");
+        }
+        if existing.address == *address {
+            return clash(other, "the address");
+        }
+    }
+    if !state.members.contains_key(member) && state.members.len() >= MEMBERS_MAX {
+        return Err(Rejection::BadSpec {
+            why: format!("a cluster has at most {MEMBERS_MAX} members"),
+        });
+    }
+    match (state.system_id, *system_id) {
+        (Some(expected), Some(found)) if expected != found => {
+            return Err(Rejection::ForeignData { member: member.clone(), found, expected });
+        }
+        (None, Some(found)) if !matches!(&state.phase, Phase::Bootstrapping { member: m } if m == member) =>
+        {
+            return Err(Rejection::UnknownData { member: member.clone(), found });
+        }
+        _ => {}
+    }
+    let new = Member {
+        node: node.clone(),
+        address: bounded(address),
+        priority: *priority,
+        nofailover: *nofailover,
+    };
+    match state.members.insert(member.clone(), new.clone()) {
+        Some(old) if old == new => return Ok(Reply::Nothing),
+        Some(_) => record(state, at, EventKind::MemberChanged { member: member.clone() }),
+        None => {
+            let kind = EventKind::MemberRegistered {
+                member: member.clone(),
+                node: node.clone(),
+                address: new.address,
+            };
+            record(state, at, kind);
+        }
+    }
+    Ok(APPLIED)
+}
+
+fn begin_bootstrap(
+    state: &mut ClusterState,
+    at: WallMillis,
+    member: &MemberName,
+) -> Result<Reply, Rejection> {
+    expect_member(state, member)?;
+    if state.phase != Phase::AwaitingMembers || state.system_id.is_some() {
+        return Err(Rejection::WrongPhase { phase: phase_name(&state.phase) });
+    }
+    for expected in &state.spec.bootstrap_members {
+        expect_member(state, expected)?;
+    }
+    state.phase = Phase::Bootstrapping { member: member.clone() };
+    record(state, at, EventKind::BootstrapStarted { member: member.clone() });
+    Ok(APPLIED)
+}
+
+fn abandon_bootstrap(
+    state: &mut ClusterState,
+    at: WallMillis,
+    member: &MemberName,
+    why: &str,
+) -> Result<Reply, Rejection> {
+    if state.phase != (Phase::Bootstrapping { member: member.clone() }) {
+        return Err(Rejection::WrongPhase { phase: phase_name(&state.phase) });
+    }
+    state.phase = Phase::AwaitingMembers;
+    let kind = EventKind::BootstrapAbandoned { member: member.clone(), why: bounded(why) };
+    record(state, at, kind);
+    Ok(APPLIED)
+}
+
+fn finish_bootstrap(
+    state: &mut ClusterState,
+    at: WallMillis,
+    change: &Change,
+) -> Result<Reply, Rejection> {
+    let Change::FinishBootstrap { member, system_id, epoch } = change else {
+        return Ok(Reply::Nothing);
+    };
+    if state.phase != (Phase::Bootstrapping { member: member.clone() }) {
+        return Err(Rejection::WrongPhase { phase: phase_name(&state.phase) });
+    }
+    if epoch.0 == 0 || epoch.0 >= u64::from(u32::MAX) {
+        return Err(Rejection::BadSpec { why: format!("no data begins at timeline {epoch}") });
+    }
+    state.phase = Phase::Running;
+    state.system_id = Some(*system_id);
+    state.epoch = *epoch;
+    state.lineage = Lineage::root(*epoch);
+    // Nobody led this epoch. Only the member that has the data covers it, so only that member can
+    // be granted the next.
+    state.syncs = vec![SyncConfig::asynchronous(*epoch)];
+    state.tenure = Some(Tenure {
+        epoch: *epoch,
+        member: member.clone(),
+        guard: GuardId::from_bytes([0; 16]),
+        stage: Stage::Promoted,
+        closed: Some(Closed { reason: CloseReason::Initial, at }),
+        stopped: true,
+    });
+    let kind = EventKind::BootstrapFinished { member: member.clone(), system_id: *system_id };
+    record(state, at, kind);
+    Ok(APPLIED)
+}
+
+// ---- epochs ----
+
+fn close(state: &mut ClusterState, at: WallMillis, reason: CloseReason, stopped: bool) {
+    let Some(tenure) = &mut state.tenure else { return };
+    tenure.closed = Some(Closed { reason, at });
+    tenure.stopped = stopped;
+    let (closed, member) = (tenure.epoch, tenure.member.clone());
+    if reason == CloseReason::Crashed {
+        state.crashes.push(at);
+        let excess = state.crashes.len().saturating_sub(CRASHES_MAX);
+        state.crashes.drain(..excess);
+    }
+    record(state, at, EventKind::EpochClosed { closed, member, reason, stopped });
+}
+
+fn record_stop(state: &mut ClusterState, at: WallMillis, epoch: Epoch) -> Result<Reply, Rejection> {
+    if expect_closed(state, epoch)?.stopped {
+        return Ok(Reply::Nothing);
+    }
+    let Some(tenure) = &mut state.tenure else { return Ok(Reply::Nothing) };
+    tenure.stopped = true;
+    let member = tenure.member.clone();
+    record(state, at, EventKind::StopProven { closed: epoch, member });
+    Ok(APPLIED)
+}
+
+fn apply_grant(
+    state: &mut ClusterState,
+    at: WallMillis,
+    grant: &Grant,
+) -> Result<Reply, Rejection> {
+    let epoch = grant.expect_epoch;
+    let tenure = expect_closed(state, epoch)?;
+    if grant.basis == Basis::Stopped && !tenure.stopped {
+        return Err(Rejection::NotStopped { epoch });
+    }
+    expect_syncs(state, &grant.expect_syncs)?;
+    expect_member(state, &grant.member)?;
+    let next = epoch.next();
+    if next.0 >= u64::from(u32::MAX) {
+        return Err(Rejection::BadSpec { why: "timelines are exhausted".to_owned() });
+    }
+    check_sync(state, &grant.sync, &grant.member, next)?;
+    if state.syncs.len() >= SYNCS_MAX {
+        return Err(Rejection::BadSync {
+            config: grant.sync.to_string(),
+            why: format!("{SYNCS_MAX} configurations are in force already"),
+        });
+    }
+    let (wish, loss) = match (&state.operation, grant.accept_data_loss) {
+        (op, None) => (op.as_ref().and_then(wished), false),
+        (Some(op), Some(id)) if op.id == id && accepts_loss(op) => (wished(op), true),
+        (_, Some(id)) => return Err(Rejection::NoSuchOperation { id }),
+    };
+    let chosen = candidate::choose(state, &grant.evidence, wish.as_ref(), loss)
+        .map_err(Rejection::Candidate)?;
+    if chosen.member != grant.member || chosen.guard != grant.guard {
+        return Err(Rejection::Candidate(Refusal::NotTheBest {
+            member: grant.member.clone(),
+            better: chosen.member.clone(),
+        }));
+    }
+    let (wal_epoch, lsn) = (chosen.wal_epoch, chosen.lsn);
+    state.epoch = next;
+    state.tenure = Some(Tenure {
+        epoch: next,
+        member: grant.member.clone(),
+        guard: grant.guard.clone(),
+        stage: Stage::Granted,
+        closed: None,
+        stopped: false,
+    });
+    if loss {
+        // What the older configurations promised is given up, by the operator's word.
+        state.syncs = vec![grant.sync.clone()];
+    } else {
+        add_sync(state, grant.sync.clone());
+    }
+    let kind = EventKind::Granted {
+        member: grant.member.clone(),
+        wal_epoch,
+        lsn,
+        data_loss_accepted: loss,
+        sync: grant.sync.clone(),
+    };
+    record(state, at, kind);
+    Ok(APPLIED)
+}
+
+/// Whom the operator wants as primary.
+pub fn wished(operation: &Operation) -> Option<MemberName> {
+    match &operation.kind {
+        OperationKind::Switchover { target } => Some(target.clone()),
+        OperationKind::Failover { target, .. } => target.clone(),
+    }
+}
+
+fn accepts_loss(operation: &Operation) -> bool {
+    matches!(operation.kind, OperationKind::Failover { accept_data_loss: true, .. })
+}
+
+fn record_promotion(
+    state: &mut ClusterState,
+    at: WallMillis,
+    epoch: Epoch,
+    guard: &GuardId,
+    lineage: &Lineage,
+) -> Result<Reply, Rejection> {
+    let tenure = expect_holder(state, epoch, guard)?;
+    if tenure.stage != Stage::Granted {
+        return Ok(Reply::Nothing);
+    }
+    let member = tenure.member.clone();
+    let bad = |why: String| Err(Rejection::BadLineage { member: member.clone(), why });
+    if let Some(why) = lineage.problem() {
+        return bad(why);
+    }
+    let start = match lineage.last() {
+        Some(last) if last.epoch == epoch => last.start,
+        _ => return bad(format!("its last epoch is not {epoch}")),
+    };
+    if lineage.0.len() > 1 + state.epoch.0 as usize {
+        return bad("it is longer than the number of epochs".to_owned());
+    }
+    state.lineage = lineage.clone();
+    if let Some(tenure) = &mut state.tenure {
+        tenure.stage = Stage::Promoted;
+    }
+    record(state, at, EventKind::Promoted { member, start });
+    Ok(APPLIED)
+}
+
+fn activate(
+    state: &mut ClusterState,
+    at: WallMillis,
+    epoch: Epoch,
+    guard: &GuardId,
+    syncs: &[SyncConfig],
+    postmaster_start_us: i64,
+) -> Result<Reply, Rejection> {
+    let tenure = expect_holder(state, epoch, guard)?;
+    let member = tenure.member.clone();
+    match tenure.stage {
+        Stage::Promoted => {}
+        Stage::Active { .. } => return Ok(Reply::Nothing),
+        Stage::Granted => {
+            let stage = stage_name(&tenure.stage);
+            return Err(Rejection::WrongStage { epoch, stage });
+        }
+    }
+    expect_syncs(state, syncs)?;
+    keep_newest_sync(state);
+    if let Some(tenure) = &mut state.tenure {
+        tenure.stage = Stage::Active { postmaster_start_us };
+    }
+    record(state, at, EventKind::Activated { member: member.clone() });
+    if let Some(op) = &state.operation
+        && op.epoch < epoch
+    {
+        let outcome = match wished(op) {
+            Some(target) if target != member => Outcome::Failed {
+                why: format!("{member} held more than {target} and became primary instead"),
+            },
+            _ => Outcome::Done { primary: member },
+        };
+        finish_operation(state, at, outcome);
+    }
+    Ok(APPLIED)
+}
+
+// ---- synchronous configurations ----
+
+/// Adds a newer epoch's configuration. An older one with the same W and N ends by it, where it is
+/// alone in its epoch: whoever covers the newer covers the older. So the list stays short however
+/// many promotions fail in a row.
+fn add_sync(state: &mut ClusterState, sync: SyncConfig) {
+    let all = state.syncs.clone();
+    let alone = |c: &SyncConfig| all.iter().filter(|o| o.epoch == c.epoch).count() == 1;
+    state.syncs.retain(|c| !(c.w == sync.w && c.members == sync.members && alone(c)));
+    state.syncs.push(sync);
+}
+
+fn keep_newest_sync(state: &mut ClusterState) {
+    let older = state.syncs.len().saturating_sub(1);
+    state.syncs.drain(..older);
+}
+
+fn begin_sync_change(
+    state: &mut ClusterState,
+    at: WallMillis,
+    epoch: Epoch,
+    syncs: &[SyncConfig],
+    to: &SyncConfig,
+) -> Result<Reply, Rejection> {
+    let primary = expect_open(state, epoch)?.member.clone();
+    expect_syncs(state, syncs)?;
+    check_sync(state, to, &primary, epoch)?;
+    if state.syncs.last() == Some(to) {
+        return Ok(Reply::Nothing);
+    }
+    if state.syncs.len() >= SYNCS_MAX {
+        return Err(Rejection::BadSync {
+            config: to.to_string(),
+            why: format!("{SYNCS_MAX} configurations are in force already"),
+        });
+    }
+    state.syncs.push(to.clone());
+    record(state, at, EventKind::SyncChanging { to: to.clone() });
+    Ok(APPLIED)
+}
+
+fn finish_sync_change(
+    state: &mut ClusterState,
+    at: WallMillis,
+    epoch: Epoch,
+    syncs: &[SyncConfig],
+) -> Result<Reply, Rejection> {
+    let tenure = expect_open(state, epoch)?;
+    if !matches!(tenure.stage, Stage::Active { .. }) {
+        return Err(Rejection::WrongStage { epoch, stage: stage_name(&tenure.stage) });
+    }
+    expect_syncs(state, syncs)?;
+    if state.syncs.len() < 2 {
+        return Ok(Reply::Nothing);
+    }
+    keep_newest_sync(state);
+    if let Some(to) = state.syncs.last().cloned() {
+        record(state, at, EventKind::SyncChanged { to });
+    }
+    Ok(APPLIED)
+}
+
+// ---- operations ----
+
+fn start_switchover(
+    state: &mut ClusterState,
+    at: WallMillis,
+    epoch: Epoch,
+    target: &MemberName,
+    by: &str,
+) -> Result<Reply, Rejection> {
+    expect_no_operation(state)?;
+    expect_member(state, target)?;
+    let tenure = expect_open(state, epoch)?;
+    if tenure.member == *target {
+        return Err(Rejection::AlreadyPrimary { member: target.clone() });
+    }
+    if !matches!(tenure.stage, Stage::Active { .. }) {
+        return Err(Rejection::WrongStage { epoch, stage: stage_name(&tenure.stage) });
+    }
+    Ok(begin_operation(state, at, OperationKind::Switchover { target: target.clone() }, by))
+}
+
+fn start_failover(
+    state: &mut ClusterState,
+    at: WallMillis,
+    epoch: Epoch,
+    target: Option<&MemberName>,
+    accept_data_loss: bool,
+    by: &str,
+) -> Result<Reply, Rejection> {
+    expect_no_operation(state)?;
+    if let Some(target) = target {
+        expect_member(state, target)?;
+    }
+    expect_epoch(state, epoch)?;
+    let Some(tenure) = &state.tenure else {
+        return Err(Rejection::WrongPhase { phase: phase_name(&state.phase) });
+    };
+    if tenure.closed.is_none() && target == Some(&tenure.member) {
+        return Err(Rejection::AlreadyPrimary { member: tenure.member.clone() });
+    }
+    let open = tenure.closed.is_none();
+    let kind = OperationKind::Failover { target: target.cloned(), accept_data_loss };
+    let reply = begin_operation(state, at, kind, by);
+    if open {
+        close(state, at, CloseReason::Failover, false);
+    }
+    Ok(reply)
+}

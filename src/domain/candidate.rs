@@ -1,0 +1,135 @@
+//! Who may be promoted: the read quorum, the order of candidates, and every reason against one.
+
+use serde::{Deserialize, Serialize};
+
+use super::observation::Sealed;
+use super::state::ClusterState;
+use super::sync::{self, Uncovered};
+use super::types::{Epoch, MemberName};
+
+/// Why nobody, or not this one, is granted the next epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// Not every synchronous configuration in force is covered.
+    #[error("acknowledged commits could be missing: {}", describe(uncovered))]
+    NotCovered {
+        /// Which are not.
+        uncovered: Vec<Uncovered>,
+    },
+    /// Nobody is sealed and fit.
+    #[error("no member is sealed for epoch {epoch} and fit to be primary")]
+    NoCandidate {
+        /// For which epoch.
+        epoch: Epoch,
+    },
+    /// Another member is better.
+    #[error("{better} holds more than {member}: it has to be promoted instead")]
+    NotTheBest {
+        /// Who was to be granted.
+        member: MemberName,
+        /// Who is better.
+        better: MemberName,
+    },
+    /// The evidence names a member twice, or one that does not exist, or that has not promised the
+    /// epoch.
+    #[error("the evidence about {member} does not count: {why}")]
+    BadEvidence {
+        /// About whom.
+        member: MemberName,
+        /// Why.
+        why: String,
+    },
+}
+
+fn describe(uncovered: &[Uncovered]) -> String {
+    let each = uncovered.iter().map(|u| {
+        let missing: Vec<&str> = u.missing.iter().map(MemberName::as_str).collect();
+        match u.need {
+            Some(need) => format!(
+                "{} needs {need} of its members sealed and has {}; missing: {}",
+                u.config,
+                u.have,
+                missing.join(", ")
+            ),
+            None => format!("{} needs the member that held epoch {}", u.config, u.config.epoch),
+        }
+    });
+    each.collect::<Vec<_>>().join("; ")
+}
+
+impl Refusal {
+    /// The name of the rule, for programs.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Refusal::NotCovered { .. } => "takeover.read-quorum",
+            Refusal::NoCandidate { .. } => "takeover.candidate",
+            Refusal::NotTheBest { .. } => "takeover.best-candidate",
+            Refusal::BadEvidence { .. } => "takeover.evidence",
+        }
+    }
+}
+
+/// Whether a piece of evidence counts for the next epoch of `state`.
+fn check_evidence(state: &ClusterState, evidence: &[Sealed]) -> Result<(), Refusal> {
+    let next = state.epoch.next();
+    for (i, sealed) in evidence.iter().enumerate() {
+        let bad = |why: &str| {
+            Err(Refusal::BadEvidence { member: sealed.member.clone(), why: why.to_owned() })
+        };
+        match state.members.get(&sealed.member) {
+            None => return bad("it is not a member"),
+            Some(m) if m.nofailover => return bad("it is tagged nofailover"),
+            Some(_) => {}
+        }
+        if evidence[..i].iter().any(|other| other.member == sealed.member) {
+            return bad("it is there twice");
+        }
+        if sealed.promised < next {
+            return bad("it has not promised the epoch that is to be granted");
+        }
+        if sealed.held > state.epoch || sealed.wal_epoch > state.epoch {
+            return bad("it claims an epoch that was never granted");
+        }
+    }
+    Ok(())
+}
+
+/// Whether `a` is a better candidate than `b`: more WAL, by (epoch, position); then the operator's
+/// wish, priority, and name.
+fn better(state: &ClusterState, a: &Sealed, b: &Sealed, wish: Option<&MemberName>) -> bool {
+    let rank = |s: &Sealed| {
+        let priority = state.members.get(&s.member).map_or(0, |m| m.priority);
+        (s.wal_epoch, s.lsn, wish == Some(&s.member), priority)
+    };
+    rank(a) > rank(b) || (rank(a) == rank(b) && a.member < b.member)
+}
+
+/// Chooses among sealed members. All that counts in the quorum counts in the choice.
+///
+/// With `accept_data_loss` the read quorum is not asked for, and `wish` is followed even where
+/// another has more.
+pub fn choose<'a>(
+    state: &ClusterState,
+    evidence: &'a [Sealed],
+    wish: Option<&MemberName>,
+    accept_data_loss: bool,
+) -> Result<&'a Sealed, Refusal> {
+    check_evidence(state, evidence)?;
+    let all: Vec<&Sealed> = evidence.iter().collect();
+    if !accept_data_loss {
+        let uncovered = sync::uncovered(&state.syncs, &all);
+        if !uncovered.is_empty() {
+            return Err(Refusal::NotCovered { uncovered });
+        }
+    } else if let Some(wished) = all.iter().find(|s| wish == Some(&s.member)) {
+        return Ok(wished);
+    }
+    let mut best: Option<&Sealed> = None;
+    for sealed in all {
+        if best.is_none_or(|b| better(state, sealed, b, wish)) {
+            best = Some(sealed);
+        }
+    }
+    best.ok_or(Refusal::NoCandidate { epoch: state.epoch.next() })
+}

@@ -1,0 +1,393 @@
+//! Commands: the only way in which replicated state changes. Each names what it expects, so that
+//! one which was decided on an older state is rejected instead of applied.
+
+use serde::{Deserialize, Serialize};
+
+use super::candidate::Refusal;
+use super::lineage::Lineage;
+use super::observation::Sealed;
+use super::state::{CloseReason, ClusterSpec, Outcome};
+use super::sync::SyncConfig;
+use super::types::{ClusterName, Epoch, GuardId, MemberName, NodeName, SystemId, WallMillis};
+
+/// A command to one cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Command {
+    /// Which cluster.
+    pub cluster: ClusterName,
+    /// When it was proposed, by the proposer's wall clock: for histories and for the bound on
+    /// crash failovers.
+    pub at: WallMillis,
+    /// What to do.
+    pub change: Change,
+}
+
+/// What a command changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// Creates the cluster; without effect where it exists.
+    CreateCluster {
+        /// What the operator asks for.
+        spec: ClusterSpec,
+    },
+    /// Registers a member, or renews its address, priority and tag.
+    RegisterMember {
+        /// Who.
+        member: MemberName,
+        /// Its node. A name that is bound to another node is rejected.
+        node: NodeName,
+        /// `host:port` of its PostgreSQL.
+        address: String,
+        /// Breaks ties between candidates.
+        priority: i32,
+        /// Never made primary automatically.
+        nofailover: bool,
+        /// The system identifier of the data that it holds, where it holds any.
+        system_id: Option<SystemId>,
+    },
+    /// Entrusts `initdb` to a member.
+    BeginBootstrap {
+        /// To whom.
+        member: MemberName,
+    },
+    /// Takes `initdb` back from a member that failed or is gone.
+    AbandonBootstrap {
+        /// From whom.
+        member: MemberName,
+        /// Why.
+        why: String,
+    },
+    /// The data directory exists; the member is the only one that may lead first.
+    FinishBootstrap {
+        /// Who made it.
+        member: MemberName,
+        /// Its system identifier.
+        system_id: SystemId,
+        /// The epoch of the timeline that it is on: 1 after `initdb`.
+        epoch: Epoch,
+    },
+    /// Ends an epoch: no leader acknowledges a renewal of it from then on.
+    Close {
+        /// The epoch that must be open.
+        expect_epoch: Epoch,
+        /// Why.
+        reason: CloseReason,
+        /// Whether the holder's stop is proven.
+        stopped: bool,
+    },
+    /// The holder of a closed epoch has proved that it stopped.
+    RecordStop {
+        /// Which epoch.
+        expect_epoch: Epoch,
+    },
+    /// Grants the next epoch.
+    Grant(Grant),
+    /// The holder was promoted to the timeline of its epoch.
+    RecordPromotion {
+        /// Which epoch.
+        expect_epoch: Epoch,
+        /// In which life of the guard.
+        guard: GuardId,
+        /// Where each epoch of its log begins, itself the last.
+        lineage: Lineage,
+    },
+    /// The barrier holds: open for writes. The older synchronous configurations end.
+    Activate {
+        /// Which epoch.
+        expect_epoch: Epoch,
+        /// In which life of the guard.
+        guard: GuardId,
+        /// The configurations in force when the barrier was taken; the last is what it was
+        /// taken with.
+        expect_syncs: Vec<SyncConfig>,
+        /// Start of the postmaster, in microseconds since 1970 by its own clock.
+        postmaster_start_us: i64,
+    },
+    /// Puts a further synchronous configuration in force beside those that are.
+    BeginSyncChange {
+        /// Which epoch.
+        expect_epoch: Epoch,
+        /// The configurations that must be in force.
+        expect_syncs: Vec<SyncConfig>,
+        /// The one to add.
+        to: SyncConfig,
+    },
+    /// The newest configuration is confirmed by a barrier: the others end.
+    FinishSyncChange {
+        /// Which epoch.
+        expect_epoch: Epoch,
+        /// The configurations that must be in force.
+        expect_syncs: Vec<SyncConfig>,
+    },
+    /// Starts a switchover.
+    StartSwitchover {
+        /// The epoch that must be active.
+        expect_epoch: Epoch,
+        /// To whom.
+        target: MemberName,
+        /// Who asks.
+        by: String,
+    },
+    /// Starts a failover by hand: closes the epoch where it is open.
+    StartFailover {
+        /// The highest granted epoch.
+        expect_epoch: Epoch,
+        /// To whom; `None` for the best.
+        target: Option<MemberName>,
+        /// Whether acknowledged commits may be lost.
+        accept_data_loss: bool,
+        /// Who asks.
+        by: String,
+    },
+    /// Ends the operation under way.
+    FinishOperation {
+        /// Its number.
+        operation: u64,
+        /// How it ended.
+        outcome: Outcome,
+    },
+}
+
+/// The grant of an epoch, with the evidence that it rests on: `apply` checks it again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The epoch that must be the highest granted, and closed.
+    pub expect_epoch: Epoch,
+    /// The configurations that must be in force.
+    pub expect_syncs: Vec<SyncConfig>,
+    /// To whom.
+    pub member: MemberName,
+    /// In which life of its guard.
+    pub guard: GuardId,
+    /// Why the old holder is no danger any more.
+    pub basis: Basis,
+    /// The sealed members that were counted.
+    pub evidence: Vec<Sealed>,
+    /// The synchronous configuration of the new epoch.
+    pub sync: SyncConfig,
+    /// Overrides the read quorum, by this operation of the operator.
+    pub accept_data_loss: Option<u64>,
+}
+
+/// Why the holder of a closed epoch is no danger any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// Its stop is proven and recorded.
+    Stopped,
+    /// Its lease has run out by the proposing leader's clock.
+    Expired,
+}
+
+/// What a command did.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// It changed nothing, because all is as it asks, or because the entry held no command.
+    #[default]
+    Nothing,
+    /// It was applied.
+    Applied {
+        /// The number of the operation that it started.
+        operation: Option<u64>,
+    },
+    /// It was refused and changed nothing.
+    Rejected(Rejection),
+}
+
+/// Why a command was refused. Each is a rule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Rejection {
+    /// No such cluster.
+    #[error("there is no cluster named {cluster}")]
+    UnknownCluster {
+        /// The name.
+        cluster: ClusterName,
+    },
+    /// No such member.
+    #[error("there is no member named {member}; members are {known:?}")]
+    UnknownMember {
+        /// The name.
+        member: MemberName,
+        /// Those that there are.
+        known: Vec<MemberName>,
+    },
+    /// The member's name is taken by another node.
+    #[error("member {member} belongs to node {owner}, not to {node}: give it another name")]
+    MemberOfOtherNode {
+        /// The name.
+        member: MemberName,
+        /// Whose it is.
+        owner: NodeName,
+        /// Who asked.
+        node: NodeName,
+    },
+    /// Two names that make one slot name, or two members at one address.
+    #[error("member {member} clashes with {other}: {what}")]
+    MemberClash {
+        /// The new one.
+        member: MemberName,
+        /// The one that is there.
+        other: MemberName,
+        /// What they share.
+        what: String,
+    },
+    /// Data of another cluster.
+    #[error(
+        "member {member} holds data with system identifier {found}, and this cluster's is {expected}: \
+         move that data directory away, or join the member to the cluster that it belongs to"
+    )]
+    ForeignData {
+        /// Who.
+        member: MemberName,
+        /// What it holds.
+        found: SystemId,
+        /// What it should hold.
+        expected: SystemId,
+    },
+    /// Data exists, but the control plane does not know it.
+    #[error(
+        "member {member} holds data with system identifier {found}, and this control plane has never \
+         seen this cluster's data: it will not create a cluster beside it"
+    )]
+    UnknownData {
+        /// Who.
+        member: MemberName,
+        /// What it holds.
+        found: SystemId,
+    },
+    /// The cluster is in another phase of its life.
+    #[error("the cluster is {phase}, so this does not apply")]
+    WrongPhase {
+        /// In which.
+        phase: String,
+    },
+    /// The epoch has moved on.
+    #[error("the command was meant for epoch {expected}, and the cluster is at epoch {actual}")]
+    StaleEpoch {
+        /// Meant for.
+        expected: Epoch,
+        /// Is.
+        actual: Epoch,
+    },
+    /// The epoch is closed.
+    #[error("epoch {epoch} is closed")]
+    EpochClosed {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// The epoch is open.
+    #[error("epoch {epoch} is not closed: its holder may be writing")]
+    EpochOpen {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// The holder's stop is not recorded.
+    #[error("the stop of epoch {epoch} is not proven")]
+    NotStopped {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// Another life of the guard.
+    #[error("epoch {epoch} belongs to another life of the guard of {member}")]
+    OtherGuard {
+        /// Which.
+        epoch: Epoch,
+        /// Whose.
+        member: MemberName,
+    },
+    /// The leadership is at another stage.
+    #[error("epoch {epoch} is {stage}, so this does not apply")]
+    WrongStage {
+        /// Which.
+        epoch: Epoch,
+        /// At which stage.
+        stage: String,
+    },
+    /// The synchronous configurations have changed.
+    #[error("the synchronous configurations in force have changed")]
+    StaleSyncs,
+    /// A synchronous configuration that makes no sense.
+    #[error("synchronous configuration {config}: {why}")]
+    BadSync {
+        /// Which.
+        config: String,
+        /// Why.
+        why: String,
+    },
+    /// A lineage that makes no sense.
+    #[error("the lineage reported by {member} is refused: {why}")]
+    BadLineage {
+        /// By whom.
+        member: MemberName,
+        /// Why.
+        why: String,
+    },
+    /// The evidence does not allow this grant.
+    #[error("{0}")]
+    Candidate(Refusal),
+    /// An operation is under way.
+    #[error("operation {id} is under way; wait for it, or see `hactl history`")]
+    OperationUnderWay {
+        /// Its number.
+        id: u64,
+    },
+    /// No such operation is under way.
+    #[error("operation {id} is not under way")]
+    NoSuchOperation {
+        /// Its number.
+        id: u64,
+    },
+    /// The target is the primary.
+    #[error("{member} is the primary already")]
+    AlreadyPrimary {
+        /// Who.
+        member: MemberName,
+    },
+    /// The primary is alive.
+    #[error(
+        "{member} is a healthy primary: a failover is for a primary that is gone, use switchover instead"
+    )]
+    PrimaryHealthy {
+        /// Who.
+        member: MemberName,
+    },
+    /// The specification is not valid.
+    #[error("the specification is refused: {why}")]
+    BadSpec {
+        /// Why.
+        why: String,
+    },
+}
+
+impl Rejection {
+    /// The name of the rule, for programs.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Rejection::UnknownCluster { .. } => "cluster.exists",
+            Rejection::UnknownMember { .. } => "member.exists",
+            Rejection::MemberOfOtherNode { .. } => "member.node",
+            Rejection::MemberClash { .. } => "member.unique",
+            Rejection::ForeignData { .. } => "data.system-identifier",
+            Rejection::UnknownData { .. } => "data.no-bootstrap-beside",
+            Rejection::WrongPhase { .. } => "cluster.phase",
+            Rejection::StaleEpoch { .. } => "epoch.current",
+            Rejection::EpochClosed { .. } => "epoch.open",
+            Rejection::EpochOpen { .. } => "epoch.closed-before-grant",
+            Rejection::NotStopped { .. } => "epoch.stop-proven",
+            Rejection::OtherGuard { .. } => "lease.guard",
+            Rejection::WrongStage { .. } => "epoch.stage",
+            Rejection::StaleSyncs => "sync.current",
+            Rejection::BadSync { .. } => "sync.valid",
+            Rejection::BadLineage { .. } => "lineage.valid",
+            Rejection::Candidate(refusal) => refusal.rule(),
+            Rejection::OperationUnderWay { .. } => "operation.one-at-a-time",
+            Rejection::NoSuchOperation { .. } => "operation.exists",
+            Rejection::AlreadyPrimary { .. } => "switchover.target-is-standby",
+            Rejection::PrimaryHealthy { .. } => "failover.primary-gone",
+            Rejection::BadSpec { .. } => "spec.valid",
+        }
+    }
+}

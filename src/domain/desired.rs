@@ -1,0 +1,123 @@
+//! What the agreed state asks of one member.
+
+use std::collections::BTreeMap;
+
+use super::apply::wished;
+use super::lineage::Lineage;
+use super::state::{ClusterState, OperationKind, Phase, Stage};
+use super::sync::SyncConfig;
+use super::types::{Epoch, GuardId, MemberName};
+
+/// What one member has to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Desired {
+    /// It is not registered yet.
+    Register,
+    /// Nothing, for now.
+    Wait {
+        /// Why.
+        why: &'static str,
+    },
+    /// It makes the data directory.
+    Bootstrap,
+    /// It takes no WAL of an epoch below `promise`.
+    Sealed {
+        /// The epoch that will be granted next.
+        promise: Epoch,
+    },
+    /// It is primary, or on its way to be.
+    Primary(PrimaryDuty),
+    /// It follows a primary.
+    Follow(FollowDuty),
+}
+
+/// What a primary has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrimaryDuty {
+    /// The epoch granted.
+    pub epoch: Epoch,
+    /// The life of the guard that it was granted to.
+    pub guard: GuardId,
+    /// How far the control plane knows it to be.
+    pub stage: Stage,
+    /// All synchronous configurations in force; it runs with the last.
+    pub syncs: Vec<SyncConfig>,
+    /// Set where it has to stop in order and leave the role to this member.
+    pub handover: Option<MemberName>,
+    /// All other members: each has a slot.
+    pub others: Vec<MemberName>,
+}
+
+/// What a follower has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FollowDuty {
+    /// The epoch to follow.
+    pub epoch: Epoch,
+    /// Its primary.
+    pub primary: MemberName,
+    /// The primary's `host:port`.
+    pub address: String,
+    /// Where each epoch of the primary's log begins.
+    pub lineage: Lineage,
+    /// Whether the primary is open for writes.
+    pub active: bool,
+    /// All other members: each has a slot.
+    pub others: Vec<MemberName>,
+}
+
+/// What `state` asks of `member`.
+pub fn desired(state: &ClusterState, member: &MemberName) -> Desired {
+    if !state.members.contains_key(member) {
+        return Desired::Register;
+    }
+    match &state.phase {
+        Phase::AwaitingMembers => return Desired::Wait { why: "the cluster has no data yet" },
+        Phase::Bootstrapping { member: chosen } if chosen == member => return Desired::Bootstrap,
+        Phase::Bootstrapping { .. } => {
+            return Desired::Wait { why: "another member makes the data directory" };
+        }
+        Phase::Running => {}
+    }
+    let Some(tenure) = &state.tenure else {
+        return Desired::Wait { why: "nobody has led the cluster yet" };
+    };
+    if tenure.closed.is_some() {
+        return Desired::Sealed { promise: tenure.epoch.next() };
+    }
+    let others = || state.members.keys().filter(|m| *m != member).cloned().collect();
+    if tenure.member == *member {
+        let handover = state.operation.as_ref().filter(|op| {
+            op.epoch == tenure.epoch
+                && matches!(op.kind, OperationKind::Switchover { .. })
+                && matches!(tenure.stage, Stage::Active { .. })
+        });
+        return Desired::Primary(PrimaryDuty {
+            epoch: tenure.epoch,
+            guard: tenure.guard.clone(),
+            stage: tenure.stage,
+            syncs: state.syncs.clone(),
+            handover: handover.and_then(wished),
+            others: others(),
+        });
+    }
+    match tenure.stage {
+        // Until it is promoted the granted member may only have WAL of older epochs to give.
+        Stage::Granted => Desired::Sealed { promise: tenure.epoch },
+        Stage::Promoted | Stage::Active { .. } => match state.members.get(&tenure.member) {
+            Some(primary) => Desired::Follow(FollowDuty {
+                epoch: tenure.epoch,
+                primary: tenure.member.clone(),
+                address: primary.address.clone(),
+                lineage: state.lineage.clone(),
+                active: matches!(tenure.stage, Stage::Active { .. }),
+                others: others(),
+            }),
+            None => Desired::Wait { why: "the primary is not a member any more" },
+        },
+    }
+}
+
+/// Where each member of a cluster is reached, for routing and for clients.
+pub fn addresses(state: &ClusterState) -> BTreeMap<MemberName, String> {
+    state.members.iter().map(|(name, m)| (name.clone(), m.address.clone())).collect()
+}

@@ -1,0 +1,130 @@
+//! What happened to a cluster, for operators: typed, ordered, kept in the replicated history.
+
+use serde::{Deserialize, Serialize};
+
+use super::state::{CloseReason, OperationKind, Outcome};
+use super::sync::SyncConfig;
+use super::types::{Epoch, Lsn, MemberName, NodeName, SystemId, WallMillis};
+
+/// One change of state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Number within the cluster, growing by one.
+    pub id: u64,
+    /// When, by the proposer's wall clock: for people, nothing is decided by it.
+    pub at: WallMillis,
+    /// The cluster's highest granted epoch after the change.
+    pub epoch: Epoch,
+    /// What.
+    pub kind: EventKind,
+}
+
+/// What can happen to a cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// The cluster was created from a configuration.
+    ClusterCreated,
+    /// A member registered for the first time.
+    MemberRegistered {
+        /// Who.
+        member: MemberName,
+        /// Where.
+        node: NodeName,
+        /// Its PostgreSQL address.
+        address: String,
+    },
+    /// A member's address, priority or tag changed.
+    MemberChanged {
+        /// Who.
+        member: MemberName,
+    },
+    /// `initdb` was entrusted to a member.
+    BootstrapStarted {
+        /// To whom.
+        member: MemberName,
+    },
+    /// The data directory exists.
+    BootstrapFinished {
+        /// Who made it.
+        member: MemberName,
+        /// Its system identifier.
+        system_id: SystemId,
+    },
+    /// The member that was to run `initdb` could not, and another may be asked.
+    BootstrapAbandoned {
+        /// Who.
+        member: MemberName,
+        /// Why.
+        why: String,
+    },
+    /// An epoch ended.
+    EpochClosed {
+        /// Which.
+        closed: Epoch,
+        /// Whose.
+        member: MemberName,
+        /// Why.
+        reason: CloseReason,
+        /// Whether its stop was proven then.
+        stopped: bool,
+    },
+    /// The holder of a closed epoch proved that it stopped.
+    StopProven {
+        /// Which epoch.
+        closed: Epoch,
+        /// Whose.
+        member: MemberName,
+    },
+    /// A member was granted a new epoch.
+    Granted {
+        /// Who.
+        member: MemberName,
+        /// Its last WAL epoch at that time.
+        wal_epoch: Epoch,
+        /// Its last position at that time.
+        lsn: Lsn,
+        /// Whether a proof was overridden by the operator: acknowledged commits may be lost.
+        data_loss_accepted: bool,
+        /// The synchronous configuration that came with it.
+        sync: SyncConfig,
+    },
+    /// A member was promoted to the timeline of its epoch.
+    Promoted {
+        /// Who.
+        member: MemberName,
+        /// Where the timeline begins.
+        start: Lsn,
+    },
+    /// A primary opened for writes.
+    Activated {
+        /// Who.
+        member: MemberName,
+    },
+    /// A change of the synchronous configuration began: both are in force.
+    SyncChanging {
+        /// The new one.
+        to: SyncConfig,
+    },
+    /// A change of the synchronous configuration ended.
+    SyncChanged {
+        /// The one in force.
+        to: SyncConfig,
+    },
+    /// An operation began.
+    OperationStarted {
+        /// Number.
+        operation: u64,
+        /// What.
+        kind: OperationKind,
+        /// Who asked.
+        by: String,
+    },
+    /// An operation ended.
+    OperationFinished {
+        /// Number.
+        operation: u64,
+        /// How.
+        outcome: Outcome,
+    },
+}

@@ -1,0 +1,31 @@
+//! Who may be primary, and everything that rests on it: pure code over explicit state and time.
+//!
+//! Owns the vocabulary, the replicated state, every rule by which it changes, the arithmetic of
+//! leases, and what each member has to do. Imports `std`, `serde`, `thiserror` and itself, nothing
+//! else: no clock, no input or output, no randomness. Production, tests, simulator and model
+//! checker all run this code.
+//!
+//! ```text
+//! command -> apply -> ControlState -> desired -> reconcile -> one action of an agent
+//! observations + ControlState + ledger + now -> plan -> commands, and a report of why or why not
+//! ```
+
+pub mod apply;
+pub mod candidate;
+pub mod command;
+pub mod desired;
+pub mod event;
+pub mod invariants;
+pub mod lease;
+pub mod lineage;
+pub mod observation;
+pub mod plan;
+pub mod reconcile;
+pub mod record;
+pub mod state;
+pub mod sync;
+pub mod types;
+
+pub use apply::apply;
+pub use command::{Command, Rejection, Reply};
+pub use state::{ClusterState, ControlState};

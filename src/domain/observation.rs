@@ -1,0 +1,250 @@
+//! What agents report, and what the leader makes of it. Observations live in the leader's memory
+//! and are never agreed on: only decisions are.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::lineage::Lineage;
+use super::state::{CloseReason, ClusterState, Stage};
+use super::sync::SyncConfig;
+use super::types::{BootTime, Epoch, GuardId, Lsn, MemberName, SystemId};
+
+/// A sealed member: it takes no WAL of an epoch below its promise, and its position is final.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed {
+    /// Who.
+    pub member: MemberName,
+    /// In which life of its guard.
+    pub guard: GuardId,
+    /// The epoch that it has durably promised.
+    pub promised: Epoch,
+    /// The epoch of its last flushed WAL record.
+    pub wal_epoch: Epoch,
+    /// The end of its flushed WAL.
+    pub lsn: Lsn,
+    /// The highest epoch that it held as primary, its data untouched since; 0 for none.
+    pub held: Epoch,
+    /// Where each epoch of its log begins.
+    pub lineage: Lineage,
+}
+
+/// What an agent reports of its member.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The life of the guard that is running, if one is.
+    pub guard: Option<GuardId>,
+    /// The highest epoch that the member has durably ended, its process tree proven empty since.
+    pub ended: Epoch,
+    /// Whether that end was a crash of PostgreSQL.
+    pub crashed: bool,
+    /// What lies in the data directory.
+    pub data: Data,
+    /// What the member is doing.
+    pub condition: Condition,
+    /// How its process tree would be killed.
+    pub fencing: Fencing,
+    /// What is wrong, for a person; empty where nothing is.
+    #[serde(default)]
+    pub problems: Vec<String>,
+}
+
+/// What lies in a data directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Data {
+    /// Not looked at, or could not be.
+    Unknown,
+    /// Nothing.
+    Empty,
+    /// A data directory.
+    Present {
+        /// Whose.
+        system_id: SystemId,
+    },
+    /// A data directory that is being made or replaced, or was left half-way.
+    Incomplete,
+}
+
+/// What a member is doing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// Not known: a probe failed or timed out.
+    Unknown,
+    /// PostgreSQL does not run.
+    Down,
+    /// PostgreSQL starts or recovers.
+    Starting,
+    /// `initdb` runs.
+    Initialising,
+    /// `initdb` failed.
+    BootstrapFailed {
+        /// Why.
+        why: String,
+    },
+    /// A rewind runs.
+    Rewinding,
+    /// A base backup runs.
+    Cloning {
+        /// From whom.
+        source: MemberName,
+        /// Bytes received.
+        done_bytes: u64,
+        /// Bytes expected; 0 where not known yet.
+        total_bytes: u64,
+    },
+    /// A standby.
+    Standby(StandbyView),
+    /// A primary, or one on its way to be.
+    Primary(PrimaryView),
+}
+
+/// What is seen of a standby.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StandbyView {
+    /// The epoch whose primary it follows, and streams from; `None` while it does not stream.
+    pub streaming: Option<Epoch>,
+    /// End of the WAL that it has replayed.
+    pub replay: Lsn,
+    /// End of the WAL that it has flushed, as far as known.
+    pub flushed: Lsn,
+    /// The epoch of its last flushed WAL record, as far as known.
+    pub wal_epoch: Epoch,
+    /// The highest epoch that it held as primary, its data untouched since; 0 for none.
+    pub held: Epoch,
+    /// Set while it is sealed.
+    pub sealed: Option<Sealed>,
+    /// Whether its data counts in quorums: no copy or rewind is unproven.
+    pub counts: bool,
+}
+
+/// What is seen of a primary.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PrimaryView {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// How far it has come.
+    pub progress: Progress,
+    /// End of the WAL that it has flushed.
+    pub flushed: Lsn,
+    /// The standbys that stream from it, by the slot that they hold.
+    pub standbys: BTreeMap<MemberName, StandbyProgress>,
+    /// The newest synchronous configuration that a barrier confirmed, with all that were in force.
+    pub confirmed: Option<Confirmed>,
+}
+
+/// How far a member has come on its way to be primary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Progress {
+    /// It has accepted the grant, and is not promoted yet.
+    Accepted,
+    /// It is promoted.
+    Promoted {
+        /// Where each epoch of its log begins, its own the last.
+        lineage: Lineage,
+    },
+}
+
+/// A synchronous configuration that a barrier confirmed in this epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmed {
+    /// All that were in force, the last of them the one confirmed.
+    pub syncs: Vec<SyncConfig>,
+    /// Start of the postmaster, in microseconds since 1970 by its own clock.
+    pub postmaster_start_us: i64,
+}
+
+/// What a primary sees of one standby.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandbyProgress {
+    /// Whether its walsender has caught up and streams.
+    pub streaming: bool,
+    /// End of the WAL that it has confirmed as flushed.
+    pub flushed: Lsn,
+    /// End of the WAL that it has confirmed as replayed.
+    pub replayed: Lsn,
+}
+
+/// How a member's process tree is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fencing {
+    /// Nothing runs, or not known.
+    Unknown,
+    /// By the death of its PID namespace.
+    PidNamespace,
+    /// By the kernel, through its control group.
+    Cgroup,
+    /// The postmaster alone: the operator allowed it.
+    BestEffort,
+}
+
+/// A report with the time at which the leader received it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    /// When it arrived, by the leader's clock.
+    pub at: BootTime,
+    /// What it says.
+    pub report: Report,
+}
+
+/// What the leader knows of the members of one cluster. Forgotten at every election.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Observations {
+    /// The newest report of each member.
+    pub members: BTreeMap<MemberName, Observed>,
+    /// When each member was last seen to stream from the primary of the current epoch.
+    pub last_streaming: BTreeMap<MemberName, BootTime>,
+    /// When this leader first saw the current epoch.
+    pub epoch_seen: Option<(Epoch, BootTime)>,
+    /// When this leader first saw the current epoch closed.
+    pub closed_seen: Option<(Epoch, BootTime)>,
+    /// When this leader first saw the operation under way.
+    pub operation_seen: Option<(u64, BootTime)>,
+    /// Members that gave a granted epoch up before it was active, and when.
+    pub gave_up: BTreeMap<MemberName, BootTime>,
+}
+
+impl Observations {
+    /// Takes a report in.
+    pub fn record(&mut self, member: MemberName, report: Report, now: BootTime) {
+        if let Condition::Primary(view) = &report.condition {
+            for (standby, progress) in &view.standbys {
+                if progress.streaming {
+                    self.last_streaming.insert(standby.clone(), now);
+                }
+            }
+        }
+        self.members.insert(member, Observed { at: now, report });
+    }
+
+    /// Notes what the agreed state says now, for the timers that start with it.
+    pub fn note_state(&mut self, state: &ClusterState, now: BootTime) {
+        if self.epoch_seen.is_none_or(|(seen, _)| seen != state.epoch) {
+            self.epoch_seen = Some((state.epoch, now));
+            self.last_streaming.clear();
+        }
+        let closed = state.tenure.as_ref().filter(|t| t.closed.is_some());
+        match closed {
+            Some(t) if self.closed_seen.is_none_or(|(seen, _)| seen != t.epoch) => {
+                self.closed_seen = Some((t.epoch, now));
+                let reason = t.closed.as_ref().map(|c| c.reason);
+                let active = matches!(t.stage, Stage::Active { .. });
+                if reason == Some(CloseReason::GivenUp) && !active {
+                    self.gave_up.insert(t.member.clone(), now);
+                }
+            }
+            Some(_) => {}
+            None => self.closed_seen = None,
+        }
+        match &state.operation {
+            Some(op) if self.operation_seen.is_none_or(|(seen, _)| seen != op.id) => {
+                self.operation_seen = Some((op.id, now));
+            }
+            Some(_) => {}
+            None => self.operation_seen = None,
+        }
+    }
+}

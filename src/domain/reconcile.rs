@@ -1,0 +1,320 @@
+//! The next step of an agent: from what is asked of its member and what it is, one action.
+//!
+//! Pure: the agent reads the clock and its processes, and carries the action out. Every path to
+//! being primary goes through [`Action::Accept`] and [`Action::Promote`] here.
+
+use super::desired::{Desired, FollowDuty, PrimaryDuty};
+use super::lease::HolderLease;
+use super::lineage::Relation;
+use super::observation::{Confirmed, Data, Sealed};
+use super::record::{DataMark, MemberRecord};
+use super::state::Stage;
+use super::sync::SyncConfig;
+use super::types::{BootTime, Epoch, GuardId, MemberName};
+
+/// What a member is, as its agent knows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Local {
+    /// Its durable record.
+    pub record: MemberRecord,
+    /// What lies in the data directory.
+    pub data: Data,
+    /// The life of the guard that is running, if one is.
+    pub guard: Option<GuardId>,
+    /// What runs.
+    pub process: Process,
+    /// The lease, where one was ever acknowledged to this guard.
+    pub lease: Option<HolderLease>,
+    /// Whether the primary has to be given up: PostgreSQL hangs by the agent's own rules.
+    pub hung: bool,
+    /// Whether the last attempt to rewind failed, so that only a copy is left.
+    pub rewind_failed: bool,
+    /// Whether what it follows cannot serve it any more, so that only a copy is left.
+    pub source_lacks_wal: bool,
+}
+
+/// What runs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Process {
+    /// Nothing, proven.
+    Down,
+    /// PostgreSQL has ended, and whether anything of it is left is not known yet.
+    Ending,
+    /// A sealed standby. `position` is set once the seal is confirmed.
+    Sealed {
+        /// The epoch promised when it was sealed.
+        promise: Epoch,
+        /// Its final position.
+        position: Option<Sealed>,
+    },
+    /// A standby that follows.
+    Following {
+        /// The epoch.
+        epoch: Epoch,
+        /// The primary's `host:port`.
+        address: String,
+    },
+    /// A primary, or one on its way to be.
+    Primary {
+        /// The epoch.
+        epoch: Epoch,
+        /// Whether it is promoted.
+        promoted: bool,
+        /// The newest synchronous configuration that a barrier confirmed.
+        confirmed: Option<Confirmed>,
+        /// Whether it is open for writes.
+        writes_open: bool,
+    },
+}
+
+/// What the agent does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing.
+    Nothing {
+        /// Why.
+        why: &'static str,
+    },
+    /// Run `initdb`.
+    Initialise,
+    /// Prove that nothing of an ended process tree is left, and record it.
+    ProveEnd,
+    /// Kill the process tree, prove that it is empty, record that the epoch has ended.
+    EndEpoch {
+        /// Which.
+        epoch: Epoch,
+        /// Why.
+        why: EndReason,
+    },
+    /// Record that an epoch is never run, which this life of the guard cannot run.
+    Disown {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// Record the promise, and start as a sealed standby.
+    StartSealed {
+        /// What to promise.
+        promise: Epoch,
+    },
+    /// Record the promise, and seal the running standby; confirm where it is sealed already.
+    Seal {
+        /// What to promise.
+        promise: Epoch,
+    },
+    /// Record that the epoch is held, and begin to renew its lease.
+    Accept {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// Promote the sealed standby to the epoch's timeline.
+    Promote {
+        /// Which.
+        epoch: Epoch,
+        /// The configuration to promote with.
+        sync: SyncConfig,
+    },
+    /// Run with the newest configuration, and confirm it by a barrier.
+    ConfirmSync {
+        /// All in force; the last is to be confirmed.
+        syncs: Vec<SyncConfig>,
+    },
+    /// Open for writes.
+    OpenWrites {
+        /// The epoch that is active.
+        epoch: Epoch,
+    },
+    /// Checkpoint, then stop in order, so that the target has everything.
+    HandOver {
+        /// Which epoch ends by it.
+        epoch: Epoch,
+        /// To whom.
+        target: MemberName,
+    },
+    /// Follow the primary with the running standby.
+    Follow(FollowDuty),
+    /// Start as a standby of the primary: for data that is consistent only with its WAL.
+    StartFollowing(FollowDuty),
+    /// Stop, rewind to the primary's lineage, and follow.
+    Rewind(FollowDuty),
+    /// Stop, keep the old directory aside, copy the primary, and follow.
+    Clone(FollowDuty),
+}
+
+/// Why an epoch ends at its holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndReason {
+    /// The lease runs out.
+    LeaseExpired,
+    /// The control plane has closed it, or granted another.
+    NotOurs,
+    /// PostgreSQL hangs.
+    Hung,
+    /// Promotion did not succeed.
+    PromotionFailed,
+}
+
+/// The next action. `now` is the agent's CLOCK_BOOTTIME.
+pub fn reconcile(member: &MemberName, desired: &Desired, local: &Local, now: BootTime) -> Action {
+    if local.process == Process::Ending {
+        return Action::ProveEnd;
+    }
+    if let Process::Primary { epoch, .. } = &local.process
+        && let Some(why) = must_end(*epoch, desired, local, now)
+    {
+        return Action::EndEpoch { epoch: *epoch, why };
+    }
+    match desired {
+        Desired::Register => Action::Nothing { why: "not registered yet" },
+        Desired::Wait { why } => Action::Nothing { why },
+        Desired::Bootstrap => bootstrap(local),
+        Desired::Sealed { promise } => sealed(*promise, local),
+        Desired::Primary(duty) => primary(duty, local, now),
+        Desired::Follow(duty) if duty.primary == *member => {
+            Action::Nothing { why: "a primary does not follow itself" }
+        }
+        Desired::Follow(duty) => follow(duty, local),
+    }
+}
+
+/// Why the epoch that runs here has to end.
+fn must_end(epoch: Epoch, desired: &Desired, local: &Local, now: BootTime) -> Option<EndReason> {
+    let ours = matches!(
+        desired,
+        Desired::Primary(duty) if duty.epoch == epoch && Some(&duty.guard) == local.guard.as_ref()
+    );
+    if !ours {
+        return Some(EndReason::NotOurs);
+    }
+    match local.lease {
+        Some(lease) if lease.epoch == epoch && !lease.may_write(epoch, now) => {
+            Some(EndReason::LeaseExpired)
+        }
+        _ if local.hung => Some(EndReason::Hung),
+        _ => None,
+    }
+}
+
+fn bootstrap(local: &Local) -> Action {
+    match (&local.process, &local.data) {
+        (Process::Down, Data::Empty) => Action::Initialise,
+        (Process::Down, Data::Incomplete) if local.record.data == DataMark::Initialising => {
+            Action::Initialise
+        }
+        (_, Data::Present { .. }) => Action::Nothing { why: "the data directory exists" },
+        _ => Action::Nothing { why: "the data directory is not empty" },
+    }
+}
+
+fn sealed(promise: Epoch, local: &Local) -> Action {
+    match &local.process {
+        Process::Down => match (&local.data, local.record.data) {
+            (Data::Present { .. }, DataMark::Intact) => Action::StartSealed { promise },
+            (Data::Present { .. }, DataMark::Copied { .. }) => {
+                Action::Nothing { why: "its copy is not proven, and there is no primary to follow" }
+            }
+            _ => Action::Nothing { why: "it has no data, and there is no primary to copy" },
+        },
+        Process::Sealed { promise: kept, position: Some(_) }
+            if *kept >= promise && local.record.promised >= promise =>
+        {
+            Action::Nothing { why: "sealed" }
+        }
+        Process::Following { .. } if matches!(local.record.data, DataMark::Copied { .. }) => {
+            Action::Nothing { why: "its copy is not proven, so it counts in no quorum" }
+        }
+        Process::Sealed { .. } | Process::Following { .. } => Action::Seal { promise },
+        Process::Primary { .. } | Process::Ending => Action::Nothing { why: "ending" },
+    }
+}
+
+fn primary(duty: &PrimaryDuty, local: &Local, now: BootTime) -> Action {
+    if local.record.ended >= duty.epoch {
+        return Action::Nothing { why: "the end of this epoch is recorded and reported" };
+    }
+    if local.guard.as_ref() != Some(&duty.guard) {
+        // The life of the guard that was granted the epoch is over, and a new one is told from it
+        // only after the old tree was proven empty.
+        return Action::Disown { epoch: duty.epoch };
+    }
+    match &local.process {
+        Process::Sealed { position: Some(_), .. } if local.record.may_hold(duty.epoch) => {
+            Action::Accept { epoch: duty.epoch }
+        }
+        Process::Sealed { position: None, .. } if local.record.may_hold(duty.epoch) => {
+            Action::Seal { promise: duty.epoch }
+        }
+        Process::Primary { promoted: false, .. } => {
+            let leased = local.lease.is_some_and(|lease| lease.may_write(duty.epoch, now));
+            match duty.syncs.last() {
+                Some(sync) if leased => Action::Promote { epoch: duty.epoch, sync: sync.clone() },
+                _ => Action::Nothing { why: "the first renewal is not acknowledged yet" },
+            }
+        }
+        Process::Primary { promoted: true, confirmed, writes_open, .. } => {
+            if let Some(target) = &duty.handover {
+                return Action::HandOver { epoch: duty.epoch, target: target.clone() };
+            }
+            let active = matches!(duty.stage, Stage::Active { .. });
+            if active && !writes_open {
+                return Action::OpenWrites { epoch: duty.epoch };
+            }
+            let newest = duty.syncs.last();
+            let is_confirmed = |c: &Confirmed| {
+                c.syncs == duty.syncs || (duty.syncs.len() == 1 && c.syncs.last() == newest)
+            };
+            if confirmed.as_ref().is_some_and(is_confirmed) || newest.is_none() {
+                return Action::Nothing { why: "primary" };
+            }
+            Action::ConfirmSync { syncs: duty.syncs.clone() }
+        }
+        _ => Action::Disown { epoch: duty.epoch },
+    }
+}
+
+fn follow(duty: &FollowDuty, local: &Local) -> Action {
+    if local.record.promised > duty.epoch {
+        return Action::Nothing { why: "it has promised a later epoch" };
+    }
+    match &local.process {
+        Process::Down => match (&local.data, local.record.data) {
+            (Data::Empty | Data::Incomplete, _)
+            | (_, DataMark::Replacing | DataMark::Initialising) => Action::Clone(duty.clone()),
+            (Data::Present { .. }, _) if local.rewind_failed || local.source_lacks_wal => {
+                Action::Clone(duty.clone())
+            }
+            (Data::Present { .. }, DataMark::Copied { .. }) => Action::StartFollowing(duty.clone()),
+            (Data::Present { .. }, DataMark::Intact) => Action::StartSealed { promise: duty.epoch },
+            (Data::Unknown, _) => Action::Nothing { why: "the data directory cannot be read" },
+        },
+        Process::Sealed { position: None, .. } => Action::Seal { promise: duty.epoch },
+        Process::Sealed { position: Some(at), .. } => {
+            match duty.lineage.relation(at.wal_epoch, at.lsn) {
+                _ if local.source_lacks_wal => Action::Clone(duty.clone()),
+                Relation::Prefix => Action::Follow(duty.clone()),
+                Relation::Diverged { .. } if local.rewind_failed => Action::Clone(duty.clone()),
+                // The source of a rewind has to be the primary for certain, and past its first
+                // checkpoint.
+                Relation::Diverged { .. } if duty.active => Action::Rewind(duty.clone()),
+                Relation::Diverged { .. } => {
+                    Action::Nothing { why: "diverged; the primary is not active yet" }
+                }
+            }
+        }
+        Process::Following { epoch, address }
+            if *epoch == duty.epoch && *address == duty.address =>
+        {
+            if local.source_lacks_wal {
+                Action::Clone(duty.clone())
+            } else {
+                Action::Nothing { why: "following" }
+            }
+        }
+        // It missed a change of primary: where its log ends has to be known first. A copy that is
+        // not proven never counted, and finds out from the new primary itself.
+        Process::Following { .. } if matches!(local.record.data, DataMark::Copied { .. }) => {
+            Action::Clone(duty.clone())
+        }
+        Process::Following { .. } => Action::Seal { promise: duty.epoch },
+        Process::Primary { .. } | Process::Ending => Action::Nothing { why: "ending" },
+    }
+}

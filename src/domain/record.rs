@@ -1,0 +1,65 @@
+//! What a member remembers of itself across every restart: written and synced before it matters.
+
+use serde::{Deserialize, Serialize};
+
+use super::types::{ClusterName, Epoch, Lsn, MemberName, SystemId};
+
+/// The durable record of a member. It lies beside the data directory, never in it, so that a
+/// rewind or a clone does not replace it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// Which cluster it belongs to.
+    pub cluster: ClusterName,
+    /// Whose record this is.
+    pub member: MemberName,
+    /// The system identifier of its data, once it has any.
+    pub system_id: Option<SystemId>,
+    /// The highest epoch that it has promised: it never again takes WAL of an older one, and
+    /// never holds an older one.
+    pub promised: Epoch,
+    /// The highest epoch that it accepted as primary, with the data directory untouched by a
+    /// rewind or a clone since; 0 where there is none.
+    pub held: Epoch,
+    /// The highest epoch that it has ended: it never runs that or an older one again.
+    pub ended: Epoch,
+    /// What is known of the data directory.
+    pub data: DataMark,
+}
+
+/// What is known of a data directory from what was done to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataMark {
+    /// Nothing unfinished.
+    Intact,
+    /// `initdb` was begun: what is there is worth nothing until it is finished.
+    Initialising,
+    /// A copy or a rewind was begun: what is there looks startable and is not.
+    Replacing,
+    /// A copy or a rewind is finished. It counts in no quorum until it has flushed past a position
+    /// that the primary had after it ended.
+    Copied {
+        /// That position, and its epoch, once known.
+        until: Option<(Epoch, Lsn)>,
+    },
+}
+
+impl MemberRecord {
+    /// The record of a member that holds nothing.
+    pub fn new(cluster: ClusterName, member: MemberName) -> Self {
+        Self {
+            cluster,
+            member,
+            system_id: None,
+            promised: Epoch(0),
+            held: Epoch(0),
+            ended: Epoch(0),
+            data: DataMark::Intact,
+        }
+    }
+
+    /// Whether it may run `epoch` as primary.
+    pub fn may_hold(&self, epoch: Epoch) -> bool {
+        epoch > self.ended && epoch >= self.promised && self.data == DataMark::Intact
+    }
+}

@@ -1,0 +1,305 @@
+//! The replicated state of the control plane: what the Raft group agrees on.
+//!
+//! Owns the shapes only; `apply` changes them. Every map is ordered, so that equal states are
+//! equal byte for byte on every node.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::event::Event;
+use super::lease::Timing;
+use super::lineage::Lineage;
+use super::sync::SyncConfig;
+use super::types::{ClusterName, Epoch, GuardId, MemberName, NodeName, SystemId, WallMillis};
+
+/// Most events that a cluster's history keeps; the oldest go first.
+pub const HISTORY_MAX: usize = 400;
+
+/// Most finished operations that a cluster remembers.
+pub const OPERATIONS_MAX: usize = 50;
+
+/// Everything that the control plane knows for certain.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ControlState {
+    /// Every cluster by name.
+    #[serde(default)]
+    pub clusters: BTreeMap<ClusterName, ClusterState>,
+}
+
+impl ControlState {
+    /// The cluster of that name.
+    pub fn cluster(&self, name: &ClusterName) -> Option<&ClusterState> {
+        self.clusters.get(name)
+    }
+}
+
+/// One PostgreSQL cluster: a primary with its standbys.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// What the operator asked for.
+    pub spec: ClusterSpec,
+    /// How far the cluster has come to life.
+    pub phase: Phase,
+    /// Set once by `initdb` (or adoption), checked at every join.
+    #[serde(default)]
+    pub system_id: Option<SystemId>,
+    /// Registered members by name.
+    #[serde(default)]
+    pub members: BTreeMap<MemberName, Member>,
+    /// The highest epoch that was ever granted.
+    #[serde(default)]
+    pub epoch: Epoch,
+    /// The leadership of `epoch`; `None` until the cluster has data.
+    #[serde(default)]
+    pub tenure: Option<Tenure>,
+    /// Synchronous configurations in force, oldest first. More than one while one is being changed
+    /// for another; a takeover must cover them all.
+    #[serde(default)]
+    pub syncs: Vec<SyncConfig>,
+    /// Which epoch begins where in the log of the last promoted member.
+    #[serde(default)]
+    pub lineage: Lineage,
+    /// The operation under way, at most one.
+    #[serde(default)]
+    pub operation: Option<Operation>,
+    /// Finished operations, oldest first, bounded by [`OPERATIONS_MAX`].
+    #[serde(default)]
+    pub finished: VecDeque<FinishedOperation>,
+    /// Times of the latest epochs that ended in a crash, as the proposers read them.
+    #[serde(default)]
+    pub crashes: Vec<WallMillis>,
+    /// What happened, oldest first, bounded by [`HISTORY_MAX`].
+    #[serde(default)]
+    pub history: VecDeque<Event>,
+    /// Number of the next event.
+    #[serde(default)]
+    pub next_event: u64,
+    /// Number of the next operation.
+    #[serde(default)]
+    pub next_operation: u64,
+}
+
+impl ClusterState {
+    /// A cluster that has a name and a specification, and nothing else yet.
+    pub fn new(spec: ClusterSpec) -> Self {
+        Self {
+            spec,
+            phase: Phase::AwaitingMembers,
+            system_id: None,
+            members: BTreeMap::new(),
+            epoch: Epoch(0),
+            tenure: None,
+            syncs: Vec::new(),
+            lineage: Lineage::default(),
+            operation: None,
+            finished: VecDeque::new(),
+            crashes: Vec::new(),
+            history: VecDeque::new(),
+            next_event: 1,
+            next_operation: 1,
+        }
+    }
+
+    /// The leadership that is open: granted and not closed.
+    pub fn open_tenure(&self) -> Option<&Tenure> {
+        self.tenure.as_ref().filter(|t| t.closed.is_none())
+    }
+
+    /// The member that is primary and open for writes, by the agreed state.
+    pub fn active_primary(&self) -> Option<&MemberName> {
+        self.open_tenure().filter(|t| matches!(t.stage, Stage::Active { .. })).map(|t| &t.member)
+    }
+
+    /// The synchronous configuration that the primary has to run with: the newest in force.
+    pub fn current_sync(&self) -> Option<&SyncConfig> {
+        self.syncs.last()
+    }
+}
+
+/// What the operator asked for. It comes from the first configuration that names the cluster, and
+/// is the same for every node from then on: leases rest on one set of times, not on many files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClusterSpec {
+    /// Times of the lease protocol.
+    pub timing: Timing,
+    /// `initdb` runs only once all of these have reported that they hold no data.
+    pub bootstrap_members: Vec<MemberName>,
+    /// How commits wait for standbys.
+    pub synchronous: SynchronousMode,
+    /// W: how many standbys must have flushed a commit before it is acknowledged.
+    pub write_quorum: u32,
+    /// Most failovers after crashes of PostgreSQL within `crash_window_ms`; then the crashed
+    /// primary itself is waited for, so that a poison query does not walk through the cluster.
+    pub crash_failovers_max: u32,
+    /// Length of the window for `crash_failovers_max`, in milliseconds.
+    pub crash_window_ms: u64,
+    /// The operator's PostgreSQL parameters.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, String>,
+    /// The operator's `pg_hba.conf` lines.
+    #[serde(default)]
+    pub hba: Vec<String>,
+}
+
+/// How commits wait for standbys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SynchronousMode {
+    /// `ANY W (N)`: any W of the synchronous standbys (PostgreSQL manual, section 27.2.8).
+    Quorum,
+    /// No waiting: a failover loses what was not yet streamed, and needs the operator's word.
+    Async,
+}
+
+/// How far a cluster has come to life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Members register; no data exists.
+    AwaitingMembers,
+    /// This member makes the data directory.
+    Bootstrapping {
+        /// Who runs `initdb`.
+        member: MemberName,
+    },
+    /// Data exists: from here on `initdb` never runs again.
+    Running,
+}
+
+/// A registered member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The node that it is bound to.
+    pub node: NodeName,
+    /// `host:port` where other members and clients reach its PostgreSQL.
+    pub address: String,
+    /// Breaks ties between equally advanced candidates; greater is better.
+    #[serde(default)]
+    pub priority: i32,
+    /// Never made primary automatically, and never counted in a quorum.
+    #[serde(default)]
+    pub nofailover: bool,
+}
+
+/// One leadership: the right of one member, in one life of its guard, to be primary in one epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenure {
+    /// The fencing token.
+    pub epoch: Epoch,
+    /// Who holds it.
+    pub member: MemberName,
+    /// The one life of the member's guard that may run it.
+    pub guard: GuardId,
+    /// How far it has come.
+    pub stage: Stage,
+    /// Set when the epoch is over: no renewal of it is acknowledged from then on.
+    #[serde(default)]
+    pub closed: Option<Closed>,
+    /// Whether the holder has proved that it stopped: nobody needs to wait for its lease.
+    #[serde(default)]
+    pub stopped: bool,
+}
+
+/// How far a leadership has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Granted; PostgreSQL is still a sealed standby.
+    Granted,
+    /// Promoted to the epoch's timeline; writes are held back until the barrier.
+    Promoted,
+    /// Open for writes.
+    Active {
+        /// Start of the postmaster that is active, in microseconds since 1970 by its own clock.
+        /// Another postmaster, even of the same member, is not active.
+        postmaster_start_us: i64,
+    },
+}
+
+/// The end of an epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {
+    /// Why.
+    pub reason: CloseReason,
+    /// When, by the proposer's wall clock.
+    pub at: WallMillis,
+}
+
+/// Why an epoch was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CloseReason {
+    /// The first epoch of a fresh or adopted data directory is never led.
+    Initial,
+    /// PostgreSQL ended, and its agent proved it.
+    Crashed,
+    /// The holder's agent gave the epoch up: it could not promote, or PostgreSQL hung.
+    GivenUp,
+    /// No renewal came for the suspicion time.
+    LeaseLost,
+    /// A switchover stopped the holder in order.
+    Switchover,
+    /// The operator asked for a failover.
+    Failover,
+}
+
+/// An operation of the operator, under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Number, unique in the cluster.
+    pub id: u64,
+    /// What.
+    pub kind: OperationKind,
+    /// The epoch that it started in; it is done once a later one is active.
+    pub epoch: Epoch,
+    /// Who asked.
+    pub by: String,
+    /// When, by the proposer's wall clock.
+    pub at: WallMillis,
+}
+
+/// What an operation is to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationKind {
+    /// Hand the primary's role over in order.
+    Switchover {
+        /// To whom.
+        target: MemberName,
+    },
+    /// Replace a primary that is gone.
+    Failover {
+        /// To whom; `None` for the best.
+        target: Option<MemberName>,
+        /// Whether the operator accepts that acknowledged commits are lost.
+        accept_data_loss: bool,
+    },
+}
+
+/// An operation that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinishedOperation {
+    /// What it was.
+    pub operation: Operation,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When, by the proposer's wall clock.
+    pub at: WallMillis,
+}
+
+/// How an operation ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// This member is primary in a new epoch.
+    Done {
+        /// The new primary.
+        primary: MemberName,
+    },
+    /// It was given up before anything was changed, or ended with another primary than asked.
+    Failed {
+        /// Why, for a person.
+        why: String,
+    },
+}

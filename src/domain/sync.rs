@@ -1,0 +1,131 @@
+//! Synchronous configurations, and what a takeover has to prove about them.
+//!
+//! A commit is acknowledged once W members of N have flushed it. Any |N| - W + 1 members of N
+//! therefore hold among them every commit that was acknowledged: the read quorum.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::observation::Sealed;
+use super::types::{Epoch, MemberName};
+
+/// `synchronous_standby_names = 'ANY W (N)'` of one primary (PostgreSQL manual, section 20.6.2).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SyncConfig {
+    /// The epoch that made it.
+    pub epoch: Epoch,
+    /// W: how many standbys must have flushed a commit. 0: none, asynchronous.
+    pub w: u32,
+    /// N: the standbys that count, never the primary itself.
+    pub members: BTreeSet<MemberName>,
+}
+
+impl SyncConfig {
+    /// The asynchronous configuration of an epoch.
+    pub fn asynchronous(epoch: Epoch) -> Self {
+        Self { epoch, w: 0, members: BTreeSet::new() }
+    }
+
+    /// Why it makes no sense, if so.
+    pub fn problem(&self) -> Option<String> {
+        let n = self.members.len();
+        if self.w as usize > n {
+            return Some(format!("W is {}, and N has only {n} members", self.w));
+        }
+        if self.w == 0 && n > 0 {
+            return Some("W is 0, so N must be empty".to_owned());
+        }
+        None
+    }
+
+    /// The value for `synchronous_standby_names`. Empty means asynchronous.
+    pub fn setting(&self) -> String {
+        if self.w == 0 {
+            return String::new();
+        }
+        let names: Vec<String> = self.members.iter().map(|m| format!("\"{m}\"")).collect();
+        format!("ANY {} ({})", self.w, names.join(", "))
+    }
+
+    /// How many sealed members of N make the read quorum; `None` where no number of them does.
+    fn read_quorum(&self) -> Option<usize> {
+        let n = self.members.len();
+        if self.w == 0 { None } else { Some(n - self.w as usize + 1) }
+    }
+
+    /// Whether the sealed members hold among them every commit that was acknowledged under this
+    /// configuration.
+    fn covered_by(&self, sealed: &[&Sealed]) -> bool {
+        // The stopped, intact holder of this or a later granted epoch has all of it; and so has
+        // whoever has a record of a later epoch, since that epoch's first record came after its
+        // own read quorum.
+        if sealed.iter().any(|s| s.held >= self.epoch && s.held.0 > 0) {
+            return true;
+        }
+        if sealed.iter().any(|s| s.wal_epoch > self.epoch) {
+            return true;
+        }
+        let have = sealed.iter().filter(|s| self.members.contains(&s.member)).count();
+        self.read_quorum().is_some_and(|need| have >= need)
+    }
+}
+
+impl fmt::Display for SyncConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.w == 0 {
+            return write!(f, "asynchronous (epoch {})", self.epoch);
+        }
+        let names: Vec<&str> = self.members.iter().map(|m| m.as_str()).collect();
+        write!(f, "ANY {} ({}) (epoch {})", self.w, names.join(", "), self.epoch)
+    }
+}
+
+/// A configuration that the sealed members do not cover.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uncovered {
+    /// Which.
+    pub config: SyncConfig,
+    /// How many of its members are sealed.
+    pub have: usize,
+    /// How many are needed; `None` where only the holder of its epoch will do.
+    pub need: Option<usize>,
+    /// Its members that are not sealed.
+    pub missing: Vec<MemberName>,
+}
+
+/// The configurations that a takeover must cover: those in force, and where one epoch has more
+/// than one, the loosest mixture of them as well. A walsender takes W from its own configuration
+/// and the others' priorities from shared memory, so PostgreSQL mixes old and new for a moment.
+/// Configurations of different epochs are never mixed: a member is promoted only after its
+/// postmaster runs with the new names and no walsender of before is left.
+pub fn to_cover(in_force: &[SyncConfig]) -> Vec<SyncConfig> {
+    let mut all: Vec<SyncConfig> = in_force.to_vec();
+    let epochs: BTreeSet<Epoch> = in_force.iter().map(|c| c.epoch).collect();
+    for epoch in epochs {
+        let of_epoch: Vec<&SyncConfig> = in_force.iter().filter(|c| c.epoch == epoch).collect();
+        if of_epoch.len() > 1 {
+            let w = of_epoch.iter().map(|c| c.w).min().unwrap_or_default();
+            let members = of_epoch.iter().flat_map(|c| c.members.iter().cloned()).collect();
+            let members = if w == 0 { BTreeSet::new() } else { members };
+            all.push(SyncConfig { epoch, w, members });
+        }
+    }
+    all
+}
+
+/// Which configurations the sealed members do not cover; empty where the read quorum stands.
+pub fn uncovered(in_force: &[SyncConfig], sealed: &[&Sealed]) -> Vec<Uncovered> {
+    to_cover(in_force)
+        .into_iter()
+        .filter(|c| !c.covered_by(sealed))
+        .map(|config| {
+            let is_sealed = |m: &MemberName| sealed.iter().any(|s| &s.member == m);
+            let missing: Vec<MemberName> =
+                config.members.iter().filter(|m| !is_sealed(m)).cloned().collect();
+            let have = config.members.len() - missing.len();
+            Uncovered { have, need: config.read_quorum(), missing, config }
+        })
+        .collect()
+}
