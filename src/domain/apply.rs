@@ -24,8 +24,17 @@ pub const MEMBERS_MAX: usize = 64;
 /// Longest text of a person or an error that is kept, in bytes.
 const TEXT_BYTES_MAX: usize = 500;
 
-/// Applies one command. `index` is its place in the log.
-pub fn apply(state: &mut ControlState, _index: u64, command: &Command) -> Reply {
+/// Where a command stands in the Raft log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The term of the leadership that proposed it.
+    pub term: u64,
+    /// Its index.
+    pub index: u64,
+}
+
+/// Applies one command.
+pub fn apply(state: &mut ControlState, position: Position, command: &Command) -> Reply {
     if let Change::CreateCluster { spec } = &command.change {
         if state.clusters.contains_key(&command.cluster) {
             return Reply::Nothing;
@@ -41,7 +50,7 @@ pub fn apply(state: &mut ControlState, _index: u64, command: &Command) -> Reply 
     let Some(cluster) = state.clusters.get_mut(&command.cluster) else {
         return Reply::Rejected(Rejection::UnknownCluster { cluster: command.cluster.clone() });
     };
-    match change(cluster, command.at, &command.change) {
+    match change(cluster, position, command.at, &command.change) {
         Ok(reply) => reply,
         Err(rejection) => Reply::Rejected(rejection),
     }
@@ -50,7 +59,12 @@ pub fn apply(state: &mut ControlState, _index: u64, command: &Command) -> Reply 
 const APPLIED: Reply = Reply::Applied { operation: None };
 
 // Every arm checks all of its guards before it changes anything.
-fn change(state: &mut ClusterState, at: WallMillis, change: &Change) -> Result<Reply, Rejection> {
+fn change(
+    state: &mut ClusterState,
+    position: Position,
+    at: WallMillis,
+    change: &Change,
+) -> Result<Reply, Rejection> {
     match change {
         Change::CreateCluster { .. } => Ok(Reply::Nothing),
         Change::RegisterMember { .. } => register(state, at, change),
@@ -69,7 +83,7 @@ fn change(state: &mut ClusterState, at: WallMillis, change: &Change) -> Result<R
             Ok(APPLIED)
         }
         Change::RecordStop { expect_epoch } => record_stop(state, at, *expect_epoch),
-        Change::Grant(grant) => apply_grant(state, at, grant),
+        Change::Grant(grant) => apply_grant(state, position, at, grant),
         Change::RecordPromotion { expect_epoch, guard, lineage } => {
             record_promotion(state, at, *expect_epoch, guard, lineage)
         }
@@ -147,6 +161,14 @@ fn expect_member(state: &ClusterState, member: &MemberName) -> Result<(), Reject
     Err(Rejection::UnknownMember { member: member.clone(), known })
 }
 
+fn expect_promotable(state: &ClusterState, member: &MemberName) -> Result<(), Rejection> {
+    expect_member(state, member)?;
+    match state.members.get(member) {
+        Some(m) if m.nofailover => Err(Rejection::Tagged { member: member.clone() }),
+        _ => Ok(()),
+    }
+}
+
 fn expect_no_operation(state: &ClusterState) -> Result<(), Rejection> {
     match &state.operation {
         Some(op) => Err(Rejection::OperationUnderWay { id: op.id }),
@@ -166,6 +188,9 @@ fn check_sync(
     }
     if sync.epoch != epoch {
         return bad(format!("it has to carry epoch {epoch}"));
+    }
+    if sync.seq != state.next_sync {
+        return bad(format!("it has to carry number {}", state.next_sync));
     }
     if sync.members.contains(primary) {
         return bad("the primary cannot wait for itself".to_owned());
@@ -363,7 +388,8 @@ fn finish_bootstrap(
     state.lineage = Lineage::root(*epoch);
     // Nobody led this epoch. Only the member that has the data covers it, so only that member can
     // be granted the next.
-    state.syncs = vec![SyncConfig::asynchronous(*epoch)];
+    let root = SyncConfig::asynchronous(*epoch, state.next_sync);
+    push_sync(state, root);
     state.tenure = Some(Tenure {
         epoch: *epoch,
         member: member.clone(),
@@ -405,13 +431,18 @@ fn record_stop(state: &mut ClusterState, at: WallMillis, epoch: Epoch) -> Result
 
 fn apply_grant(
     state: &mut ClusterState,
+    position: Position,
     at: WallMillis,
     grant: &Grant,
 ) -> Result<Reply, Rejection> {
     let epoch = grant.expect_epoch;
     let tenure = expect_closed(state, epoch)?;
-    if grant.basis == Basis::Stopped && !tenure.stopped {
-        return Err(Rejection::NotStopped { epoch });
+    match grant.basis {
+        Basis::Stopped if !tenure.stopped => return Err(Rejection::NotStopped { epoch }),
+        Basis::Expired { term } if term != position.term => {
+            return Err(Rejection::OtherLeadership { epoch });
+        }
+        Basis::Stopped | Basis::Expired { .. } => {}
     }
     expect_syncs(state, &grant.expect_syncs)?;
     expect_member(state, &grant.member)?;
@@ -451,7 +482,8 @@ fn apply_grant(
     });
     if loss {
         // What the older configurations promised is given up, by the operator's word.
-        state.syncs = vec![grant.sync.clone()];
+        state.syncs.clear();
+        push_sync(state, grant.sync.clone());
     } else {
         add_sync(state, grant.sync.clone());
     }
@@ -549,13 +581,18 @@ fn activate(
 
 // ---- synchronous configurations ----
 
-/// Adds a newer epoch's configuration. An older one with the same W and N ends by it, where it is
-/// alone in its epoch: whoever covers the newer covers the older. So the list stays short however
-/// many promotions fail in a row.
+/// Adds a newer epoch's configuration. An older one ends by it where it is alone in its epoch, and
+/// whoever covers the newer covers the older. So the list stays short however many promotions fail
+/// in a row.
 fn add_sync(state: &mut ClusterState, sync: SyncConfig) {
     let all = state.syncs.clone();
     let alone = |c: &SyncConfig| all.iter().filter(|o| o.epoch == c.epoch).count() == 1;
-    state.syncs.retain(|c| !(c.w == sync.w && c.members == sync.members && alone(c)));
+    state.syncs.retain(|c| !(alone(c) && c.implied_by(&sync)));
+    push_sync(state, sync);
+}
+
+fn push_sync(state: &mut ClusterState, sync: SyncConfig) {
+    state.next_sync = sync.seq + 1;
     state.syncs.push(sync);
 }
 
@@ -574,16 +611,14 @@ fn begin_sync_change(
     let primary = expect_open(state, epoch)?.member.clone();
     expect_syncs(state, syncs)?;
     check_sync(state, to, &primary, epoch)?;
-    if state.syncs.last() == Some(to) {
-        return Ok(Reply::Nothing);
-    }
-    if state.syncs.len() >= SYNCS_MAX {
+    // Grants, which heal, may use the whole of the list; changes only half of it.
+    if state.syncs.len() >= SYNCS_MAX / 2 {
         return Err(Rejection::BadSync {
             config: to.to_string(),
-            why: format!("{SYNCS_MAX} configurations are in force already"),
+            why: format!("{} configurations are in force already", state.syncs.len()),
         });
     }
-    state.syncs.push(to.clone());
+    push_sync(state, to.clone());
     record(state, at, EventKind::SyncChanging { to: to.clone() });
     Ok(APPLIED)
 }
@@ -619,7 +654,7 @@ fn start_switchover(
     by: &str,
 ) -> Result<Reply, Rejection> {
     expect_no_operation(state)?;
-    expect_member(state, target)?;
+    expect_promotable(state, target)?;
     let tenure = expect_open(state, epoch)?;
     if tenure.member == *target {
         return Err(Rejection::AlreadyPrimary { member: target.clone() });
@@ -640,7 +675,7 @@ fn start_failover(
 ) -> Result<Reply, Rejection> {
     expect_no_operation(state)?;
     if let Some(target) = target {
-        expect_member(state, target)?;
+        expect_promotable(state, target)?;
     }
     expect_epoch(state, epoch)?;
     let Some(tenure) = &state.tenure else {

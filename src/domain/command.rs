@@ -176,8 +176,12 @@ pub struct Grant {
 pub enum Basis {
     /// Its stop is proven and recorded.
     Stopped,
-    /// Its lease has run out by the proposing leader's clock.
-    Expired,
+    /// Its lease has run out by the proposing leader's clock and ledger. Holds only for an entry of
+    /// that leader's own term: in a later one somebody else may have renewed it since.
+    Expired {
+        /// The Raft term of the leadership whose ledger says so.
+        term: u64,
+    },
 }
 
 /// What a command did.
@@ -290,6 +294,18 @@ pub enum Rejection {
         /// Which.
         epoch: Epoch,
     },
+    /// The lease was judged by a leadership of the Raft group that is over.
+    #[error("the lease of epoch {epoch} was judged by an older leadership of the control plane")]
+    OtherLeadership {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// The member is never made primary.
+    #[error("{member} is tagged nofailover: it is never made primary")]
+    Tagged {
+        /// Who.
+        member: MemberName,
+    },
     /// Another life of the guard.
     #[error("epoch {epoch} belongs to another life of the guard of {member}")]
     OtherGuard {
@@ -377,6 +393,8 @@ impl Rejection {
             Rejection::EpochClosed { .. } => "epoch.open",
             Rejection::EpochOpen { .. } => "epoch.closed-before-grant",
             Rejection::NotStopped { .. } => "epoch.stop-proven",
+            Rejection::OtherLeadership { .. } => "lease.leadership",
+            Rejection::Tagged { .. } => "member.nofailover",
             Rejection::OtherGuard { .. } => "lease.guard",
             Rejection::WrongStage { .. } => "epoch.stage",
             Rejection::StaleSyncs => "sync.current",

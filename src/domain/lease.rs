@@ -105,12 +105,16 @@ impl HolderLease {
 
 /// A renewal on its way through the leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(u64);
+pub struct Ticket {
+    term: u64,
+    number: u64,
+}
 
 /// What a Raft leader remembers of the leases that it acknowledged. It begins empty at every
 /// election, with a full window for everybody.
 #[derive(Debug, Clone)]
 pub struct LeaderLedger {
+    term: u64,
     elected: BootTime,
     acknowledged: BTreeMap<ClusterName, (Epoch, BootTime)>,
     // Renewals that have arrived and are not answered yet. Each may still be acknowledged, however
@@ -120,14 +124,21 @@ pub struct LeaderLedger {
 }
 
 impl LeaderLedger {
-    /// The ledger of a leader that was elected at `now`.
-    pub fn new(now: BootTime) -> Self {
+    /// The ledger of a leader that was elected at `now`, in this term of the Raft group. What is
+    /// decided by it holds only for entries of the same term.
+    pub fn new(term: u64, now: BootTime) -> Self {
         Self {
+            term,
             elected: now,
             acknowledged: BTreeMap::new(),
             pending: BTreeMap::new(),
             next_ticket: 0,
         }
+    }
+
+    /// The Raft term of this leadership.
+    pub fn term(&self) -> u64 {
+        self.term
     }
 
     /// When this leadership began.
@@ -137,20 +148,23 @@ impl LeaderLedger {
 
     /// Notes a renewal's arrival, *before* the read barrier that it waits for begins.
     pub fn arrive(&mut self, cluster: ClusterName, epoch: Epoch, now: BootTime) -> Ticket {
-        let ticket = Ticket(self.next_ticket);
+        let ticket = Ticket { term: self.term, number: self.next_ticket };
         self.next_ticket += 1;
         self.pending.insert(ticket, (cluster, epoch, now));
         ticket
     }
 
     /// The renewal is being acknowledged. It was sent before it arrived, so its arrival bounds the
-    /// lease from above.
-    pub fn acknowledge(&mut self, ticket: Ticket) {
-        let Some((cluster, epoch, at)) = self.pending.remove(&ticket) else { return };
+    /// lease from above. `false` where the ticket is not of this ledger: then the renewal must not
+    /// be acknowledged.
+    #[must_use]
+    pub fn acknowledge(&mut self, ticket: Ticket) -> bool {
+        let Some((cluster, epoch, at)) = self.pending.remove(&ticket) else { return false };
         let entry = self.acknowledged.entry(cluster).or_insert((epoch, at));
         if epoch > entry.0 || (epoch == entry.0 && at > entry.1) {
             *entry = (epoch, at);
         }
+        true
     }
 
     /// The renewal was refused, or given up before an answer left.
@@ -219,17 +233,17 @@ mod tests {
     #[test]
     fn a_new_leader_gives_a_full_window() {
         let main = ClusterName::new("main").unwrap();
-        let ledger = LeaderLedger::new(ms(10_000));
+        let ledger = LeaderLedger::new(1, ms(10_000));
         assert_eq!(ledger.base(&main, Epoch(1)), ms(10_000));
     }
 
     #[test]
     fn pending_renewals_count_until_answered() {
         let main = ClusterName::new("main").unwrap();
-        let mut ledger = LeaderLedger::new(ms(0));
+        let mut ledger = LeaderLedger::new(1, ms(0));
         let a = ledger.arrive(main.clone(), Epoch(1), ms(100));
         assert_eq!(ledger.base(&main, Epoch(1)), ms(100));
-        ledger.acknowledge(a);
+        assert!(ledger.acknowledge(a));
         let b = ledger.arrive(main.clone(), Epoch(1), ms(600));
         assert_eq!(ledger.base(&main, Epoch(1)), ms(600));
         ledger.refuse(b);
@@ -240,11 +254,11 @@ mod tests {
     #[test]
     fn acknowledgements_out_of_order_keep_the_latest() {
         let main = ClusterName::new("main").unwrap();
-        let mut ledger = LeaderLedger::new(ms(0));
+        let mut ledger = LeaderLedger::new(1, ms(0));
         let a = ledger.arrive(main.clone(), Epoch(1), ms(100));
         let b = ledger.arrive(main.clone(), Epoch(1), ms(200));
-        ledger.acknowledge(b);
-        ledger.acknowledge(a);
+        assert!(ledger.acknowledge(b));
+        assert!(ledger.acknowledge(a));
         assert_eq!(ledger.last_acknowledged(&main, Epoch(1)), Some(ms(200)));
     }
 }

@@ -26,6 +26,6 @@ pub mod state;
 pub mod sync;
 pub mod types;
 
-pub use apply::apply;
+pub use apply::{Position, apply};
 pub use command::{Command, Rejection, Reply};
 pub use state::{ClusterState, ControlState};

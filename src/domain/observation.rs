@@ -34,8 +34,13 @@ pub struct Sealed {
 pub struct Report {
     /// The life of the guard that is running, if one is.
     pub guard: Option<GuardId>,
-    /// The highest epoch that the member has durably ended, its process tree proven empty since.
+    /// Of one run of the agent reports are numbered, so that a late one is known.
+    pub sequence: Sequence,
+    /// The highest epoch that the member has durably ended: it never runs it again.
     pub ended: Epoch,
+    /// The latest lives of its guard whose process trees were proven empty.
+    #[serde(default)]
+    pub emptied: Vec<GuardId>,
     /// Whether that end was a crash of PostgreSQL.
     pub crashed: bool,
     /// What lies in the data directory.
@@ -47,6 +52,15 @@ pub struct Report {
     /// What is wrong, for a person; empty where nothing is.
     #[serde(default)]
     pub problems: Vec<String>,
+}
+
+/// The number of a report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sequence {
+    /// Which run of the agent: any number that no other run has.
+    pub run: u64,
+    /// Which report of that run.
+    pub number: u64,
 }
 
 /// What lies in a data directory.
@@ -210,7 +224,16 @@ pub struct Observations {
 impl Observations {
     /// Takes a report in.
     pub fn record(&mut self, member: MemberName, report: Report, now: BootTime) {
-        if let Condition::Primary(view) = &report.condition {
+        let late = |held: &Observed| {
+            let (old, new) = (held.report.sequence, report.sequence);
+            old.run == new.run && old.number >= new.number
+        };
+        if self.members.get(&member).is_some_and(late) {
+            return;
+        }
+        if let Condition::Primary(view) = &report.condition
+            && self.epoch_seen.is_some_and(|(epoch, _)| epoch == view.epoch)
+        {
             for (standby, progress) in &view.standbys {
                 if progress.streaming {
                     self.last_streaming.insert(standby.clone(), now);
@@ -232,7 +255,11 @@ impl Observations {
                 self.closed_seen = Some((t.epoch, now));
                 let reason = t.closed.as_ref().map(|c| c.reason);
                 let active = matches!(t.stage, Stage::Active { .. });
-                if reason == Some(CloseReason::GivenUp) && !active {
+                let failed = matches!(
+                    reason,
+                    Some(CloseReason::GivenUp | CloseReason::Crashed | CloseReason::LeaseLost)
+                );
+                if failed && !active {
                     self.gave_up.insert(t.member.clone(), now);
                 }
             }

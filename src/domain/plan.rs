@@ -29,8 +29,14 @@ pub const GAVE_UP_FOR: Duration = Duration::from_secs(10);
 pub const TARGET_WAIT: Duration = Duration::from_secs(2);
 /// How long a switchover may wait for the primary to stop.
 pub const SWITCHOVER_DEADLINE: Duration = Duration::from_secs(30);
-/// How long `initdb` is waited for once its member is silent.
-pub const BOOTSTRAP_SILENCE: Duration = Duration::from_secs(60);
+/// How long a granted member may take to be promoted, though it renews its lease.
+pub const PROMOTION_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a takeover waits for the target of a failover by hand to be sealed.
+pub const FAILOVER_TARGET_WAIT: Duration = Duration::from_secs(10);
+/// How long a failover by hand waits for a candidate before it is given up as an operation.
+pub const FAILOVER_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a takeover looks for a proof before the operator's acceptance of data loss is used.
+pub const LOSS_SETTLE: Duration = Duration::from_secs(5);
 /// Most bytes that the target of a switchover may be behind.
 pub const SWITCHOVER_LAG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -175,7 +181,7 @@ impl fmt::Display for Finding {
                 write!(f, "no promotion yet: {refusal} (sealed: {})", names.join(", "))
             }
             Finding::AwaitingTarget { member } => {
-                write!(f, "waiting for {member}, the target of the switchover, to be sealed")
+                write!(f, "waiting for {member}, which is to take over, to be sealed")
             }
             Finding::CrashBound { member, crashes } => write!(
                 f,
@@ -278,7 +284,13 @@ impl Pass<'_> {
         let fit = |m: &&MemberName| self.state.members.get(*m).is_some_and(|x| !x.nofailover);
         let candidates = self.state.spec.bootstrap_members.iter().filter(fit);
         // The first of those with the greatest priority.
-        let chosen = candidates.reduce(|a, b| if priority(&b) > priority(&a) { b } else { a })?;
+        let Some(chosen) =
+            candidates.reduce(|a, b| if priority(&b) > priority(&a) { b } else { a })
+        else {
+            let refusal = Refusal::NoCandidate { epoch: Epoch(1) };
+            findings.push(Finding::AwaitingCandidates { refusal, sealed: Vec::new() });
+            return None;
+        };
         ready.then(|| Change::BeginBootstrap { member: chosen.clone() })
     }
 
@@ -299,11 +311,9 @@ impl Pass<'_> {
             }
         }
         findings.push(Finding::Bootstrapping { member: member.clone(), problem });
-        let heard = latest.map_or(self.ledger.elected(), |o| o.at);
-        (self.now.since(heard) >= BOOTSTRAP_SILENCE).then(|| Change::AbandonBootstrap {
-            member: member.clone(),
-            why: "it has been silent for a minute".to_owned(),
-        })
+        // However long it is silent: it may have made the data directory, and another one made
+        // beside it could never be told from a foreign one.
+        None
     }
 
     // ---- an open epoch ----
@@ -314,6 +324,9 @@ impl Pass<'_> {
         }
         if let Some(change) = self.holder_silent(tenure, findings) {
             return change;
+        }
+        if let Some(change) = self.promotion_overdue(tenure, findings) {
+            return Some(change);
         }
         let view = self.primary_view(tenure);
         let sync_change = self.sync_change(tenure, view, findings);
@@ -349,11 +362,30 @@ impl Pass<'_> {
         }
     }
 
+    /// A member that renews its lease and is never promoted must not hold the cluster for ever.
+    fn promotion_overdue(&self, tenure: &Tenure, findings: &mut Vec<Finding>) -> Option<Change> {
+        let (_, seen) = self.observed.epoch_seen.filter(|(e, _)| *e == tenure.epoch)?;
+        let late = self.now.since(seen) >= PROMOTION_DEADLINE;
+        if tenure.stage != Stage::Granted || !late || self.likely_refusal().is_some() {
+            return None;
+        }
+        findings.push(promoting(tenure, "it took too long, and the epoch is closed"));
+        let reason = CloseReason::GivenUp;
+        Some(Change::Close { expect_epoch: tenure.epoch, reason, stopped: false })
+    }
+
+    /// Whether the holder's process tree is proven empty: by the record of the very guard that was
+    /// granted the epoch, and of nobody else.
+    fn proven_stop(&self, tenure: &Tenure) -> bool {
+        let report = self.observed.members.get(&tenure.member).map(|o| &o.report);
+        report.is_some_and(|r| r.ended >= tenure.epoch && r.emptied.contains(&tenure.guard))
+    }
+
     /// A proven stop ends the epoch at once.
     fn holder_stopped(&self, tenure: &Tenure, findings: &mut Vec<Finding>) -> Option<Change> {
         // A proof is durable on the member: it does not grow old.
         let report = &self.observed.members.get(&tenure.member)?.report;
-        if report.ended < tenure.epoch {
+        if !self.proven_stop(tenure) {
             return None;
         }
         let (member, epoch) = (tenure.member.clone(), tenure.epoch);
@@ -475,7 +507,7 @@ impl Pass<'_> {
             return None;
         }
         let target = self.target_sync(tenure, current, &streaming)?;
-        if target == *current {
+        if target.w == current.w && target.members == current.members {
             return None;
         }
         // One change after the other, except where the one under way cannot be confirmed.
@@ -505,7 +537,7 @@ impl Pass<'_> {
         streaming: &BTreeSet<MemberName>,
     ) -> Option<SyncConfig> {
         if self.state.spec.synchronous == SynchronousMode::Async {
-            return Some(SyncConfig::asynchronous(tenure.epoch));
+            return Some(SyncConfig::asynchronous(tenure.epoch, self.state.next_sync));
         }
         let since = self.observed.epoch_seen.map_or(self.now, |(_, at)| at);
         let since = since.max(self.ledger.elected());
@@ -523,7 +555,7 @@ impl Pass<'_> {
             return None;
         }
         let w = self.state.spec.write_quorum.max(1).min(members.len() as u32);
-        Some(SyncConfig { epoch: tenure.epoch, w, members })
+        Some(SyncConfig { epoch: tenure.epoch, seq: self.state.next_sync, w, members })
     }
 
     // ---- operations ----
@@ -547,11 +579,14 @@ impl Pass<'_> {
             _ if waited >= SWITCHOVER_DEADLINE => {
                 Some(format!("the primary did not stop within {} s", waited.as_secs()))
             }
+            // A leader that is new has not heard of anybody yet.
+            None if self.now.since(self.ledger.elected()) <= FRESH => None,
             None => Some(format!("{target} does not report any more")),
-            Some(o) if !matches!(o.report.condition, Condition::Standby(_)) => {
-                Some(format!("{target} is not a running standby any more"))
-            }
-            Some(_) => None,
+            // Unknown is not absent: the deadline bounds it.
+            Some(o) => match &o.report.condition {
+                Condition::Standby(_) | Condition::Unknown | Condition::Starting => None,
+                _ => Some(format!("{target} is not a running standby any more")),
+            },
         };
         match problem {
             Some(why) => {
@@ -569,8 +604,7 @@ impl Pass<'_> {
     // ---- a closed epoch ----
 
     fn take_over(&self, tenure: &Tenure, findings: &mut Vec<Finding>) -> Option<Change> {
-        let ended = self.observed.members.get(&tenure.member).map(|o| o.report.ended);
-        if !tenure.stopped && ended.is_some_and(|e| e >= tenure.epoch) {
+        if !tenure.stopped && self.proven_stop(tenure) {
             let (member, epoch) = (tenure.member.clone(), tenure.epoch);
             findings.push(Finding::HolderStopped { member, epoch });
             return Some(Change::RecordStop { expect_epoch: tenure.epoch });
@@ -579,7 +613,7 @@ impl Pass<'_> {
             Ok(choice) => choice,
             Err(finding) => {
                 findings.push(finding);
-                return None;
+                return self.failover_overdue(findings);
             }
         };
         let timing = &self.state.spec.timing;
@@ -596,11 +630,27 @@ impl Pass<'_> {
             expect_syncs: self.state.syncs.clone(),
             member: chosen.member.clone(),
             guard: chosen.guard.clone(),
-            basis: if tenure.stopped { Basis::Stopped } else { Basis::Expired },
+            basis: match tenure.stopped {
+                true => Basis::Stopped,
+                false => Basis::Expired { term: self.ledger.term() },
+            },
             sync: self.first_sync(&chosen.member, &evidence),
             evidence,
             accept_data_loss: loss,
         }))
+    }
+
+    /// A failover by hand that finds nobody is given up as an operation, so that another can be
+    /// asked for. The takeover itself goes on.
+    fn failover_overdue(&self, findings: &mut Vec<Finding>) -> Option<Change> {
+        let op = self.state.operation.as_ref()?;
+        let (_, seen) = self.observed.operation_seen.filter(|(id, _)| *id == op.id)?;
+        if self.now.since(seen) < FAILOVER_DEADLINE {
+            return None;
+        }
+        let why = findings.last().map_or_else(String::new, Finding::to_string);
+        findings.push(Finding::OperationFailed { why: why.clone() });
+        Some(Change::FinishOperation { operation: op.id, outcome: Outcome::Failed { why } })
     }
 
     /// The evidence, the one to grant, and the operation that overrides the read quorum if any.
@@ -628,8 +678,10 @@ impl Pass<'_> {
             let best = best.clone();
             return Ok((all, best, None));
         }
+        let closed = self.observed.closed_seen.map_or(self.now, |(_, at)| at);
         if let Some(op) = op
             && matches!(op.kind, OperationKind::Failover { accept_data_loss: true, .. })
+            && self.now.since(closed) >= LOSS_SETTLE
             && let Ok(best) = candidate::choose(self.state, &all, wish.as_ref(), true)
         {
             let best = best.clone();
@@ -669,20 +721,20 @@ impl Pass<'_> {
         if let (Some(op), Some(target)) = (op, wish)
             && !is_sealed(target)
         {
-            let patient = match op.kind {
-                OperationKind::Switchover { .. } => {
-                    let closed = self.observed.closed_seen.map_or(self.now, |(_, at)| at);
-                    self.now.since(closed) < TARGET_WAIT
-                }
-                OperationKind::Failover { .. } => true,
+            let closed = self.observed.closed_seen.map_or(self.now, |(_, at)| at);
+            let patience = match op.kind {
+                OperationKind::Switchover { .. } => TARGET_WAIT,
+                OperationKind::Failover { .. } => FAILOVER_TARGET_WAIT,
             };
-            if patient {
+            if self.now.since(closed) < patience {
                 return Some(Finding::AwaitingTarget { member: target.clone() });
             }
         }
         let reason = tenure.closed.as_ref().map(|c| c.reason);
         let window = self.state.spec.crash_window_ms;
-        let recent = |at: &&WallMillis| self.wall.0.saturating_sub(at.0) < window;
+        // A crash that a wrong clock put into the future is not recent.
+        let recent =
+            |at: &&WallMillis| self.wall.0.checked_sub(at.0).is_some_and(|age| age < window);
         let crashes = self.state.crashes.iter().filter(recent).count();
         let bound = self.state.spec.crash_failovers_max as usize;
         if reason == Some(CloseReason::Crashed)
@@ -708,9 +760,10 @@ impl Pass<'_> {
         let quorum = self.state.spec.write_quorum.max(1);
         let members = if here.len() >= quorum as usize { here } else { all };
         if self.state.spec.synchronous == SynchronousMode::Async || members.is_empty() {
-            return SyncConfig::asynchronous(epoch);
+            return SyncConfig::asynchronous(epoch, self.state.next_sync);
         }
-        SyncConfig { epoch, w: quorum.min(members.len() as u32), members }
+        let w = quorum.min(members.len() as u32);
+        SyncConfig { epoch, seq: self.state.next_sync, w, members }
     }
 }
 
@@ -913,6 +966,11 @@ pub fn failover_check(
         && !state.members.contains_key(target)
     {
         problems.push(OperationProblem::UnknownMember(target.clone()));
+    }
+    if let Some(target) = target
+        && state.members.get(target).is_some_and(|m| m.nofailover)
+    {
+        problems.push(OperationProblem::Tagged(target.clone()));
     }
     if state.tenure.is_none() {
         problems.push(OperationProblem::NoPrimary);

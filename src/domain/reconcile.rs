@@ -31,6 +31,8 @@ pub struct Local {
     pub rewind_failed: bool,
     /// Whether what it follows cannot serve it any more, so that only a copy is left.
     pub source_lacks_wal: bool,
+    /// Whether PostgreSQL failed to start from this data again and again.
+    pub unstartable: bool,
 }
 
 /// What runs.
@@ -178,11 +180,17 @@ pub fn reconcile(member: &MemberName, desired: &Desired, local: &Local, now: Boo
 
 /// Why the epoch that runs here has to end.
 fn must_end(epoch: Epoch, desired: &Desired, local: &Local, now: BootTime) -> Option<EndReason> {
-    let ours = matches!(
-        desired,
-        Desired::Primary(duty) if duty.epoch == epoch && Some(&duty.guard) == local.guard.as_ref()
-    );
-    if !ours {
+    // Only news ends an epoch: a view of the state that is older than the grant does not know it,
+    // and the lease is there for the case that no newer one comes.
+    let lost = match desired {
+        Desired::Primary(duty) => {
+            duty.epoch > epoch || (duty.epoch == epoch && Some(&duty.guard) != local.guard.as_ref())
+        }
+        Desired::Follow(duty) => duty.epoch >= epoch,
+        Desired::Sealed { promise } => *promise > epoch,
+        Desired::Register | Desired::Wait { .. } | Desired::Bootstrap => false,
+    };
+    if lost {
         return Some(EndReason::NotOurs);
     }
     match local.lease {
@@ -196,10 +204,10 @@ fn must_end(epoch: Epoch, desired: &Desired, local: &Local, now: BootTime) -> Op
 
 fn bootstrap(local: &Local) -> Action {
     match (&local.process, &local.data) {
+        (_, Data::Unknown) => Action::Nothing { why: "the data directory cannot be read" },
         (Process::Down, Data::Empty) => Action::Initialise,
-        (Process::Down, Data::Incomplete) if local.record.data == DataMark::Initialising => {
-            Action::Initialise
-        }
+        // Its own attempt, interrupted: it is resumed.
+        (Process::Down, _) if local.record.data == DataMark::Initialising => Action::Initialise,
         (_, Data::Present { .. }) => Action::Nothing { why: "the data directory exists" },
         _ => Action::Nothing { why: "the data directory is not empty" },
     }
@@ -219,6 +227,9 @@ fn sealed(promise: Epoch, local: &Local) -> Action {
         {
             Action::Nothing { why: "sealed" }
         }
+        Process::Following { epoch, .. } if *epoch >= promise => {
+            Action::Nothing { why: "an older view of the state" }
+        }
         Process::Following { .. } if matches!(local.record.data, DataMark::Copied { .. }) => {
             Action::Nothing { why: "its copy is not proven, so it counts in no quorum" }
         }
@@ -236,19 +247,19 @@ fn primary(duty: &PrimaryDuty, local: &Local, now: BootTime) -> Action {
         // only after the old tree was proven empty.
         return Action::Disown { epoch: duty.epoch };
     }
+    let leased = local.lease.is_some_and(|lease| lease.may_write(duty.epoch, now));
+    let granted = duty.stage == Stage::Granted && local.record.may_hold(duty.epoch);
     match &local.process {
-        Process::Sealed { position: Some(_), .. } if local.record.may_hold(duty.epoch) => {
+        Process::Sealed { position: Some(_), .. } if granted => {
             Action::Accept { epoch: duty.epoch }
         }
-        Process::Sealed { position: None, .. } if local.record.may_hold(duty.epoch) => {
-            Action::Seal { promise: duty.epoch }
-        }
-        Process::Primary { promoted: false, .. } => {
-            let leased = local.lease.is_some_and(|lease| lease.may_write(duty.epoch, now));
-            match duty.syncs.last() {
-                Some(sync) if leased => Action::Promote { epoch: duty.epoch, sync: sync.clone() },
-                _ => Action::Nothing { why: "the first renewal is not acknowledged yet" },
-            }
+        Process::Sealed { position: None, .. } if granted => Action::Seal { promise: duty.epoch },
+        Process::Primary { promoted: false, .. } => match duty.syncs.last() {
+            Some(sync) if leased => Action::Promote { epoch: duty.epoch, sync: sync.clone() },
+            _ => Action::Nothing { why: "the first renewal is not acknowledged yet" },
+        },
+        Process::Primary { promoted: true, .. } if !leased => {
+            Action::Nothing { why: "no renewal is acknowledged yet" }
         }
         Process::Primary { promoted: true, confirmed, writes_open, .. } => {
             if let Some(target) = &duty.handover {
@@ -262,7 +273,9 @@ fn primary(duty: &PrimaryDuty, local: &Local, now: BootTime) -> Action {
             let is_confirmed = |c: &Confirmed| {
                 c.syncs == duty.syncs || (duty.syncs.len() == 1 && c.syncs.last() == newest)
             };
-            if confirmed.as_ref().is_some_and(is_confirmed) || newest.is_none() {
+            // Never back to an older configuration, whatever an older view of the state says.
+            let newer = |c: &Confirmed| c.syncs.last().map(|s| s.seq) > newest.map(|s| s.seq);
+            if confirmed.as_ref().is_some_and(|c| is_confirmed(c) || newer(c)) || newest.is_none() {
                 return Action::Nothing { why: "primary" };
             }
             Action::ConfirmSync { syncs: duty.syncs.clone() }
@@ -277,27 +290,36 @@ fn follow(duty: &FollowDuty, local: &Local) -> Action {
     }
     match &local.process {
         Process::Down => match (&local.data, local.record.data) {
+            (Data::Unknown, _) => Action::Nothing { why: "the data directory cannot be read" },
             (Data::Empty | Data::Incomplete, _)
             | (_, DataMark::Replacing | DataMark::Initialising) => Action::Clone(duty.clone()),
-            (Data::Present { .. }, _) if local.rewind_failed || local.source_lacks_wal => {
+            (Data::Present { .. }, _)
+                if local.rewind_failed || local.source_lacks_wal || local.unstartable =>
+            {
                 Action::Clone(duty.clone())
             }
-            (Data::Present { .. }, DataMark::Copied { .. }) => Action::StartFollowing(duty.clone()),
+            // It may be consistent only with WAL of the primary that it was copied from.
+            (Data::Present { .. }, DataMark::Copied { source, .. }) if source == duty.epoch => {
+                Action::StartFollowing(duty.clone())
+            }
+            (Data::Present { .. }, DataMark::Copied { .. }) => Action::Clone(duty.clone()),
             (Data::Present { .. }, DataMark::Intact) => Action::StartSealed { promise: duty.epoch },
-            (Data::Unknown, _) => Action::Nothing { why: "the data directory cannot be read" },
         },
         Process::Sealed { position: None, .. } => Action::Seal { promise: duty.epoch },
+        // Nothing is taken from an epoch that is not promised: an older view must never win later.
+        Process::Sealed { .. } if local.record.promised < duty.epoch => {
+            Action::Seal { promise: duty.epoch }
+        }
+        Process::Sealed { position: Some(at), .. } if at.wal_epoch > duty.epoch => {
+            Action::Nothing { why: "an older view of the state" }
+        }
         Process::Sealed { position: Some(at), .. } => {
             match duty.lineage.relation(at.wal_epoch, at.lsn) {
                 _ if local.source_lacks_wal => Action::Clone(duty.clone()),
                 Relation::Prefix => Action::Follow(duty.clone()),
                 Relation::Diverged { .. } if local.rewind_failed => Action::Clone(duty.clone()),
-                // The source of a rewind has to be the primary for certain, and past its first
-                // checkpoint.
-                Relation::Diverged { .. } if duty.active => Action::Rewind(duty.clone()),
-                Relation::Diverged { .. } => {
-                    Action::Nothing { why: "diverged; the primary is not active yet" }
-                }
+                // Not only from an active primary: it may be waiting for this very member.
+                Relation::Diverged { .. } => Action::Rewind(duty.clone()),
             }
         }
         Process::Following { epoch, address }
@@ -309,8 +331,14 @@ fn follow(duty: &FollowDuty, local: &Local) -> Action {
                 Action::Nothing { why: "following" }
             }
         }
+        Process::Following { epoch, .. } if *epoch > duty.epoch => {
+            Action::Nothing { why: "an older view of the state" }
+        }
+        // The same primary at another address.
+        Process::Following { epoch, .. } if *epoch == duty.epoch => Action::Follow(duty.clone()),
         // It missed a change of primary: where its log ends has to be known first. A copy that is
-        // not proven never counted, and finds out from the new primary itself.
+        // not proven never counted, and may not even be consistent without the primary that it was
+        // copied from.
         Process::Following { .. } if matches!(local.record.data, DataMark::Copied { .. }) => {
             Action::Clone(duty.clone())
         }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::types::{ClusterName, Epoch, Lsn, MemberName, SystemId};
+use super::types::{ClusterName, Epoch, GuardId, Lsn, MemberName, SystemId};
 
 /// The durable record of a member. It lies beside the data directory, never in it, so that a
 /// rewind or a clone does not replace it.
@@ -24,7 +24,15 @@ pub struct MemberRecord {
     pub ended: Epoch,
     /// What is known of the data directory.
     pub data: DataMark,
+    /// The life of the guard that was started last, until its process tree was proven empty.
+    pub running: Option<GuardId>,
+    /// The latest lives of the guard whose process trees were proven empty, newest last. Only they
+    /// prove a stop: another machine with the same configuration has none of them.
+    pub emptied: Vec<GuardId>,
 }
+
+/// How many emptied guards are remembered.
+pub const EMPTIED_MAX: usize = 8;
 
 /// What is known of a data directory from what was done to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,8 +47,10 @@ pub enum DataMark {
     /// A copy or a rewind is finished. It counts in no quorum until it has flushed past a position
     /// that the primary had after it ended.
     Copied {
-        /// That position, and its epoch, once known.
-        until: Option<(Epoch, Lsn)>,
+        /// The epoch of the primary that it was copied from; 0 where that is not known.
+        source: Epoch,
+        /// That position, once known.
+        until: Option<Lsn>,
     },
 }
 
@@ -55,6 +65,17 @@ impl MemberRecord {
             held: Epoch(0),
             ended: Epoch(0),
             data: DataMark::Intact,
+            running: None,
+            emptied: Vec::new(),
+        }
+    }
+
+    /// Notes that nothing of the process tree that ran last is left, by proof.
+    pub fn note_emptied(&mut self) {
+        if let Some(guard) = self.running.take() {
+            self.emptied.push(guard);
+            let excess = self.emptied.len().saturating_sub(EMPTIED_MAX);
+            self.emptied.drain(..excess);
         }
     }
 

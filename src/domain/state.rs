@@ -78,6 +78,9 @@ pub struct ClusterState {
     /// Number of the next operation.
     #[serde(default)]
     pub next_operation: u64,
+    /// Number of the next synchronous configuration.
+    #[serde(default)]
+    pub next_sync: u64,
 }
 
 impl ClusterState {
@@ -98,6 +101,7 @@ impl ClusterState {
             history: VecDeque::new(),
             next_event: 1,
             next_operation: 1,
+            next_sync: 1,
         }
     }
 

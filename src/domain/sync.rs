@@ -16,6 +16,9 @@ use super::types::{Epoch, MemberName};
 pub struct SyncConfig {
     /// The epoch that made it.
     pub epoch: Epoch,
+    /// Number within the cluster: no two configurations share one, so that a late report about one
+    /// is never taken for one about another with the same members.
+    pub seq: u64,
     /// W: how many standbys must have flushed a commit. 0: none, asynchronous.
     pub w: u32,
     /// N: the standbys that count, never the primary itself.
@@ -24,8 +27,26 @@ pub struct SyncConfig {
 
 impl SyncConfig {
     /// The asynchronous configuration of an epoch.
-    pub fn asynchronous(epoch: Epoch) -> Self {
-        Self { epoch, w: 0, members: BTreeSet::new() }
+    pub fn asynchronous(epoch: Epoch, seq: u64) -> Self {
+        Self { epoch, seq, w: 0, members: BTreeSet::new() }
+    }
+
+    /// Whether whoever covers `newer`, a configuration of a later epoch, covers this one as well.
+    /// A holder or a record of the later epoch always does; so does the read quorum of `newer`
+    /// where enough of it must lie in this configuration's members.
+    pub fn implied_by(&self, newer: &SyncConfig) -> bool {
+        if newer.epoch <= self.epoch {
+            return false;
+        }
+        match (self.read_quorum(), newer.read_quorum()) {
+            // Only a holder or a record covers the newer one.
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(need), Some(have)) => {
+                let outside = newer.members.difference(&self.members).count();
+                have.saturating_sub(outside) >= need
+            }
+        }
     }
 
     /// Why it makes no sense, if so.
@@ -109,7 +130,8 @@ pub fn to_cover(in_force: &[SyncConfig]) -> Vec<SyncConfig> {
             let w = of_epoch.iter().map(|c| c.w).min().unwrap_or_default();
             let members = of_epoch.iter().flat_map(|c| c.members.iter().cloned()).collect();
             let members = if w == 0 { BTreeSet::new() } else { members };
-            all.push(SyncConfig { epoch, w, members });
+            let seq = of_epoch.iter().map(|c| c.seq).max().unwrap_or_default();
+            all.push(SyncConfig { epoch, seq, w, members });
         }
     }
     all
