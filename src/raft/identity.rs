@@ -1,0 +1,162 @@
+//! Who is who: the identity of stores.
+//!
+//! Owns this node's store identity and the memory of the peers'. A controller whose disk was wiped
+//! has forgotten its vote and its acknowledgements; as a voter under its old node id it could help
+//! to elect a leader without entries that it once acknowledged. So every store has a random
+//! identity, every message carries it, and a peer durably remembers the first one that it saw for
+//! a node id and refuses another.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use openraft::AsyncRuntime;
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::kv::{Batch, Error, KvEngine, Space};
+use super::log_store::write_synced;
+use super::record;
+use super::wire::{Refusal, StoreId};
+
+const OWN: &[u8] = b"identity";
+const PEER_PREFIX: &[u8] = b"peer/";
+/// Version of everything in the store.
+const FORMAT: u32 = 1;
+
+/// What the store says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Own {
+    format: u32,
+    node_id: u64,
+    control_plane: String,
+    store: StoreId,
+}
+
+/// The store belongs to someone else, or to another version.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] Error),
+    /// The store was made for another node or control plane.
+    #[error(
+        "the Raft store belongs to node {node_id} of control plane {control_plane:?}: check the \
+         node id, the name of the control plane and the data directory in the configuration"
+    )]
+    Foreign {
+        /// The node that it belongs to.
+        node_id: u64,
+        /// The control plane that it belongs to.
+        control_plane: String,
+    },
+    /// The store was made by a version that this one cannot read.
+    #[error("the Raft store has format {got}, and this version reads {FORMAT}")]
+    Format {
+        /// Its format.
+        got: u32,
+    },
+}
+
+/// Reads the identity of the store, or draws one where the store is new. It is on disk before this
+/// returns.
+pub async fn load_or_create<RT: AsyncRuntime>(
+    engine: &dyn KvEngine,
+    node_id: u64,
+    control_plane: &str,
+) -> Result<StoreId, IdentityError> {
+    if let Some(own) = record::get::<Own>(engine, Space::Meta, OWN)? {
+        if own.format != FORMAT {
+            return Err(IdentityError::Format { got: own.format });
+        }
+        if own.node_id != node_id || own.control_plane != control_plane {
+            let Own { node_id, control_plane, .. } = own;
+            return Err(IdentityError::Foreign { node_id, control_plane });
+        }
+        return Ok(own.store);
+    }
+    let mut bytes = [0; 16];
+    RT::thread_rng().fill_bytes(&mut bytes);
+    let store = StoreId::from_bytes(bytes);
+    let own = Own {
+        format: FORMAT,
+        node_id,
+        control_plane: control_plane.to_owned(),
+        store: store.clone(),
+    };
+    let mut batch = Batch::new();
+    record::put(&mut batch, Space::Meta, OWN, &own)?;
+    write_synced::<RT>(engine, batch).await?;
+    Ok(store)
+}
+
+struct Known {
+    store: StoreId,
+    on_disk: bool,
+}
+
+/// The stores of the peers, as first seen.
+pub struct PeerStores {
+    engine: Arc<dyn KvEngine>,
+    known: Mutex<BTreeMap<u64, Known>>,
+}
+
+impl PeerStores {
+    /// Reads what is remembered.
+    pub fn open(engine: Arc<dyn KvEngine>) -> Result<Self, Error> {
+        let mut known = BTreeMap::new();
+        let mut problem = None;
+        let mut end = PEER_PREFIX.to_vec();
+        end.push(0xff);
+        engine.range(Space::Meta, PEER_PREFIX, Some(&end), &mut |key, raw| {
+            match record::decode::<(u64, StoreId)>(Space::Meta, key, raw) {
+                Ok((node, store)) => {
+                    known.insert(node, Known { store, on_disk: true });
+                }
+                Err(e) => problem = Some(e),
+            }
+            std::ops::ControlFlow::Continue(())
+        })?;
+        match problem {
+            Some(e) => Err(e),
+            None => Ok(Self { engine, known: Mutex::new(known) }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store under which `node` is known.
+    pub fn get(&self, node: u64) -> Option<StoreId> {
+        self.lock().get(&node).map(|k| k.store.clone())
+    }
+
+    /// Lets `node` with `store` take part, or refuses it. The first store seen is on disk before
+    /// this returns: from then on its votes and acknowledgements may count.
+    pub async fn admit<RT: AsyncRuntime>(&self, node: u64, store: &StoreId) -> Result<(), Refusal> {
+        {
+            let mut known = self.lock();
+            let entry =
+                known.entry(node).or_insert_with(|| Known { store: store.clone(), on_disk: false });
+            if entry.store != *store {
+                return Err(Refusal::OtherStore {
+                    node,
+                    known: entry.store.clone(),
+                    got: store.clone(),
+                });
+            }
+            if entry.on_disk {
+                return Ok(());
+            }
+        }
+        let not_ready = |e: Error| Refusal::NotReady(e.to_string());
+        let mut batch = Batch::new();
+        let key = [PEER_PREFIX, &node.to_be_bytes()].concat();
+        record::put(&mut batch, Space::Meta, &key, &(node, store)).map_err(not_ready)?;
+        write_synced::<RT>(&*self.engine, batch).await.map_err(not_ready)?;
+        if let Some(entry) = self.lock().get_mut(&node) {
+            entry.on_disk = true;
+        }
+        Ok(())
+    }
+}

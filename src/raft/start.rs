@@ -1,0 +1,120 @@
+//! The start of a Raft node.
+//!
+//! Owns the order: store, identity, service (so that peers which also start can greet), place in
+//! the group, core, tasks. Two steps, because the service has to be reachable before the second
+//! can end.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use openraft::errors::{InitializeError, RaftError};
+use openraft::{AsyncRuntime, Config, Raft};
+
+use super::barrier::Barriers;
+use super::error::StartError;
+use super::formation::{self, Verdict};
+use super::handle::{Handle, Shared};
+use super::identity::{self, PeerStores};
+use super::kv::KvEngine;
+use super::log_store::LogStore;
+use super::network::{Caller, Identity, NetworkFactory};
+use super::options::Options;
+use super::role::{self, fatal_reason};
+use super::service::Service;
+use super::state_machine::StateMachine;
+use super::watch;
+use super::watchdog::{self, Times};
+use super::wire::{StoreId, Transport};
+use crate::clock::Clock;
+
+/// A node whose store is open and whose service answers, but which takes no part yet.
+pub struct Starting<RT: AsyncRuntime, T> {
+    options: Options,
+    config: Arc<Config>,
+    engine: Arc<dyn KvEngine>,
+    clock: Arc<dyn Clock>,
+    caller: Arc<Caller<T>>,
+    log: LogStore<RT>,
+    store: StoreId,
+    service: Service<RT>,
+}
+
+/// Opens the store of a node and makes its service. Serve the service, then call
+/// [`Starting::start`].
+pub async fn open<RT: AsyncRuntime, T: Transport>(
+    options: Options,
+    engine: Arc<dyn KvEngine>,
+    transport: T,
+    clock: Arc<dyn Clock>,
+) -> Result<Starting<RT, T>, StartError> {
+    let config = options.config().map_err(|e| StartError::Options(e.to_string()))?;
+    if !options.members.contains_key(&options.node_id) {
+        return Err(StartError::NotAMember(options.node_id));
+    }
+    let Options { node_id, control_plane, members, .. } = options.clone();
+    let store = identity::load_or_create::<RT>(&*engine, node_id, &control_plane).await?;
+    let log = LogStore::open(engine.clone())?;
+    let peers = Arc::new(PeerStores::open(engine.clone())?);
+    let identity = Identity { control_plane, node_id, store: store.clone() };
+    let digest = options.members_digest();
+    let service = Service::new(identity.clone(), digest, peers.clone(), log.clone());
+    let caller = Arc::new(Caller::new(transport, identity, peers, members));
+    Ok(Starting { options, config, engine, clock, caller, log, store, service })
+}
+
+impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
+    /// Answers the peers, now and after the start.
+    pub fn service(&self) -> Service<RT> {
+        self.service.clone()
+    }
+
+    /// Takes part. With an empty store it first waits for the other controllers, without a
+    /// deadline: drop the future to give up. [`StartError::Formation`] where the group refuses
+    /// this node.
+    pub async fn start(self) -> Result<Handle<RT>, StartError> {
+        let Self { options, config, engine, clock, caller, log, store, service } = self;
+        let Options { node_id, members, .. } = &options;
+        let mut found = false;
+        if log.is_empty() {
+            let digest = options.members_digest();
+            let verdict =
+                formation::settle::<RT, T>(&caller, *node_id, &store, digest, members).await?;
+            found = verdict == Verdict::Found;
+            tracing::info!(node_id, found, "this controller's store is empty, taking part now");
+        }
+        let (machine, applied) = StateMachine::<RT>::open(engine)?;
+        let network = NetworkFactory(caller);
+        let core = Raft::new(*node_id, config, network, log.clone(), machine)
+            .await
+            .map_err(|e| StartError::Fatal(fatal_reason(&e)))?;
+        service.serve_core(core.clone());
+        if found {
+            match core.initialize(members.clone()).await {
+                // Another founder was faster and already asked for a vote: the same first entry
+                // comes from it.
+                Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+                Err(RaftError::APIError(e)) => return Err(StartError::Options(e.to_string())),
+                Err(RaftError::Fatal(e)) => return Err(StartError::Fatal(fatal_reason(&e))),
+            }
+        }
+        let (publish, role) = watch::channel(role::initial(clock.now()));
+        // Dropping a handle detaches its task; both end with the core.
+        drop(RT::spawn(role::follow(core.clone(), members.clone(), clock, publish)));
+        let stalled = Arc::new(AtomicBool::new(false));
+        let monitor = log.monitor();
+        let times = Times { every: options.heartbeat, append_max: options.election_max };
+        let dog = watchdog::watch(core.clone(), monitor.clone(), stalled.clone(), times);
+        drop(RT::spawn(dog));
+        Ok(Handle(Arc::new(Shared {
+            node_id: *node_id,
+            command_bytes_max: options.command_bytes_max,
+            barriers: Barriers::new(core.clone(), applied.clone(), options.election_max),
+            core,
+            members: options.members,
+            applied,
+            role,
+            monitor,
+            stalled,
+        })))
+    }
+}

@@ -1,0 +1,180 @@
+//! The state machine: thin.
+//!
+//! Owns the state in memory, its publication and its snapshots. What a command means is the
+//! domain's: this file decodes, calls `domain::apply`, and publishes.
+//!
+//! The state is not written to disk for each entry. The log is durable, the committed position is
+//! stored with it, and the log is never purged beyond the last snapshot: a restart loads the
+//! snapshot and applies the log after it again. `apply` is pure, so this gives the same state.
+
+use std::io;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use openraft::{AsyncRuntime, EntryPayload, OptionalSend, RaftSnapshotBuilder};
+
+use super::kv::{Error, KvEngine};
+use super::record;
+use super::snapshot::SnapshotStore;
+use super::types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use super::watch;
+use crate::domain::apply::Position;
+use crate::domain::{self, ControlState, Reply};
+
+/// Publish at least once in so many entries, so that a long catch-up is seen to progress.
+const PUBLISH_ENTRIES_MAX: usize = 64;
+
+/// The state after an entry.
+#[derive(Debug, Clone, Default)]
+pub struct Applied {
+    /// The state.
+    pub state: Arc<ControlState>,
+    /// Index of the entry that was applied last; zero also before the first.
+    pub index: u64,
+    /// Raft term of that entry. Never a fencing token.
+    pub term: u64,
+}
+
+/// The state machine on runtime `RT`.
+pub struct StateMachine<RT: AsyncRuntime> {
+    state: Arc<ControlState>,
+    last_applied: Option<LogId>,
+    membership: StoredMembership,
+    snapshots: SnapshotStore,
+    publish: watch::Sender<RT, Arc<Applied>>,
+}
+
+impl<RT: AsyncRuntime> StateMachine<RT> {
+    /// An empty one over `engine`. openraft installs the stored snapshot and applies the committed
+    /// log after it before it does anything else.
+    pub fn open(
+        engine: Arc<dyn KvEngine>,
+    ) -> Result<(Self, watch::Receiver<RT, Arc<Applied>>), Error> {
+        let (publish, applied) = watch::channel(Arc::default());
+        let machine = Self {
+            state: Arc::default(),
+            last_applied: None,
+            membership: StoredMembership::default(),
+            snapshots: SnapshotStore::open(engine)?,
+            publish,
+        };
+        Ok((machine, applied))
+    }
+
+    fn apply_one(&mut self, entry: Entry) -> Reply {
+        let LogId { leader_id, index } = entry.log_id;
+        self.last_applied = Some(entry.log_id);
+        match entry.payload {
+            EntryPayload::Blank => Reply::default(),
+            EntryPayload::Normal(proposal) => {
+                // Copies the state once after each publication, not once an entry.
+                let position = Position { term: leader_id.term, index };
+                domain::apply(Arc::make_mut(&mut self.state), position, &proposal.0)
+            }
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                Reply::default()
+            }
+        }
+    }
+
+    /// Publishes the state, then answers: who reads after the answer finds its own write.
+    fn publish(&mut self, answers: &mut Vec<(ApplyResponder<TypeConfig<RT>>, Reply)>) {
+        self.publish.publish(Arc::new(Applied {
+            state: self.state.clone(),
+            index: self.last_applied.map_or(0, |id| id.index),
+            term: self.last_applied.map_or(0, |id| id.leader_id.term),
+        }));
+        for (responder, reply) in answers.drain(..) {
+            responder.send(reply);
+        }
+    }
+
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone() }
+    }
+}
+
+impl<RT: AsyncRuntime> RaftStateMachine<TypeConfig<RT>> for StateMachine<RT> {
+    type SnapshotData = Vec<u8>;
+    type SnapshotBuilder = SnapshotBuilder<RT>;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.last_applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig<RT>>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut answers = Vec::new();
+        let mut unpublished = 0;
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = match next {
+                Ok(next) => next,
+                Err(e) => {
+                    self.publish(&mut answers);
+                    return Err(e);
+                }
+            };
+            let reply = self.apply_one(entry);
+            answers.extend(responder.map(|responder| (responder, reply)));
+            unpublished += 1;
+            if unpublished == PUBLISH_ENTRIES_MAX {
+                self.publish(&mut answers);
+                unpublished = 0;
+            }
+        }
+        if unpublished > 0 {
+            self.publish(&mut answers);
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder<RT> {
+        SnapshotBuilder {
+            state: self.state.clone(),
+            meta: self.meta(),
+            snapshots: self.snapshots.clone(),
+            runtime: std::marker::PhantomData,
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: Vec<u8>,
+    ) -> Result<(), io::Error> {
+        let state: ControlState = serde_json::from_slice(&snapshot)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        self.snapshots.save::<RT>(meta, &snapshot).await?;
+        self.state = Arc::new(state);
+        self.last_applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.publish(&mut Vec::new());
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        Ok(self.snapshots.load()?)
+    }
+}
+
+/// Serialises and stores the state as it was when this was made.
+pub struct SnapshotBuilder<RT> {
+    state: Arc<ControlState>,
+    meta: SnapshotMeta,
+    snapshots: SnapshotStore,
+    runtime: std::marker::PhantomData<fn() -> RT>,
+}
+
+impl<RT: AsyncRuntime> RaftSnapshotBuilder<TypeConfig<RT>> for SnapshotBuilder<RT> {
+    type SnapshotData = Vec<u8>;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let data = record::encode(&*self.state)?;
+        self.snapshots.save::<RT>(&self.meta, &data).await?;
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: data })
+    }
+}
