@@ -1,0 +1,188 @@
+//! The gRPC service: one method each, over [`Source`].
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio::sync::watch::Receiver;
+use tonic::{Request, Response, Status};
+
+use super::error::Error;
+use super::operate::Operator;
+use super::source::Source;
+use super::status::{find, status};
+use super::watch::{self, Base, Boxed};
+use super::{WATCHES_MAX, request};
+use crate::convert;
+use crate::pb::v1;
+use v1::control_plane_server::ControlPlane;
+
+/// The service `quorate.v1.ControlPlane`.
+pub struct Api {
+    source: Arc<dyn Source>,
+    operator: Operator,
+    watches: Arc<Semaphore>,
+    shutdown: Receiver<bool>,
+}
+
+impl Api {
+    /// The service over `source`. Watches end once `shutdown` is true.
+    pub fn new(source: Arc<dyn Source>, shutdown: Receiver<bool>) -> Self {
+        let operator = Operator { source: source.clone(), shutdown: shutdown.clone() };
+        Self { source, operator, watches: Arc::new(Semaphore::new(WATCHES_MAX)), shutdown }
+    }
+
+    fn base(&self) -> Result<Base, Error> {
+        let permit = self
+            .watches
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| Error::TooManyWatches { max: WATCHES_MAX })?;
+        Ok(Base { source: self.source.clone(), shutdown: self.shutdown.clone(), _permit: permit })
+    }
+
+    async fn status(&self, request: v1::GetStatusRequest) -> Result<v1::Status, Error> {
+        let cluster = request::cluster_or_all(&request.cluster)?;
+        if request.linearizable {
+            self.operator.confirmed().await?;
+        }
+        status(self.source.as_ref(), cluster.as_ref())
+    }
+
+    async fn operation(&self, request: v1::GetOperationRequest) -> Result<v1::Operation, Error> {
+        let name = request::cluster(&request.cluster)?;
+        let state = self.operator.confirmed().await?;
+        let cluster = find(&state, &name)?;
+        let found = match request.operation {
+            0 => convert::latest_operation(&name, cluster),
+            id => convert::find_operation(&name, cluster, id),
+        };
+        found.ok_or(Error::NoOperation { cluster: name, id: request.operation })
+    }
+
+    fn events(&self, request: &v1::HistoryRequest) -> Result<v1::HistoryResponse, Error> {
+        let name = request::cluster(&request.cluster)?;
+        let limit = request::limit(request.limit)?;
+        let state = self.source.applied();
+        let history = &find(&state, &name)?.history;
+        let wanted = history.iter().filter(|e| e.id > request.after_event);
+        let skip = if request.after_event == 0 { history.len().saturating_sub(limit) } else { 0 };
+        Ok(v1::HistoryResponse {
+            events: wanted.skip(skip).take(limit).map(convert::event).collect(),
+            oldest_event: history.front().map_or(0, |e| e.id),
+        })
+    }
+
+    async fn explanation(&self, request: v1::ExplainRequest) -> Result<v1::ExplainResponse, Error> {
+        let name = request::cluster(&request.cluster)?;
+        let state = self.operator.confirmed().await?;
+        let cluster = find(&state, &name)?;
+        let view = self.source.leader_view();
+        let findings = view.clusters.get(&name).map(|c| c.findings.as_slice()).unwrap_or_default();
+        let findings = findings.iter().map(|f| v1::Finding {
+            rule: f.rule().to_owned(),
+            text: f.to_string(),
+            member: f.member().map(ToString::to_string).unwrap_or_default(),
+            epoch: cluster.epoch.0,
+        });
+        Ok(v1::ExplainResponse {
+            cluster: name.to_string(),
+            epoch: cluster.epoch.0,
+            summary: convert::summary(cluster),
+            findings: findings.collect(),
+            leader: self.source.node_name().to_owned(),
+        })
+    }
+
+    fn connection(
+        &self,
+        request: &v1::GetConnectionRequest,
+    ) -> Result<v1::GetConnectionResponse, Error> {
+        let name = request::cluster(&request.cluster)?;
+        let state = self.source.applied();
+        let cluster = find(&state, &name)?;
+        Ok(v1::GetConnectionResponse { cluster: name.to_string(), hosts: convert::hosts(cluster) })
+    }
+}
+
+#[tonic::async_trait]
+impl ControlPlane for Api {
+    async fn get_status(
+        &self,
+        request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let status = Some(self.status(request.into_inner()).await?);
+        Ok(Response::new(v1::GetStatusResponse { status }))
+    }
+
+    type WatchStatusStream = Boxed<v1::WatchStatusResponse>;
+
+    async fn watch_status(
+        &self,
+        request: Request<v1::WatchStatusRequest>,
+    ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let request = request.into_inner();
+        let cluster = request::cluster_or_all(&request.cluster)?;
+        let heartbeat = request::heartbeat(request.heartbeat_ms)?;
+        // Refused here and not within the stream, so that a client goes on to the leader at once.
+        watch::look(self.source.as_ref(), cluster.as_ref(), request.from_leader)?;
+        let base = self.base()?;
+        let stream = watch::statuses(base, cluster, request.from_leader, heartbeat);
+        Ok(Response::new(stream))
+    }
+
+    async fn switchover(
+        &self,
+        request: Request<v1::SwitchoverRequest>,
+    ) -> Result<Response<v1::SwitchoverResponse>, Status> {
+        Ok(Response::new(self.operator.switchover(request.into_inner()).await?))
+    }
+
+    async fn failover(
+        &self,
+        request: Request<v1::FailoverRequest>,
+    ) -> Result<Response<v1::FailoverResponse>, Status> {
+        Ok(Response::new(self.operator.failover(request.into_inner()).await?))
+    }
+
+    async fn get_operation(
+        &self,
+        request: Request<v1::GetOperationRequest>,
+    ) -> Result<Response<v1::GetOperationResponse>, Status> {
+        let operation = Some(self.operation(request.into_inner()).await?);
+        Ok(Response::new(v1::GetOperationResponse { operation }))
+    }
+
+    async fn history(
+        &self,
+        request: Request<v1::HistoryRequest>,
+    ) -> Result<Response<v1::HistoryResponse>, Status> {
+        Ok(Response::new(self.events(request.get_ref())?))
+    }
+
+    type WatchHistoryStream = Boxed<v1::WatchHistoryResponse>;
+
+    async fn watch_history(
+        &self,
+        request: Request<v1::WatchHistoryRequest>,
+    ) -> Result<Response<Self::WatchHistoryStream>, Status> {
+        let request = request.into_inner();
+        let cluster = request::cluster(&request.cluster)?;
+        find(&self.source.applied(), &cluster)?;
+        let base = self.base()?;
+        Ok(Response::new(watch::events(base, cluster, request.after_event)))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainResponse>, Status> {
+        Ok(Response::new(self.explanation(request.into_inner()).await?))
+    }
+
+    async fn get_connection(
+        &self,
+        request: Request<v1::GetConnectionRequest>,
+    ) -> Result<Response<v1::GetConnectionResponse>, Status> {
+        Ok(Response::new(self.connection(request.get_ref())?))
+    }
+}

@@ -1,0 +1,33 @@
+//! `hactl explain`: what the leader waits for, and why.
+
+use super::Context;
+use super::failure::Failure;
+use super::output;
+use crate::pb::v1;
+
+pub(super) async fn run(mut context: Context) -> Result<(), Failure> {
+    let request = v1::ExplainRequest { cluster: context.cluster().await? };
+    let answer = context
+        .client
+        .read(|mut c| {
+            let request = request.clone();
+            async move { c.explain(request).await }
+        })
+        .await?;
+    output::value(context.format, &answer, || text(&answer))
+}
+
+/// An explanation as text.
+pub(super) fn text(answer: &v1::ExplainResponse) -> String {
+    let mut out = format!(
+        "cluster {}: {} (says {}, the leader)\n",
+        answer.cluster, answer.summary, answer.leader
+    );
+    if answer.findings.is_empty() {
+        out.push_str("the leader has not looked at it yet\n");
+    }
+    for finding in &answer.findings {
+        out.push_str(&format!("- {} (rule {})\n", finding.text, finding.rule));
+    }
+    out
+}

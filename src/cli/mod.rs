@@ -1,0 +1,192 @@
+//! `hactl`: what an operator types.
+//!
+//! Owns the command line, its output and its exit codes. Imports `client` and `pb`. It runs on a
+//! person's machine, over real sockets and terminals, so it uses tokio directly.
+
+#![allow(clippy::disallowed_methods)]
+
+mod connect;
+mod explain;
+mod failure;
+mod history;
+mod operate;
+mod output;
+mod ps;
+mod settings;
+mod status;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::client::{self, Client};
+use crate::pb::v1;
+use failure::Failure;
+use output::Format;
+
+/// Longest wait for an answer where `--timeout` is not given.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the end of an operation where `--timeout` is not given.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(60);
+
+const EXIT_CODES: &str = "Exit codes:
+  0  it worked
+  1  it was refused, or it failed; nothing is unclear
+  2  the command line or the configuration is wrong
+  3  nobody answered, or there is no leader
+  4  the outcome is unknown: look at `hactl history` before trying again";
+
+/// Shows and changes PostgreSQL clusters that Quorate looks after.
+#[derive(Debug, Parser)]
+#[command(name = "hactl", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct Common {
+    /// Nodes to ask, host:port, any of them: the leader is found by itself. Default: `endpoints`
+    /// in ~/.config/quorate/hactl.toml or /etc/quorate/hactl.toml, else 127.0.0.1:7401
+    #[arg(
+        short,
+        long = "endpoint",
+        global = true,
+        env = "HACTL_ENDPOINTS",
+        value_delimiter = ',',
+        value_name = "HOST:PORT"
+    )]
+    endpoints: Vec<String>,
+    /// The cluster. Default: `cluster` in the configuration file, else the only one there is
+    #[arg(short, long, global = true, env = "HACTL_CLUSTER", value_name = "NAME")]
+    cluster: Option<String>,
+    /// Form of the output
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
+    /// Longest wait, such as 500ms, 10s or 2m. Default: 10s for an answer, 60s for an operation
+    #[arg(long, global = true, value_parser = settings::duration, value_name = "TIME")]
+    timeout: Option<Duration>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show clusters and members
+    Status(status::StatusArgs),
+    /// Hand the primary's role over in order, without losing a commit
+    Switchover(operate::SwitchoverArgs),
+    /// Replace a primary that is gone, where that does not happen by itself
+    Failover(operate::FailoverArgs),
+    /// Show what happened to a cluster
+    History(history::HistoryArgs),
+    /// Say what the leader waits for, and why
+    Explain,
+    /// Print a connection string for libpq that finds the primary
+    Dsn(connect::DsnArgs),
+    /// Run psql against the primary
+    Psql(connect::PsqlArgs),
+    /// List the PostgreSQL processes of this host, with the numbers that they have inside
+    Ps(ps::PsArgs),
+    /// Print the version
+    Version,
+}
+
+/// Everything that a command works with.
+struct Context {
+    client: Client,
+    cluster: Option<String>,
+    format: Format,
+}
+
+impl Context {
+    fn new(common: &Common, default_timeout: Duration) -> Result<Self, Failure> {
+        let file = settings::File::find()?;
+        let endpoints = settings::endpoints(&common.endpoints, &file);
+        let limit = common.timeout.unwrap_or(default_timeout);
+        Ok(Self {
+            client: Client::new(&endpoints, limit)?,
+            cluster: common.cluster.clone().or(file.cluster),
+            format: common.output,
+        })
+    }
+
+    /// The cluster that was named, or the only one.
+    async fn cluster(&mut self) -> Result<String, Failure> {
+        if let Some(name) = &self.cluster {
+            return Ok(name.clone());
+        }
+        let (status, _) = self.status("").await?;
+        let names: Vec<&str> = status.clusters.iter().map(|c| c.name.as_str()).collect();
+        match names.as_slice() {
+            [only] => Ok((*only).to_owned()),
+            [] => Err(Failure::refused("this control plane has no cluster yet", "")),
+            many => Err(Failure::Usage(format!(
+                "there are {} clusters, name one with --cluster: {}",
+                many.len(),
+                many.join(", ")
+            ))),
+        }
+    }
+
+    /// The leader's status; without a leader what any node knows, and true.
+    async fn status(&mut self, cluster: &str) -> Result<(v1::Status, bool), Failure> {
+        match self.client.status(cluster).await {
+            Ok(status) => Ok((status, false)),
+            Err(client::Error::NoLeader(_)) => {
+                Ok((self.client.status_of_any(cluster).await?, true))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Runs `hactl` with the arguments of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(cli)),
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { common, command } = cli;
+    let reading = || Context::new(&common, READ_TIMEOUT);
+    let operating = || Context::new(&common, OPERATION_TIMEOUT);
+    match command {
+        Command::Status(args) => status::run(reading()?, &args).await,
+        Command::Switchover(args) => operate::switchover(operating()?, &args).await,
+        Command::Failover(args) => operate::failover(operating()?, &args).await,
+        Command::History(args) => history::run(reading()?, &args).await,
+        Command::Explain => explain::run(reading()?).await,
+        Command::Dsn(args) => connect::dsn(reading()?, &args).await,
+        Command::Psql(args) => connect::psql(reading()?, &args).await,
+        Command::Ps(args) => ps::run(&args, common.output),
+        Command::Version => output::line(concat!("hactl ", env!("CARGO_PKG_VERSION"))),
+    }
+}
+
+/// Where the settings are read from, in this order; the first file that exists counts alone.
+fn settings_files() -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").filter(|h| !h.is_empty());
+    let config = std::env::var_os("XDG_CONFIG_HOME").filter(|c| !c.is_empty());
+    let user = config.map(PathBuf::from).or(home.map(|h| PathBuf::from(h).join(".config")));
+    let user = user.map(|u| u.join("quorate/hactl.toml"));
+    user.into_iter().chain([PathBuf::from("/etc/quorate/hactl.toml")]).collect()
+}

@@ -1,0 +1,145 @@
+//! Forms of output, and how numbers and times are written for people.
+
+use std::io::{self, IsTerminal, Write};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::failure::Failure;
+
+/// Form of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+    /// For programs and people.
+    Yaml,
+}
+
+/// Writes a line to standard output.
+pub(super) fn line(text: impl AsRef<str>) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", text.as_ref())?;
+    Ok(out.flush()?)
+}
+
+/// Tells the operator something beside the output, on standard error.
+pub(super) fn note(text: &str) -> Result<(), Failure> {
+    Ok(writeln!(io::stderr(), "{text}")?)
+}
+
+/// Writes `value` in `format`, which for [`Format::Table`] is what `table` makes.
+pub(super) fn value<T: Serialize>(
+    format: Format,
+    value: &T,
+    table: impl FnOnce() -> String,
+) -> Result<(), Failure> {
+    match format {
+        Format::Table => line(table().trim_end()),
+        Format::Json => line(serde_json::to_string_pretty(value).map_err(io::Error::other)?),
+        Format::Yaml => line(serde_yaml_ng::to_string(value).map_err(io::Error::other)?.trim_end()),
+    }
+}
+
+/// The same for one of many values: JSON in one line each, YAML as one document each.
+pub(super) fn item<T: Serialize>(
+    format: Format,
+    one: &T,
+    text: impl FnOnce() -> String,
+) -> Result<(), Failure> {
+    match format {
+        Format::Table => line(text().trim_end()),
+        Format::Json => line(serde_json::to_string(one).map_err(io::Error::other)?),
+        Format::Yaml => {
+            line("---")?;
+            value(format, one, String::new)
+        }
+    }
+}
+
+/// Whether colours may be used: on a terminal, and where NO_COLOR is not set.
+pub(super) fn colours() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// Bytes with a unit: `0 B`, `16.0 MiB`.
+pub(super) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let mut value = n as f64 / 1024.0;
+    let mut unit = UNITS[0];
+    for next in &UNITS[1..] {
+        if value < 1023.95 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    format!("{value:.1} {unit}")
+}
+
+/// A length of time: `0.2 s`, `12 s`, `3 min`, `5 h`, `2 d`.
+pub(super) fn age(ms: u64) -> String {
+    match ms {
+        0..10_000 => format!("{:.1} s", ms as f64 / 1000.0),
+        10_000..120_000 => format!("{} s", ms / 1000),
+        120_000..7_200_000 => format!("{} min", ms / 60_000),
+        7_200_000..172_800_000 => format!("{} h", ms / 3_600_000),
+        _ => format!("{} d", ms / 86_400_000),
+    }
+}
+
+/// A wall-clock time in UTC: `2026-11-22 01:45:07.250Z`.
+pub(super) fn time(unix_ms: u64) -> String {
+    let (days, of_day) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
+    let (year, month, day) = date(days);
+    let (h, m, s, ms) =
+        (of_day / 3_600_000, of_day / 60_000 % 60, of_day / 1000 % 60, of_day % 1000);
+    format!("{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}.{ms:03}Z")
+}
+
+/// The Gregorian date of a day since 1970: years are counted from March, so that the leap day is
+/// the last of a year, and eras of 400 years have 146097 days each.
+fn date(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    (year, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_units() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1024), "1.0 KiB");
+        assert_eq!(bytes(16 << 20), "16.0 MiB");
+        assert_eq!(bytes((1 << 20) - 1), "1.0 MiB");
+        assert_eq!(bytes(u64::MAX), "16384.0 PiB");
+        assert_eq!(age(230), "0.2 s");
+        assert_eq!(age(61_000), "61 s");
+        assert_eq!(age(3_600_000), "60 min");
+        assert_eq!(age(u64::MAX / 2), "106751991167 d");
+    }
+
+    #[test]
+    fn times_are_utc() {
+        assert_eq!(time(0), "1970-01-01 00:00:00.000Z");
+        assert_eq!(time(951_782_400_000), "2000-02-29 00:00:00.000Z");
+        assert_eq!(time(1_709_251_199_999), "2024-02-29 23:59:59.999Z");
+        assert_eq!(time(4_107_542_400_000), "2100-03-01 00:00:00.000Z");
+    }
+}

@@ -1,0 +1,283 @@
+//! `hactl status`: everything at a glance.
+
+use clap::Args;
+
+use super::Context;
+use super::failure::{Failure, UNREACHABLE};
+use super::output::{self, Format, age, bytes};
+use super::table::{Column, Screen, Text, Tone, render};
+use crate::client;
+use crate::pb::{text, v1};
+use v1::{MemberRole, Reachability};
+
+/// Arguments of `hactl status`.
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// Go on, and show every change
+    #[arg(short, long)]
+    watch: bool,
+}
+
+const NO_LEADER: &str = "there is no leader: this is what was agreed on, as far as this node \
+                         knows. How the members are doing is not known.";
+
+pub(super) async fn run(mut context: Context, args: &StatusArgs) -> Result<(), Failure> {
+    let cluster = context.cluster.clone().unwrap_or_default();
+    if args.watch {
+        return watch(context, &cluster).await;
+    }
+    let (status, stale) = context.status(&cluster).await?;
+    output::value(context.format, &status, || screenful(&status, Screen::stdout()))?;
+    if stale {
+        output::note(NO_LEADER)?;
+        return Err(Failure::Said(UNREACHABLE));
+    }
+    Ok(())
+}
+
+/// Shows every status of the leader; while there is none, says so and looks for one.
+async fn watch(mut context: Context, cluster: &str) -> Result<(), Failure> {
+    let request = v1::WatchStatusRequest {
+        cluster: cluster.to_owned(),
+        from_leader: true,
+        heartbeat_ms: 2000,
+    };
+    let clear = context.format == Format::Table && output::colours();
+    let mut told = false;
+    loop {
+        let opened = context
+            .client
+            .read(|mut c| {
+                let request = request.clone();
+                async move { c.watch_status(request).await }
+            })
+            .await;
+        let mut stream = match opened {
+            Ok(stream) => stream,
+            Err(client::Error::NoLeader(_)) => {
+                if !told {
+                    output::note("no leader answers, trying again")?;
+                    told = true;
+                }
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        // The stream ends when the leader does: the next is looked for.
+        while let Ok(Some(message)) = stream.message().await {
+            told = false;
+            let Some(status) = message.status else { continue };
+            // Nobody has to read again what did not change, unless its ages are on the screen.
+            if message.heartbeat && !clear {
+                continue;
+            }
+            if clear {
+                output::line("\x1b[H\x1b[2J\x1b[3J")?;
+            }
+            output::item(context.format, &status, || screenful(&status, Screen::stdout()))?;
+        }
+        // The leader that is first asked again may have stepped down a moment ago.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+}
+
+/// A status as text.
+pub(super) fn screenful(status: &v1::Status, screen: Screen) -> String {
+    let mut out = headline(status);
+    for cluster in &status.clusters {
+        out.push('\n');
+        out.push_str(&cluster_lines(cluster, status.from_leader));
+        if !cluster.members.is_empty() {
+            out.push_str(&members(cluster, screen));
+        }
+        for member in &cluster.members {
+            for problem in &member.problems {
+                out.push_str(&format!("! {}: {problem}\n", member.name));
+            }
+        }
+    }
+    if status.clusters.is_empty() {
+        out.push_str("\nno cluster yet: it appears once a node with an agent has registered\n");
+    }
+    out
+}
+
+fn headline(status: &v1::Status) -> String {
+    let raft = status.raft.clone().unwrap_or_default();
+    let leader = match raft.leader.as_str() {
+        "" => "no leader known".to_owned(),
+        name => format!("leader {name}"),
+    };
+    let controllers: Vec<String> = raft
+        .controllers
+        .iter()
+        .map(|c| match c.last_contact_ms {
+            Some(ms) if ms >= 2000 => format!("{} (silent {})", c.name, age(ms)),
+            _ => c.name.clone(),
+        })
+        .collect();
+    format!(
+        "control plane {}: {leader}, term {}, controllers {}\n",
+        status.control_plane,
+        raft.term,
+        controllers.join(" ")
+    )
+}
+
+fn cluster_lines(cluster: &v1::Cluster, from_leader: bool) -> String {
+    let primary = match cluster.primary.as_str() {
+        "" => "NO PRIMARY".to_owned(),
+        name => format!("primary {name}"),
+    };
+    let mut facts = vec![format!("epoch {}", cluster.epoch), primary];
+    if cluster.phase != i32::from(v1::ClusterPhase::Running) {
+        facts.push(text::of::<v1::ClusterPhase>(cluster.phase));
+    }
+    match (cluster.lease_age_ms, &cluster.tenure) {
+        (Some(ms), _) => facts.push(format!("lease renewed {} ago", age(ms))),
+        (None, Some(t)) if from_leader && t.closed.is_none() => {
+            facts.push("lease not renewed yet".to_owned());
+        }
+        _ => {}
+    }
+    facts.push(sync_text(cluster));
+    let mut out = format!("cluster {}: {}\n", cluster.name, facts.join(", "));
+    if let Some(t) = &cluster.tenure {
+        out.push_str(&tenure_line(t));
+    }
+    if let Some(o) = &cluster.operation {
+        let kind = text::of::<v1::OperationKind>(o.kind);
+        let to = if o.target.is_empty() { String::new() } else { format!(" to {}", o.target) };
+        out.push_str(&format!("  {kind}{to} under way: operation {}, {}\n", o.id, o.requested_by));
+    }
+    out
+}
+
+fn tenure_line(t: &v1::Tenure) -> String {
+    match &t.closed {
+        Some(closed) => {
+            let why = text::of::<v1::CloseReason>(closed.reason);
+            let proof = if t.stopped { "its stop is proven" } else { "its stop is not proven" };
+            format!(
+                "  epoch {} of {} is closed: {why}, {proof}; see `hactl explain`\n",
+                t.epoch, t.member
+            )
+        }
+        None if t.stage == i32::from(v1::TenureStage::Active) => String::new(),
+        None => {
+            let stage = text::of::<v1::TenureStage>(t.stage);
+            format!("  epoch {} of {}: {stage}, not open for writes yet\n", t.epoch, t.member)
+        }
+    }
+}
+
+fn sync_text(cluster: &v1::Cluster) -> String {
+    let one = |c: &v1::SyncConfig| match c.w {
+        0 => "asynchronous".to_owned(),
+        w => format!("ANY {w} ({})", c.members.join(", ")),
+    };
+    match cluster.syncs.as_slice() {
+        [] => "no synchronous configuration yet".to_owned(),
+        [.., last] => {
+            let all: Vec<String> = cluster.syncs.iter().map(one).collect();
+            let mut out = format!("sync {}", all.join(" -> "));
+            if let Some(streaming) = last.streaming.filter(|_| last.w > 0) {
+                out.push_str(&format!(", {streaming} streaming"));
+                if streaming < last.w {
+                    out.push_str(": COMMITS WAIT");
+                }
+            }
+            out
+        }
+    }
+}
+
+const COLUMNS: [Column; 11] = [
+    Column::new("MEMBER"),
+    Column::new("ROLE"),
+    Column::new("STATE"),
+    Column::new("LAG").right(),
+    Column::new("REPLAY LAG").right().spare(3),
+    Column::new("SYNC").spare(1),
+    Column::new("EPOCH").right().spare(5),
+    Column::new("LSN").right().spare(6),
+    Column::new("NODE").spare(2),
+    Column::new("ADDRESS").spare(4),
+    Column::new("FENCING").spare(7),
+];
+
+fn members(cluster: &v1::Cluster, screen: Screen) -> String {
+    let rows: Vec<Vec<Text>> = cluster.members.iter().map(|m| row(cluster, m)).collect();
+    render(&COLUMNS, &rows, screen)
+}
+
+fn row(cluster: &v1::Cluster, member: &v1::Member) -> Vec<Text> {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let known = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+    let sync = match (member.synchronous, member.counts) {
+        _ if member.nofailover => "no (nofailover)",
+        _ if cluster.primary == member.name => "-",
+        (true, false) if member.reachability() == Reachability::Reporting => "yes, unproven",
+        (true, _) => "yes",
+        (false, _) => "no",
+    };
+    vec![
+        member.name.clone().into(),
+        Text::toned(text::of::<MemberRole>(member.role), role_tone(member.role())),
+        state(cluster, member),
+        or_dash(member.lag_bytes.map(bytes)).into(),
+        or_dash(member.replay_lag_bytes.map(bytes)).into(),
+        sync.into(),
+        or_dash((member.epoch > 0).then(|| member.epoch.to_string())).into(),
+        known(&member.flush_lsn).into(),
+        member.node.clone().into(),
+        member.address.clone().into(),
+        fencing(member.fencing()),
+    ]
+}
+
+fn fencing(fencing: v1::Fencing) -> Text {
+    match fencing {
+        v1::Fencing::BestEffort => Text::toned("best-effort", Tone::Bad),
+        v1::Fencing::Unknown | v1::Fencing::Unspecified => "-".into(),
+        other => text::of::<v1::Fencing>(other.into()).into(),
+    }
+}
+
+fn role_tone(role: MemberRole) -> Tone {
+    match role {
+        MemberRole::Primary => Tone::Good,
+        MemberRole::Standby => Tone::Plain,
+        MemberRole::Unknown | MemberRole::Down | MemberRole::Ending => Tone::Bad,
+        _ => Tone::Changing,
+    }
+}
+
+/// In what state a member is, in a few words.
+fn state(cluster: &v1::Cluster, member: &v1::Member) -> Text {
+    let seen = || member.report_age_ms.map(age).unwrap_or_default();
+    match member.reachability() {
+        Reachability::Silent => {
+            let was = text::of::<MemberRole>(member.last_role);
+            return Text::toned(format!("silent {}, was {was}", seen()), Tone::Bad);
+        }
+        Reachability::NeverHeard => return Text::toned("never heard", Tone::Bad),
+        Reachability::Reporting => {}
+        _ => return "-".into(),
+    }
+    if let Some(copy) = &member.clone {
+        let of = match copy.total_bytes {
+            0 => bytes(copy.done_bytes),
+            total => format!("{} %", u128::from(copy.done_bytes) * 100 / u128::from(total)),
+        };
+        return Text::toned(format!("{of} from {}", copy.source), Tone::Changing);
+    }
+    match member.role() {
+        MemberRole::Primary => Text::toned("open", Tone::Good),
+        MemberRole::Standby if member.streaming => Text::toned("streaming", Tone::Good),
+        MemberRole::Standby if cluster.primary.is_empty() => "waiting for a primary".into(),
+        MemberRole::Standby => Text::toned("not streaming", Tone::Bad),
+        MemberRole::Sealed => "ready for a takeover".into(),
+        _ => "-".into(),
+    }
+}

@@ -1,0 +1,176 @@
+//! Events: the typed form for programs, and one sentence for people.
+
+use super::{lsn, operation, sync_config};
+use crate::domain::event::{Event, EventKind};
+use crate::domain::state::CloseReason;
+use crate::pb::v1;
+use v1::event::Kind;
+
+/// An event of a cluster's history.
+pub fn event(event: &Event) -> v1::Event {
+    v1::Event {
+        id: event.id,
+        at_unix_ms: event.at.0,
+        epoch: event.epoch.0,
+        text: text(&event.kind),
+        kind: Some(kind(&event.kind)),
+    }
+}
+
+pub(super) fn close_reason(reason: CloseReason) -> v1::CloseReason {
+    match reason {
+        CloseReason::Initial => v1::CloseReason::Initial,
+        CloseReason::Crashed => v1::CloseReason::Crashed,
+        CloseReason::GivenUp => v1::CloseReason::GivenUp,
+        CloseReason::LeaseLost => v1::CloseReason::LeaseLost,
+        CloseReason::Switchover => v1::CloseReason::Switchover,
+        CloseReason::Failover => v1::CloseReason::Failover,
+    }
+}
+
+/// Why an epoch was closed, as a clause.
+pub(super) fn close_text(reason: CloseReason) -> &'static str {
+    match reason {
+        CloseReason::Initial => "the first epoch is never led",
+        CloseReason::Crashed => "PostgreSQL ended",
+        CloseReason::GivenUp => "the holder gave it up",
+        CloseReason::LeaseLost => "the lease was not renewed",
+        CloseReason::Switchover => "switchover",
+        CloseReason::Failover => "failover by the operator",
+    }
+}
+
+fn kind(kind: &EventKind) -> Kind {
+    match kind {
+        EventKind::ClusterCreated => Kind::ClusterCreated(v1::ClusterCreated {}),
+        EventKind::MemberRegistered { member, node, address } => {
+            Kind::MemberRegistered(v1::MemberRegistered {
+                member: member.to_string(),
+                node: node.to_string(),
+                address: address.clone(),
+            })
+        }
+        EventKind::MemberChanged { member } => {
+            Kind::MemberChanged(v1::MemberChanged { member: member.to_string() })
+        }
+        EventKind::BootstrapStarted { member } => {
+            Kind::BootstrapStarted(v1::BootstrapStarted { member: member.to_string() })
+        }
+        EventKind::BootstrapFinished { member, system_id } => {
+            Kind::BootstrapFinished(v1::BootstrapFinished {
+                member: member.to_string(),
+                system_id: system_id.to_string(),
+            })
+        }
+        EventKind::BootstrapAbandoned { member, why } => {
+            Kind::BootstrapAbandoned(v1::BootstrapAbandoned {
+                member: member.to_string(),
+                why: why.clone(),
+            })
+        }
+        EventKind::EpochClosed { closed, member, reason, stopped } => {
+            Kind::EpochClosed(v1::EpochClosed {
+                closed: closed.0,
+                member: member.to_string(),
+                reason: close_reason(*reason).into(),
+                stopped: *stopped,
+            })
+        }
+        EventKind::StopProven { closed, member } => {
+            Kind::StopProven(v1::StopProven { closed: closed.0, member: member.to_string() })
+        }
+        EventKind::Granted { member, wal_epoch, lsn: end, data_loss_accepted, sync } => {
+            Kind::Granted(v1::Granted {
+                member: member.to_string(),
+                wal_epoch: wal_epoch.0,
+                lsn: lsn(*end),
+                data_loss_accepted: *data_loss_accepted,
+                sync: Some(sync_config(sync, None)),
+            })
+        }
+        EventKind::Promoted { member, start } => {
+            Kind::Promoted(v1::Promoted { member: member.to_string(), start_lsn: lsn(*start) })
+        }
+        EventKind::Activated { member } => {
+            Kind::Activated(v1::Activated { member: member.to_string() })
+        }
+        EventKind::SyncChanging { to } => {
+            Kind::SyncChanging(v1::SyncChanging { to: Some(sync_config(to, None)) })
+        }
+        EventKind::SyncChanged { to } => {
+            Kind::SyncChanged(v1::SyncChanged { to: Some(sync_config(to, None)) })
+        }
+        EventKind::OperationStarted { operation: id, kind, by } => {
+            let (kind, target, accept_data_loss) = operation::kind(kind);
+            Kind::OperationStarted(v1::OperationStarted {
+                operation: *id,
+                kind: kind.into(),
+                target,
+                accept_data_loss,
+                requested_by: by.clone(),
+            })
+        }
+        EventKind::OperationFinished { operation: id, outcome } => {
+            let (state, primary, failure) = operation::outcome(outcome);
+            Kind::OperationFinished(v1::OperationFinished {
+                operation: *id,
+                state: state.into(),
+                primary,
+                failure,
+            })
+        }
+    }
+}
+
+fn text(kind: &EventKind) -> String {
+    match kind {
+        EventKind::ClusterCreated => "cluster created".to_owned(),
+        EventKind::MemberRegistered { member, node, address } => {
+            format!("member {member} registered: node {node}, PostgreSQL at {address}")
+        }
+        EventKind::MemberChanged { member } => format!("member {member} registered anew"),
+        EventKind::BootstrapStarted { member } => {
+            format!("{member} is to make the first data directory")
+        }
+        EventKind::BootstrapFinished { member, system_id } => {
+            format!("{member} made the data directory, system identifier {system_id}")
+        }
+        EventKind::BootstrapAbandoned { member, why } => {
+            format!("{member} could not make the data directory: {why}")
+        }
+        EventKind::EpochClosed { closed, member, reason, stopped } => {
+            let proof = if *stopped { "stop proven" } else { "stop not proven yet" };
+            format!("epoch {closed} of {member} closed: {}; {proof}", close_text(*reason))
+        }
+        EventKind::StopProven { closed, member } => {
+            format!("{member} proved that it stopped, epoch {closed}")
+        }
+        EventKind::Granted { member, wal_epoch, lsn, data_loss_accepted, sync } => {
+            let loss = if *data_loss_accepted {
+                "; POSSIBLE DATA LOSS, accepted by the operator"
+            } else {
+                ""
+            };
+            format!("granted to {member}, which ends at {lsn} of epoch {wal_epoch}; {sync}{loss}")
+        }
+        EventKind::Promoted { member, start } => format!("{member} promoted at {start}"),
+        EventKind::Activated { member } => format!("{member} is open for writes"),
+        EventKind::SyncChanging { to } => format!("synchronous standbys change to {to}"),
+        EventKind::SyncChanged { to } => format!("synchronous standbys are {to}"),
+        EventKind::OperationStarted { operation: id, kind, by } => {
+            let (kind, target, loss) = operation::kind(kind);
+            let name = crate::pb::text::of::<v1::OperationKind>(kind.into());
+            let to = if target.is_empty() { String::new() } else { format!(" to {target}") };
+            let loss = if loss { ", data loss accepted" } else { "" };
+            format!("operation {id}: {name}{to}{loss}, asked for by {by}")
+        }
+        EventKind::OperationFinished { operation: id, outcome } => {
+            let (_, primary, failure) = operation::outcome(outcome);
+            if failure.is_empty() {
+                format!("operation {id} done: {primary} is primary")
+            } else {
+                format!("operation {id} failed: {failure}")
+            }
+        }
+    }
+}
