@@ -1,0 +1,157 @@
+//! What a leader remembers, and what it shows of it.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::domain::lease::{LeaderLedger, Ticket};
+use crate::domain::observation::{Observations, Report};
+use crate::domain::plan::Finding;
+use crate::domain::types::{BootTime, ClusterName, Epoch, Lsn, MemberName};
+use crate::raft::Role;
+
+/// The memory of one controller. It is empty while the node does not lead.
+#[derive(Default)]
+pub struct Memory {
+    inner: Mutex<Option<Leadership>>,
+    /// Wakes the loop that plans.
+    pub(super) wake: Notify,
+}
+
+/// Everything that one leadership of the Raft group knows. A later leadership of the same node
+/// begins with nothing of it: its timers would be stale.
+pub(super) struct Leadership {
+    pub(super) ledger: LeaderLedger,
+    pub(super) observations: BTreeMap<ClusterName, Observations>,
+    pub(super) findings: BTreeMap<ClusterName, Vec<Finding>>,
+}
+
+/// What the leader sees of one cluster.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterView {
+    /// The newest reports.
+    pub observations: Observations,
+    /// What the last pass of the planner found.
+    pub findings: Vec<Finding>,
+    /// Time since the lease of the current epoch was last renewed.
+    pub lease_age: Option<Duration>,
+}
+
+/// What the leader sees.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// When it was taken, by the leader's CLOCK_BOOTTIME.
+    pub now: BootTime,
+    /// By cluster.
+    pub clusters: BTreeMap<ClusterName, ClusterView>,
+}
+
+impl Memory {
+    // Held for a few map operations only, never across an await.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Option<Leadership>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the memory fit the role: a fresh one for a new term, none without leadership.
+    ///
+    /// The ledger begins now, not when the election was won: a renewal that arrived in between was
+    /// noted in the memory that is replaced here, and it must not count less than the election.
+    pub(super) fn follow_role(&self, role: &Role, clock: &impl Clock) {
+        let mut inner = self.lock();
+        match &*inner {
+            Some(l) if role.established && l.ledger.term() == role.term => {}
+            _ if role.established => {
+                *inner = Some(Leadership {
+                    ledger: LeaderLedger::new(role.term, clock.now().max(role.since)),
+                    observations: BTreeMap::new(),
+                    findings: BTreeMap::new(),
+                });
+            }
+            _ => *inner = None,
+        }
+    }
+
+    /// Takes a report in; `false` where this node does not lead.
+    pub(super) fn report(
+        &self,
+        cluster: ClusterName,
+        member: MemberName,
+        report: Report,
+        now: BootTime,
+    ) -> bool {
+        let mut inner = self.lock();
+        let Some(leadership) = &mut *inner else { return false };
+        leadership.observations.entry(cluster).or_default().record(member, report, now);
+        drop(inner);
+        self.wake.notify_one();
+        true
+    }
+
+    /// Notes that renewals have arrived. The term says to which leadership the tickets belong.
+    pub(super) fn arrive(
+        &self,
+        claims: impl Iterator<Item = (ClusterName, Epoch)>,
+        now: BootTime,
+    ) -> Option<(u64, Vec<Ticket>)> {
+        let mut inner = self.lock();
+        let leadership = inner.as_mut()?;
+        let tickets =
+            claims.map(|(cluster, epoch)| leadership.ledger.arrive(cluster, epoch, now)).collect();
+        Some((leadership.ledger.term(), tickets))
+    }
+
+    /// Settles renewals; `false` where the leadership that they arrived in is over, so that none
+    /// may be acknowledged.
+    pub(super) fn settle(&self, term: u64, verdicts: &[(Ticket, bool)]) -> bool {
+        let mut inner = self.lock();
+        let Some(leadership) = inner.as_mut().filter(|l| l.ledger.term() == term) else {
+            return false;
+        };
+        let mut all_known = true;
+        for (ticket, acknowledged) in verdicts {
+            if *acknowledged {
+                all_known &= leadership.ledger.acknowledge(*ticket);
+            } else {
+                leadership.ledger.refuse(*ticket);
+            }
+        }
+        all_known
+    }
+
+    /// How far the members of a cluster have flushed, as last reported.
+    pub(super) fn positions(&self, cluster: &ClusterName) -> BTreeMap<MemberName, Lsn> {
+        use crate::domain::observation::Condition;
+        let inner = self.lock();
+        let Some(observations) = inner.as_ref().and_then(|l| l.observations.get(cluster)) else {
+            return BTreeMap::new();
+        };
+        let position = |report: &Report| match &report.condition {
+            Condition::Standby(view) => Some(view.replay),
+            Condition::Primary(view) => Some(view.flushed),
+            _ => None,
+        };
+        let members = observations.members.iter();
+        members.filter_map(|(name, o)| Some((name.clone(), position(&o.report)?))).collect()
+    }
+
+    /// What the leader sees, for the API; empty where this node does not lead.
+    pub fn view(&self, now: BootTime) -> View {
+        let inner = self.lock();
+        let Some(leadership) = &*inner else { return View { now, clusters: BTreeMap::new() } };
+        let mut clusters: BTreeMap<ClusterName, ClusterView> = BTreeMap::new();
+        for (name, observations) in &leadership.observations {
+            let epoch = observations.epoch_seen.map(|(epoch, _)| epoch);
+            let renewed = epoch.and_then(|e| leadership.ledger.last_acknowledged(name, e));
+            let view = clusters.entry(name.clone()).or_default();
+            view.observations = observations.clone();
+            view.lease_age = renewed.map(|at| now.since(at));
+        }
+        for (name, findings) in &leadership.findings {
+            clusters.entry(name.clone()).or_default().findings.clone_from(findings);
+        }
+        View { now, clusters }
+    }
+}

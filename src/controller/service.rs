@@ -1,0 +1,268 @@
+//! The answers of a controller to agents.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Memory;
+use crate::clock::Clock;
+use crate::domain::command::{Change, Command, Reply};
+use crate::domain::state::{ClusterSpec, ClusterState};
+use crate::domain::types::ClusterName;
+use crate::raft::{Applied, BarrierError, Handle, Leader, ProposeError};
+use crate::runtime::{self, Runtime};
+use crate::session::wire::{
+    self, Claim, Method, PollReply, PollRequest, RegisterReply, RegisterRequest, RenewReply,
+    RenewRequest, Renewal, ReportReply, ReportRequest, SessionError, TransportError,
+};
+
+/// Most claims in one renewal.
+const CLAIMS_MAX: usize = 10_000;
+/// Longest wait of a poll.
+const POLL_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a read barrier may take before the renewal is refused: an agent that hears nothing
+/// asks elsewhere long before.
+const BARRIER_DEADLINE: Duration = Duration::from_millis(800);
+/// How long a registration may take.
+const PROPOSE_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Answers agents. Clones are handles of one service.
+pub struct Service<RT: Runtime, C> {
+    raft: Handle<RT>,
+    memory: Arc<Memory>,
+    clock: Arc<C>,
+}
+
+impl<RT: Runtime, C> Clone for Service<RT, C> {
+    fn clone(&self) -> Self {
+        let Self { raft, memory, clock } = self;
+        Self { raft: raft.clone(), memory: memory.clone(), clock: clock.clone() }
+    }
+}
+
+impl<RT: Runtime, C: Clock> Service<RT, C> {
+    /// A service over the same memory as the loop that plans.
+    pub fn new(raft: Handle<RT>, memory: Arc<Memory>, clock: Arc<C>) -> Self {
+        Self { raft, memory, clock }
+    }
+
+    /// Answers one request. The answer is always a message; an error is inside it.
+    pub async fn handle(&self, method: Method, body: &[u8]) -> Result<Vec<u8>, TransportError> {
+        match method {
+            Method::Register => reply(match wire::decode(body) {
+                Ok(request) => self.register(request).await,
+                Err(error) => Err(malformed(&error)),
+            }),
+            Method::Report => reply(match wire::decode(body) {
+                Ok(request) => self.report(request),
+                Err(error) => Err(malformed(&error)),
+            }),
+            Method::Poll => reply(match wire::decode(body) {
+                Ok(request) => self.poll(request).await,
+                Err(error) => Err(malformed(&error)),
+            }),
+            Method::Renew => reply(match wire::decode(body) {
+                Ok(request) => self.renew(request).await,
+                Err(error) => Err(malformed(&error)),
+            }),
+        }
+    }
+
+    fn not_leader(&self) -> SessionError {
+        let role = self.raft.role().get();
+        // A leader that has not committed an entry of its own yet is no other node's business.
+        let leader = role.leader.filter(|_| !role.is_leader);
+        SessionError::NotLeader { leader: leader.map(|l| l.peer.address) }
+    }
+
+    fn leads(&self) -> bool {
+        self.raft.role().get().established
+    }
+
+    async fn propose(&self, cluster: &ClusterName, change: Change) -> Result<(), SessionError> {
+        let command = Command { cluster: cluster.clone(), at: self.clock.wall(), change };
+        match self.raft.propose(command, PROPOSE_DEADLINE).await {
+            Ok(Reply::Rejected(rejection)) => Err(SessionError::Rejected(rejection)),
+            Ok(_) => Ok(()),
+            Err(ProposeError::NotLeader { leader }) => Err(not_leader(leader)),
+            Err(error) => Err(SessionError::Unavailable { why: error.to_string() }),
+        }
+    }
+
+    async fn register(&self, request: RegisterRequest) -> Result<RegisterReply, SessionError> {
+        if !self.leads() {
+            return Err(self.not_leader());
+        }
+        let known = self.raft.applied().get().state.clone();
+        if known.cluster(&request.cluster).is_none() {
+            let spec = request.spec.clone();
+            self.propose(&request.cluster, Change::CreateCluster { spec }).await?;
+        }
+        let change = Change::RegisterMember {
+            member: request.member.clone(),
+            node: request.node.clone(),
+            address: request.address.clone(),
+            priority: request.priority,
+            nofailover: request.nofailover,
+            system_id: request.system_id,
+        };
+        self.propose(&request.cluster, change).await?;
+        let state = self.raft.applied().get().state.clone();
+        let differences = state
+            .cluster(&request.cluster)
+            .map(|c| differences(&c.spec, &request.spec))
+            .unwrap_or_default();
+        Ok(RegisterReply { differences })
+    }
+
+    fn report(&self, request: ReportRequest) -> Result<ReportReply, SessionError> {
+        if !self.leads() {
+            return Err(self.not_leader());
+        }
+        let state = self.raft.applied().get().state.clone();
+        let member = state.cluster(&request.cluster).and_then(|c| c.members.get(&request.member));
+        if member.is_none_or(|m| m.node != request.node) {
+            let why = format!("{} is not a member on {}", request.member, request.node);
+            return Err(SessionError::Unavailable { why });
+        }
+        let now = self.clock.now();
+        if self.memory.report(request.cluster, request.member, request.report, now) {
+            Ok(ReportReply {})
+        } else {
+            Err(self.not_leader())
+        }
+    }
+
+    async fn poll(&self, request: PollRequest) -> Result<PollReply, SessionError> {
+        let wait = Duration::from_millis(request.wait_ms).min(POLL_WAIT_MAX);
+        let deadline = self.clock.now().plus(wait);
+        let mut applied = self.raft.applied();
+        let mut role = self.raft.role();
+        if request.known_index == 0 {
+            // An agent that knows nothing could not tell an old state from a new one, and a leader
+            // that was deposed does not know it: a quorum has to confirm the first answer.
+            return match self.raft.read_barrier(BARRIER_DEADLINE).await {
+                Ok(latest) => Ok(self.answer(&request, &latest)),
+                Err(error) => Err(barrier_error(error)),
+            };
+        }
+        // A new leader's state may be behind what the agent has seen, for a moment.
+        loop {
+            if !role.get().established {
+                return Err(self.not_leader());
+            }
+            let latest = applied.get();
+            let remaining = deadline.since(self.clock.now());
+            if latest.index > request.known_index || remaining.is_zero() {
+                return Ok(self.answer(&request, &latest));
+            }
+            let timer = RT::sleep(remaining);
+            runtime::first_of(vec![
+                Box::pin(async { _ = applied.changed().await }),
+                Box::pin(async { _ = role.changed().await }),
+                Box::pin(timer),
+            ])
+            .await;
+        }
+    }
+
+    fn answer(&self, request: &PollRequest, applied: &Applied) -> PollReply {
+        let mut clusters: BTreeMap<ClusterName, ClusterState> = BTreeMap::new();
+        let mut positions = BTreeMap::new();
+        for name in &request.clusters {
+            if let Some(cluster) = applied.state.cluster(name) {
+                clusters.insert(name.clone(), without_history(cluster));
+                positions.insert(name.clone(), self.memory.positions(name));
+            }
+        }
+        PollReply { index: applied.index, clusters, positions }
+    }
+
+    /// One read barrier serves all claims of a call, and all calls that wait for one. It begins
+    /// after their arrival was noted, and every claim is judged by the state that it gives.
+    async fn renew(&self, request: RenewRequest) -> Result<RenewReply, SessionError> {
+        if request.claims.len() > CLAIMS_MAX {
+            let why = format!("at most {CLAIMS_MAX} claims in one call");
+            return Err(SessionError::Malformed { why });
+        }
+        let claims = request.claims.iter().map(|c| (c.cluster.clone(), c.epoch));
+        let Some((term, tickets)) = self.memory.arrive(claims, self.clock.now()) else {
+            return Err(self.not_leader());
+        };
+        let barrier = self.raft.read_barrier(BARRIER_DEADLINE).await;
+        let renewals: Vec<Renewal> = match &barrier {
+            Ok(applied) => request.claims.iter().map(|c| judge(applied, c)).collect(),
+            Err(_) => Vec::new(),
+        };
+        let acknowledged = |i: usize| matches!(renewals.get(i), Some(Renewal::Acknowledged));
+        let verdicts: Vec<_> =
+            tickets.into_iter().enumerate().map(|(i, ticket)| (ticket, acknowledged(i))).collect();
+        let still_leads = self.memory.settle(term, &verdicts);
+        match barrier {
+            Err(error) => Err(barrier_error(error)),
+            Ok(_) if !still_leads => Err(self.not_leader()),
+            Ok(_) => Ok(RenewReply { renewals }),
+        }
+    }
+}
+
+fn not_leader(leader: Option<Leader>) -> SessionError {
+    SessionError::NotLeader { leader: leader.map(|l| l.peer.address) }
+}
+
+fn barrier_error(error: BarrierError) -> SessionError {
+    match error {
+        BarrierError::NotLeader { leader } => not_leader(leader),
+        other => SessionError::Unavailable { why: other.to_string() },
+    }
+}
+
+/// Whether the agreed state names this member, this life of its guard and this epoch, and the
+/// epoch is not closed.
+fn judge(applied: &Applied, claim: &Claim) -> Renewal {
+    let refused = |why: String| Renewal::Refused { why };
+    let Some(cluster) = applied.state.cluster(&claim.cluster) else {
+        return refused(format!("there is no cluster named {}", claim.cluster));
+    };
+    let Some(tenure) = &cluster.tenure else {
+        return refused("nobody leads this cluster".to_owned());
+    };
+    if tenure.epoch != claim.epoch {
+        return refused(format!("the cluster is at epoch {}, not {}", tenure.epoch, claim.epoch));
+    }
+    if tenure.member != claim.member || tenure.guard != claim.guard {
+        return refused(format!("epoch {} belongs to {}", tenure.epoch, tenure.member));
+    }
+    match &tenure.closed {
+        Some(closed) => refused(format!("epoch {} is closed: {:?}", tenure.epoch, closed.reason)),
+        None => Renewal::Acknowledged,
+    }
+}
+
+fn without_history(cluster: &ClusterState) -> ClusterState {
+    let mut copy = cluster.clone();
+    copy.history.clear();
+    copy.finished.clear();
+    copy
+}
+
+fn differences(agreed: &ClusterSpec, own: &ClusterSpec) -> Vec<String> {
+    let as_map = |spec: &ClusterSpec| match serde_json::to_value(spec) {
+        Ok(serde_json::Value::Object(map)) => map,
+        _ => serde_json::Map::new(),
+    };
+    let own = as_map(own);
+    let agreed = as_map(agreed);
+    let differing = agreed.iter().filter(|(key, value)| own.get(*key) != Some(value));
+    differing.map(|(key, _)| key.clone()).collect()
+}
+
+fn malformed(error: &TransportError) -> SessionError {
+    SessionError::Malformed { why: error.to_string() }
+}
+
+fn reply<T: Serialize>(outcome: Result<T, SessionError>) -> Result<Vec<u8>, TransportError> {
+    wire::encode(&outcome)
+}

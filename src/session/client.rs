@@ -1,0 +1,165 @@
+//! The agents' client: finds the leader, and follows it when it changes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::wire::{
+    Method, PollReply, PollRequest, RegisterReply, RegisterRequest, RenewReply, RenewRequest,
+    ReportReply, ReportRequest, SessionError, Transport, TransportError, decode, encode,
+};
+
+/// Why a call had no success.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Failure {
+    /// No answer.
+    #[error("controller {address}: {error}")]
+    Transport {
+        /// Who was asked.
+        address: String,
+        /// Why none came.
+        error: TransportError,
+    },
+    /// An answer that is none.
+    #[error("controller {address}: {error}")]
+    Session {
+        /// Who was asked.
+        address: String,
+        /// What it said.
+        error: SessionError,
+    },
+}
+
+/// Clones share what they learn of the leader.
+pub struct Client<T> {
+    transport: Arc<T>,
+    controllers: Arc<Vec<String>>,
+    // Who is asked next: an index into `controllers`, or an address that a controller named.
+    next: Arc<Mutex<Next>>,
+}
+
+#[derive(Debug, Clone)]
+struct Next {
+    address: String,
+    turn: usize,
+}
+
+impl<T> Clone for Client<T> {
+    fn clone(&self) -> Self {
+        Self {
+            transport: self.transport.clone(),
+            controllers: self.controllers.clone(),
+            next: self.next.clone(),
+        }
+    }
+}
+
+impl<T: Transport> Client<T> {
+    /// A client of the controllers at these addresses, of which there is at least one.
+    pub fn new(transport: Arc<T>, controllers: Vec<String>) -> Self {
+        let address = controllers.first().cloned().unwrap_or_default();
+        Self {
+            transport,
+            controllers: Arc::new(controllers),
+            next: Arc::new(Mutex::new(Next { address, turn: 0 })),
+        }
+    }
+
+    /// How many controllers there are: how many attempts meet each of them once.
+    pub fn controllers(&self) -> usize {
+        self.controllers.len()
+    }
+
+    fn target(&self) -> String {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner).address.clone()
+    }
+
+    /// Asks another controller next, unless somebody else has moved on from `failed` already.
+    fn turn_from(&self, failed: &str, hint: Option<&str>) {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        if next.address != failed {
+            return;
+        }
+        match hint {
+            Some(leader) if leader != failed => next.address = leader.to_owned(),
+            _ => {
+                next.turn = (next.turn + 1) % self.controllers.len().max(1);
+                if let Some(address) = self.controllers.get(next.turn) {
+                    next.address.clone_from(address);
+                }
+            }
+        }
+    }
+
+    /// One attempt. A failure turns the client to the next controller, so that a caller who tries
+    /// again meets another one.
+    async fn attempt<Q: Serialize, R: DeserializeOwned>(
+        &self,
+        method: Method,
+        request: &Q,
+        deadline: Duration,
+    ) -> Result<R, Failure> {
+        let address = self.target();
+        let outcome = match encode(request) {
+            Ok(body) => self.transport.call(&address, method, body, deadline).await,
+            Err(error) => Err(error),
+        };
+        let reply: Result<Result<R, SessionError>, TransportError> =
+            outcome.and_then(|bytes| decode(&bytes));
+        match reply {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(error)) => {
+                match &error {
+                    SessionError::NotLeader { leader } => {
+                        self.turn_from(&address, leader.as_deref());
+                    }
+                    SessionError::Unavailable { .. } => self.turn_from(&address, None),
+                    SessionError::Rejected(_) | SessionError::Malformed { .. } => {}
+                }
+                Err(Failure::Session { address, error })
+            }
+            Err(error) => {
+                self.turn_from(&address, None);
+                Err(Failure::Transport { address, error })
+            }
+        }
+    }
+
+    /// Registers a member.
+    pub async fn register(
+        &self,
+        request: &RegisterRequest,
+        deadline: Duration,
+    ) -> Result<RegisterReply, Failure> {
+        self.attempt(Method::Register, request, deadline).await
+    }
+
+    /// Reports what a member is.
+    pub async fn report(
+        &self,
+        request: &ReportRequest,
+        deadline: Duration,
+    ) -> Result<ReportReply, Failure> {
+        self.attempt(Method::Report, request, deadline).await
+    }
+
+    /// Asks for the agreed state.
+    pub async fn poll(
+        &self,
+        request: &PollRequest,
+        deadline: Duration,
+    ) -> Result<PollReply, Failure> {
+        self.attempt(Method::Poll, request, deadline).await
+    }
+
+    /// Renews leases.
+    pub async fn renew(
+        &self,
+        request: &RenewRequest,
+        deadline: Duration,
+    ) -> Result<RenewReply, Failure> {
+        self.attempt(Method::Renew, request, deadline).await
+    }
+}

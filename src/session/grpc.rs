@@ -1,0 +1,133 @@
+//! The session over gRPC.
+
+// The place that talks to the real network.
+#![allow(clippy::disallowed_methods)]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+
+use super::wire::{MESSAGE_BYTES_MAX, Method, Transport, TransportError};
+use crate::clock::Clock;
+use crate::controller;
+use crate::pb::internal::v1 as pb;
+use crate::runtime::Runtime;
+use crate::transport::{ClientOptions, Identity, IdentityCheck, lazy_channel};
+use pb::agent_client::AgentClient;
+use pb::agent_server::{Agent, AgentServer};
+
+/// Calls controllers by gRPC. Polls wait long, so they have a connection of their own: they never
+/// stand before a renewal.
+pub struct GrpcTransport {
+    identity: Identity,
+    options: ClientOptions,
+    channels: Mutex<BTreeMap<(String, Method), Channel>>,
+}
+
+impl GrpcTransport {
+    /// A transport that shows `identity` to every controller.
+    pub fn new(identity: Identity, options: ClientOptions) -> Self {
+        Self { identity, options, channels: Mutex::default() }
+    }
+
+    fn channel(&self, address: &str, method: Method) -> Result<Channel, TransportError> {
+        let lane = if method == Method::Renew { Method::Renew } else { Method::Report };
+        let key = (address.to_owned(), lane);
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = channels.get(&key) {
+            return Ok(channel.clone());
+        }
+        let channel = lazy_channel(address, &self.options)
+            .map_err(|e| TransportError::Unreachable(e.to_string()))?;
+        channels.insert(key, channel.clone());
+        Ok(channel)
+    }
+}
+
+impl Transport for GrpcTransport {
+    async fn call(
+        &self,
+        address: &str,
+        method: Method,
+        body: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, TransportError> {
+        let channel = self.channel(address, method)?;
+        let mut client = AgentClient::with_interceptor(channel, self.identity.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let method = match method {
+            Method::Register => pb::AgentMethod::Register,
+            Method::Report => pb::AgentMethod::Report,
+            Method::Poll => pb::AgentMethod::Poll,
+            Method::Renew => pb::AgentMethod::Renew,
+        };
+        let mut request = Request::new(pb::AgentRequest { method: method.into(), body });
+        request.set_timeout(deadline);
+        // The header tells the other side; this bound holds where nobody answers at all.
+        let answer = match tokio::time::timeout(deadline, client.call(request)).await {
+            Ok(answer) => answer,
+            Err(_) => return Err(TransportError::TimedOut),
+        };
+        answer.map(|reply| reply.into_inner().body).map_err(|status| match status.code() {
+            Code::DeadlineExceeded | Code::Cancelled => TransportError::TimedOut,
+            Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument => {
+                TransportError::Refused(status.message().to_owned())
+            }
+            Code::ResourceExhausted | Code::OutOfRange => {
+                TransportError::Malformed(status.message().to_owned())
+            }
+            _ => TransportError::Unreachable(status.message().to_owned()),
+        })
+    }
+}
+
+/// The controller's answers, once it takes part in the Raft group.
+pub type Answers<RT, C> = Arc<OnceLock<controller::Service<RT, C>>>;
+
+/// Serves agents by gRPC.
+pub struct GrpcService<RT: Runtime, C>(Answers<RT, C>);
+
+/// The service as a server takes it.
+pub type GrpcServer<RT, C> = InterceptedService<AgentServer<GrpcService<RT, C>>, IdentityCheck>;
+
+/// The service with its identity check and its bounds, for `Server::add_service`.
+pub fn server<RT: Runtime, C: Clock>(
+    service: Answers<RT, C>,
+    identity: &Identity,
+) -> GrpcServer<RT, C> {
+    let server = AgentServer::new(GrpcService(service))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    InterceptedService::new(server, identity.check())
+}
+
+#[tonic::async_trait]
+impl<RT: Runtime, C: Clock> Agent for GrpcService<RT, C> {
+    async fn call(
+        &self,
+        request: Request<pb::AgentRequest>,
+    ) -> Result<Response<pb::AgentReply>, Status> {
+        let request = request.into_inner();
+        let method = match request.method() {
+            pb::AgentMethod::Register => Method::Register,
+            pb::AgentMethod::Report => Method::Report,
+            pb::AgentMethod::Poll => Method::Poll,
+            pb::AgentMethod::Renew => Method::Renew,
+            pb::AgentMethod::Unspecified => {
+                return Err(Status::invalid_argument("method: not set"));
+            }
+        };
+        let Some(service) = self.0.get() else {
+            return Err(Status::unavailable("this controller does not take part yet"));
+        };
+        match service.handle(method, &request.body).await {
+            Ok(body) => Ok(Response::new(pb::AgentReply { body })),
+            Err(error) => Err(Status::internal(error.to_string())),
+        }
+    }
+}

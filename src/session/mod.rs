@@ -1,0 +1,15 @@
+//! The session between agents and the leader of the control plane.
+//!
+//! Owns its messages, the transport that carries them, and the agents' client that follows the
+//! leader. May import the domain, the generated code, the transport and the clock.
+//!
+//! Four unary calls: an agent registers its members, reports what it sees, polls for the agreed
+//! state (a long poll: the answer leaves as soon as there is news), and renews its leases. Unary
+//! calls alone make a lost leader, a slow one and a simulated one look the same.
+
+pub mod client;
+pub mod grpc;
+pub mod wire;
+
+pub use client::{Client, Failure};
+pub use wire::{Method, SessionError, Transport, TransportError};
