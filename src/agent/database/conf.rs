@@ -1,0 +1,270 @@
+//! PostgreSQL's settings for what the member has to be.
+//!
+//! Owns what our settings are made from, and that parameters which PostgreSQL would refuse at its
+//! next start never reach its files: the last ones that it takes stay.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::error::{self, Result, timed_out};
+use super::{PgDatabase, blocking, lock};
+use crate::agent::driver::Error;
+use crate::domain::desired::FollowDuty;
+use crate::domain::state::ClusterSpec;
+use crate::domain::sync::SyncConfig;
+pub(super) use crate::postgres::conf::{Role, Synchronous};
+use crate::postgres::connect::{self, Connection};
+use crate::postgres::sql::Session;
+use crate::postgres::start::{self, ServerIs};
+use crate::postgres::{conf, files, hba};
+
+/// The same on all members: a standby must not have less than its primary had (PostgreSQL manual,
+/// section 27.4.3).
+const WAL_SENDERS_MAX: u32 = 32;
+const REPLICATION_SLOTS_MAX: u32 = 32;
+
+/// How long a reload may take to be seen by new sessions. Measured: 3 to 12 ms.
+const RELOAD: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(2);
+
+/// What our files are made from.
+#[derive(Clone)]
+pub(super) struct Files {
+    pub settings: conf::Settings,
+    pub rules: hba::Rules,
+}
+
+/// Parameters of the operator, and what PostgreSQL said to them.
+pub(super) struct Judged {
+    parameters: BTreeMap<String, String>,
+    refused: Option<String>,
+}
+
+/// Which settings every session has to see.
+pub(super) struct InForce {
+    pub names: String,
+    pub read_only: bool,
+    pub epoch: u64,
+}
+
+/// The setting of a synchronous configuration.
+pub(super) fn synchronous(sync: &SyncConfig) -> Synchronous {
+    if sync.w == 0 {
+        return Synchronous::Nobody;
+    }
+    Synchronous::Any { count: sync.w, members: sync.members.iter().cloned().collect() }
+}
+
+/// Splits `host:port`; an IPv6 address is in brackets.
+pub(super) fn host_and_port(address: &str) -> Result<(String, u16)> {
+    let invalid = || Error::Failed(format!("{address:?} is not an address"));
+    let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;
+    let port = port.parse().map_err(|_| invalid())?;
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    if host.is_empty() { Err(invalid()) } else { Ok((host.to_owned(), port)) }
+}
+
+impl PgDatabase {
+    /// What a server that is no primary waits for: itself. It is never empty, since the way from
+    /// an empty setting to another is taken by the checkpointer in its own time; and one that is
+    /// promoted by hand acknowledges nothing.
+    pub(super) fn standby_sync(&self) -> Synchronous {
+        Synchronous::Any { count: 1, members: vec![self.settings.member.clone()] }
+    }
+
+    pub(super) fn standby_role(&self, duty: &FollowDuty) -> Result<Role> {
+        let (host, port) = host_and_port(&duty.address)?;
+        let slot = self.settings.member.slot_name();
+        Ok(Role::Standby { epoch: duty.epoch, host, port, slot })
+    }
+
+    /// What the files are to be made from, with parameters that PostgreSQL takes.
+    pub(super) async fn files(
+        &self,
+        role: Role,
+        synchronous: Synchronous,
+        spec: &ClusterSpec,
+    ) -> Result<Files> {
+        let own = &self.settings;
+        let credentials = &own.credentials;
+        Ok(Files {
+            settings: conf::Settings {
+                cluster: own.cluster.clone(),
+                member: own.member.clone(),
+                pgdata: own.layout.pgdata.clone(),
+                listen_addresses: own.listen_addresses.clone(),
+                port: own.port,
+                socket_dir: own.layout.socket_dir.clone(),
+                log_dir: own.layout.log_dir.clone(),
+                passfile: own.passfile(),
+                replication_user: credentials.replication.user().to_owned(),
+                connection: BTreeMap::new(),
+                max_wal_senders: WAL_SENDERS_MAX,
+                max_replication_slots: REPLICATION_SLOTS_MAX,
+                operator: self.parameters(spec).await?,
+                synchronous,
+                role,
+            },
+            rules: hba::Rules {
+                superuser: credentials.superuser.user().to_owned(),
+                replication: credentials.replication.user().to_owned(),
+                rewind: credentials.rewind.user().to_owned(),
+                peers: Vec::new(),
+                peers_tls: false,
+                operator: spec.hba.clone(),
+                ident: Vec::new(),
+            },
+        })
+    }
+
+    /// The operator's parameters; those in the files where PostgreSQL refuses the new ones.
+    /// PostgreSQL is asked only where they differ from what is in the files.
+    async fn parameters(&self, spec: &ClusterSpec) -> Result<BTreeMap<String, String>> {
+        let wanted = &spec.parameters;
+        let path = self.settings.layout.pgdata.join("quorate.spec.conf");
+        let installed = blocking(move || files::read_if_exists(&path))
+            .await?
+            .map_err(error::file)?
+            .map(|content| String::from_utf8_lossy(&content).into_owned());
+        // Before there is a data directory there is nothing to ask with.
+        let no_data = !self.settings.layout.pgdata.join("PG_VERSION").exists();
+        let refused = match conf::render_operator(wanted) {
+            Ok(text) if no_data || installed.as_ref() == Some(&text) => None,
+            Ok(_) => {
+                let known = lock(&self.memory)
+                    .judged
+                    .as_ref()
+                    .filter(|j| j.parameters == *wanted)
+                    .map(|j| j.refused.clone());
+                match known {
+                    Some(refused) => refused,
+                    None => self.ask_postgres(wanted).await?,
+                }
+            }
+            Err(e) => Some(e.to_string()),
+        };
+        let fallback = refused.is_some().then(|| installed.as_deref().map(parse_operator));
+        if let Some(why) = &refused {
+            warn!(%why, "the cluster's parameters are refused: the last good ones stay");
+        }
+        lock(&self.memory).judged = Some(Judged { parameters: wanted.clone(), refused });
+        Ok(match fallback {
+            Some(installed) => installed.unwrap_or_default(),
+            None => wanted.clone(),
+        })
+    }
+
+    async fn ask_postgres(&self, wanted: &BTreeMap<String, String>) -> Result<Option<String>> {
+        let (layout, user) = (&self.settings.layout, &self.user);
+        match start::check_settings(&self.binaries, user, layout, wanted).await {
+            Ok(()) => Ok(None),
+            Err(start::Error::Settings { message }) => Ok(Some(message)),
+            Err(e) => Err(error::start(e)),
+        }
+    }
+
+    /// What PostgreSQL refused of the operator's parameters, for a person.
+    pub(super) fn refused_parameters(&self) -> Option<String> {
+        lock(&self.memory).judged.as_ref().and_then(|j| j.refused.clone())
+    }
+
+    /// Writes the files of the running server and reloads it. Returns before every process has
+    /// read them.
+    pub(super) async fn reconfigure(&self, session: &mut Session, files: &Files) -> Result<()> {
+        let (layout, user) = (self.settings.layout.clone(), self.user.clone());
+        let files = files.clone();
+        let installed = blocking(move || {
+            start::install(&layout, &user, &files.settings, &files.rules, ServerIs::Running)
+        })
+        .await?
+        .map_err(error::start)?;
+        for name in &installed.overridden {
+            // ALTER SYSTEM has precedence over our files.
+            warn!(setting = %name, "a setting of ours was overridden by ALTER SYSTEM: taken back");
+            session.reset_system_setting(name).await.map_err(error::sql)?;
+        }
+        // Also where nothing changed: an earlier call can have ended between the two.
+        session.reload().await.map_err(error::sql)
+    }
+
+    /// Waits until a *new* session has the settings: then the postmaster has them, and whatever it
+    /// starts from now on.
+    pub(super) async fn await_in_force(&self, wanted: &InForce) -> Result<()> {
+        let sql = "SELECT current_setting('synchronous_standby_names') AS names, \
+                   current_setting('quorate.read_only', true) AS read_only, \
+                   current_setting('quorate.epoch', true) AS epoch";
+        let begun = Instant::now();
+        let target = self.target();
+        loop {
+            let ask = async {
+                let connection = Connection::open(&target, RELOAD).await?;
+                let rows = connection.query(sql, RELOAD).await?;
+                rows.into_iter().next().ok_or_else(|| connect::Error::Answer("a row".to_owned()))
+            };
+            let row = ask.await.map_err(error::sql)?;
+            let read_only = if wanted.read_only { "on" } else { "off" };
+            let text = |column| row.optional(column).map_err(error::sql);
+            if text("names")? == Some(wanted.names.as_str())
+                && text("read_only")? == Some(read_only)
+                && text("epoch")? == Some(wanted.epoch.to_string().as_str())
+            {
+                return Ok(());
+            }
+            if begun.elapsed() >= RELOAD {
+                return Err(timed_out("the reload of the settings", RELOAD));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+/// Reads back what `postgres::conf::render_operator` has written. Total.
+fn parse_operator(text: &str) -> BTreeMap<String, String> {
+    let parse = |line: &str| {
+        let (name, value) = line.split_once(" = ")?;
+        let value = value.strip_prefix('\'')?.strip_suffix('\'')?;
+        Some((name.to_owned(), value.replace("''", "'").replace("\\\\", "\\")))
+    };
+    text.lines()
+        .filter_map(parse)
+        .filter(|(name, value)| !(name == "synchronous_commit" && value == "on"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::types::{Epoch, MemberName};
+
+    #[test]
+    fn parameters_are_read_back() {
+        let given = BTreeMap::from([
+            ("work_mem".to_owned(), "4MB".to_owned()),
+            ("search_path".to_owned(), "\"it's\", 'x\\y'".to_owned()),
+        ]);
+        let text = conf::render_operator(&given).unwrap();
+        assert_eq!(parse_operator(&text), given);
+        assert_eq!(parse_operator(&conf::render_operator(&BTreeMap::new()).unwrap()).len(), 0);
+    }
+
+    #[test]
+    fn addresses_are_split() {
+        assert_eq!(host_and_port("10.0.0.1:5432").unwrap(), ("10.0.0.1".to_owned(), 5432));
+        assert_eq!(host_and_port("[fe80::1]:1").unwrap(), ("fe80::1".to_owned(), 1));
+        for bad in ["", "x", ":1", "x:", "x:y"] {
+            assert!(host_and_port(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn both_renderings_of_a_configuration_agree() {
+        let members = ["a", "b-2"].map(|m| MemberName::new(m).unwrap()).into();
+        for sync in
+            [SyncConfig::asynchronous(Epoch(3), 1), SyncConfig { epoch: Epoch(3), seq: 2, w: 1, members }]
+        {
+            assert_eq!(synchronous(&sync).render(), sync.setting());
+        }
+    }
+}

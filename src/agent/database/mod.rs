@@ -1,0 +1,319 @@
+//! The driver of a real database: PostgreSQL under its guard.
+//!
+//! Owns [`PgDatabase`], the production implementation of [`Database`]: it strings the steps of
+//! `crate::postgres` and `crate::guard` together, and decides nothing. May import the domain, the
+//! configuration (`settings.rs` only), PostgreSQL, the guard and the clock.
+//!
+//! ```text
+//!   settings  error           what it is told, what it tells
+//!   record                    files beside the data directory: the record, what runs
+//!   conf                      PostgreSQL's settings for what the member has to be
+//!   process                   guard and postmaster: start, attach, kill, prove, stop
+//!   lead  hand_over  seal     changes of leadership
+//!   replica                   initdb, follow, rewind, copy, and questions to the primary
+//!   observe  slots            what it is, whether it works, slots of the other members
+//! ```
+
+// This module talks to the real machine only, so it may use tokio's tasks and timers directly.
+#![allow(clippy::disallowed_methods)]
+
+mod conf;
+mod error;
+mod hand_over;
+mod lead;
+mod observe;
+mod process;
+mod record;
+mod replica;
+mod seal;
+mod settings;
+mod slots;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::driver::{
+    Attached, Database, Error, Position, Progress, Rewound, RunState, Seen, StartMode, Started,
+    Tree,
+};
+use crate::domain::desired::FollowDuty;
+use crate::domain::lineage::Lineage;
+use crate::domain::observation::Data;
+use crate::domain::record::MemberRecord;
+use crate::domain::state::ClusterSpec;
+use crate::domain::sync::SyncConfig;
+use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName, SystemId};
+use crate::postgres::binaries::Binaries;
+use crate::postgres::connect::Target;
+use crate::postgres::files;
+use crate::postgres::os_user::OsUser;
+use crate::postgres::sql::Session;
+use error::Result;
+use process::Guarded;
+pub use settings::{Error as SettingsError, REPLICATION_USER, REWIND_USER, SUPERUSER, Settings};
+
+/// How long a statement of ours may take where nothing else is said.
+const STATEMENT: Duration = Duration::from_secs(2);
+
+/// A member's PostgreSQL, its data directory and its guard.
+pub struct PgDatabase {
+    settings: Settings,
+    /// The user that PostgreSQL runs as.
+    user: OsUser,
+    /// Ourselves: the owner of what PostgreSQL must not change.
+    owner: OsUser,
+    binaries: Binaries,
+    tree: Arc<watch::Sender<Tree>>,
+    /// The guard that runs, if one does. Arming and killing need nothing but it.
+    guarded: Mutex<Option<Guarded>>,
+    memory: Mutex<Memory>,
+    worker: Held,
+    observer: Held,
+    prober: Held,
+}
+
+/// What is remembered between calls. None of it is needed for safety.
+#[derive(Default)]
+struct Memory {
+    /// Bytes of a WAL segment; 0 where not read yet.
+    segment_bytes: u64,
+    /// The operator's parameters last judged, and whether PostgreSQL takes them.
+    judged: Option<conf::Judged>,
+    /// The setting for which all walsenders of this life of the guard were begun anew.
+    refreshed: Option<lead::Refreshed>,
+    /// Whether the first checkpoint of this tree as a primary was asked for.
+    checkpointed: bool,
+    /// What the running standby follows, and how that goes.
+    following: Option<observe::Following>,
+    /// Whether the running server is known to take connections, and to be a primary.
+    known: observe::Known,
+}
+
+/// A place for a session that is kept open between calls. A call takes it out while it works, so
+/// that no lock is held meanwhile; one that is dropped midway drops its connection with it.
+#[derive(Default)]
+struct Held(Mutex<Option<Session>>);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is left half-changed by what runs under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Held {
+    fn take(&self, target: impl FnOnce() -> Target) -> Session {
+        lock(&self.0).take().unwrap_or_else(|| Session::new(target(), STATEMENT))
+    }
+
+    fn put(&self, session: Session) {
+        *lock(&self.0) = Some(session);
+    }
+
+    fn close(&self) {
+        *lock(&self.0) = None;
+    }
+}
+
+/// Runs file operations, which can wait for the disk, where they hold up no task.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| Error::Machine(format!("a file operation was not finished: {e}")))
+}
+
+impl PgDatabase {
+    /// Looks for the user and the programs, and makes the directories beside the data directory.
+    ///
+    /// # Errors
+    /// [`Error::Machine`]: the user, a program or a directory is missing or not usable.
+    pub async fn new(settings: Settings) -> Result<Self> {
+        let user = OsUser::resolve(settings.run_as.as_deref()).map_err(error::run)?;
+        let owner = OsUser::current().map_err(error::run)?;
+        let binaries = Binaries::find(settings.bin_dir.as_deref(), None, &user)
+            .await
+            .map_err(|e| Error::Machine(e.to_string()))?;
+        let database = Self {
+            settings,
+            user,
+            owner,
+            binaries,
+            tree: Arc::new(watch::Sender::new(Tree::None)),
+            guarded: Mutex::new(None),
+            memory: Mutex::new(Memory::default()),
+            worker: Held::default(),
+            observer: Held::default(),
+            prober: Held::default(),
+        };
+        database.prepare().await?;
+        Ok(database)
+    }
+
+    /// Makes every directory but the data directory, and the password file.
+    async fn prepare(&self) -> Result<()> {
+        let (settings, user, owner) =
+            (self.settings.clone(), self.user.clone(), self.owner.clone());
+        blocking(move || {
+            let layout = &settings.layout;
+            // PostgreSQL's user must get through to what is its own in them.
+            for dir in [&settings.state_dir, &settings.guard_dir, &layout.run_dir, &layout.pgdata] {
+                record::make_above(dir).map_err(error::file)?;
+            }
+            record::make_above(&layout.log_dir).map_err(error::file)?;
+            record::make_above(&layout.socket_dir).map_err(error::file)?;
+            files::ensure_dir(&settings.state_dir, 0o711, &owner).map_err(error::file)?;
+            files::ensure_dir(&settings.guard_dir, 0o700, &owner).map_err(error::file)?;
+            layout.prepare(&user).map_err(error::place)?;
+            let credentials = &settings.credentials;
+            credentials
+                .write_passfile(&settings.passfile(), &user)
+                .map_err(error::credentials)
+                .map(drop)
+        })
+        .await?
+    }
+
+    fn target(&self) -> Target {
+        Target {
+            socket_dir: self.settings.layout.socket_dir.clone(),
+            port: self.settings.port,
+            login: self.settings.credentials.superuser.clone(),
+            dbname: "postgres".to_owned(),
+        }
+    }
+
+    /// The session for changes. Put it back where what was asked of it has ended.
+    fn take_worker(&self) -> Session {
+        self.worker.take(|| self.target())
+    }
+
+    /// Forgets what was true of the process tree that is gone.
+    fn forget_tree(&self) {
+        for held in [&self.worker, &self.observer, &self.prober] {
+            held.close();
+        }
+        let mut memory = lock(&self.memory);
+        memory.refreshed = None;
+        memory.checkpointed = false;
+        memory.following = None;
+        memory.known = observe::Known::default();
+    }
+}
+
+impl Database for PgDatabase {
+    async fn load_record(&self) -> Result<Option<MemberRecord>> {
+        self.read_record().await
+    }
+
+    async fn save_record(&self, record: &MemberRecord) -> Result<()> {
+        self.write_record(record).await
+    }
+
+    async fn save_run(&self, run: &RunState) -> Result<()> {
+        self.write_run(run).await
+    }
+
+    async fn inspect(&self) -> Result<Data> {
+        self.look().await
+    }
+
+    async fn attach(&self) -> Result<Option<Attached>> {
+        self.take_over().await
+    }
+
+    async fn initialise(&self, spec: &ClusterSpec) -> Result<SystemId> {
+        self.make_data(spec).await
+    }
+
+    async fn start(&self, mode: &StartMode, spec: &ClusterSpec) -> Result<Started> {
+        self.start_under_guard(mode, spec).await
+    }
+
+    fn tree(&self) -> watch::Receiver<Tree> {
+        self.tree.subscribe()
+    }
+
+    async fn arm(&self, guard: &GuardId, kill_at: BootTime) -> Result<()> {
+        self.move_deadline(guard, kill_at).await
+    }
+
+    async fn kill(&self) -> Result<()> {
+        self.kill_tree().await
+    }
+
+    async fn stop(&self) -> Result<()> {
+        self.stop_standby().await
+    }
+
+    async fn prove_empty(&self) -> Result<()> {
+        self.prove_tree_empty().await
+    }
+
+    async fn seal(&self, promise: Epoch, spec: &ClusterSpec) -> Result<Position> {
+        self.seal_standby(promise, spec).await
+    }
+
+    async fn follow(&self, duty: &FollowDuty, spec: &ClusterSpec) -> Result<()> {
+        self.follow_primary(duty, spec).await
+    }
+
+    async fn promote(
+        &self,
+        epoch: Epoch,
+        sync: &SyncConfig,
+        spec: &ClusterSpec,
+    ) -> Result<Lineage> {
+        self.promote_standby(epoch, sync, spec).await
+    }
+
+    async fn confirm_sync(
+        &self,
+        epoch: Epoch,
+        sync: &SyncConfig,
+        writes_open: bool,
+        spec: &ClusterSpec,
+    ) -> Result<i64> {
+        self.confirm(epoch, sync, writes_open, spec).await
+    }
+
+    async fn open_writes(&self, epoch: Epoch, sync: &SyncConfig, spec: &ClusterSpec) -> Result<()> {
+        self.lift_hold(epoch, sync, spec).await
+    }
+
+    async fn hand_over(&self, target: &MemberName) -> Result<()> {
+        self.stop_for(target).await
+    }
+
+    async fn rewind(&self, duty: &FollowDuty, _spec: &ClusterSpec) -> Result<Rewound> {
+        self.turn_back(duty).await
+    }
+
+    async fn clone_from(
+        &self,
+        duty: &FollowDuty,
+        _spec: &ClusterSpec,
+        progress: Progress,
+    ) -> Result<SystemId> {
+        self.copy_primary(duty, progress).await
+    }
+
+    async fn primary_position(&self, duty: &FollowDuty) -> Result<(Epoch, Lsn)> {
+        self.ask_primary(duty).await
+    }
+
+    async fn observe(&self) -> Result<Seen> {
+        self.see().await
+    }
+
+    async fn probe(&self) -> Result<()> {
+        self.probe_primary().await
+    }
+
+    async fn maintain(
+        &self,
+        others: &[MemberName],
+        positions: &BTreeMap<MemberName, Lsn>,
+    ) -> Result<Vec<String>> {
+        self.keep_slots(others, positions).await
+    }
+}

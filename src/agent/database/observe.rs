@@ -1,0 +1,221 @@
+//! What PostgreSQL says of itself, and whether it still does its work.
+//!
+//! Owns the questions that come again and again, so they are few and small: one statement on a
+//! held connection where nothing is wrong.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::error::{self, Result, timed_out};
+use super::{PgDatabase, lock};
+use crate::agent::driver::{Error, RunRole, Seen};
+use crate::domain::observation::StandbyProgress;
+use crate::domain::types::{Lsn, MemberName};
+use crate::postgres::connect;
+use crate::postgres::probe::{self, Outcome};
+use crate::postgres::sql::Session;
+use crate::postgres::status::{PrimaryStatus, StandbyStatus};
+
+/// How long a standby may go without streaming before its primary is asked why.
+const SILENT: Duration = Duration::from_secs(5);
+/// How often it is asked.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+/// How long the primary may take to answer.
+const ASK: Duration = Duration::from_millis(600);
+/// How long each probe may take.
+const PROBE: Duration = Duration::from_secs(3);
+
+/// What the running standby follows, and how that goes.
+#[derive(Debug, Clone)]
+pub(super) struct Following {
+    /// The primary's `host:port`.
+    address: String,
+    /// Since when it does not stream.
+    silent_since: Instant,
+    /// When the primary was last asked why.
+    asked: Option<Instant>,
+    /// What it said.
+    lacks: Option<String>,
+}
+
+impl Following {
+    pub(super) fn new(address: &str) -> Self {
+        let address = address.to_owned();
+        Self { address, silent_since: Instant::now(), asked: None, lacks: None }
+    }
+
+    pub(super) fn of_run(role: &RunRole) -> Option<Self> {
+        match role {
+            RunRole::Following { address, .. } => Some(Self::new(address)),
+            _ => None,
+        }
+    }
+}
+
+/// What is known of the running server.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known {
+    /// Whether it has ever answered.
+    pub answered: bool,
+    /// Whether it was a primary when it was last asked.
+    pub primary: bool,
+}
+
+impl PgDatabase {
+    pub(super) async fn see(&self) -> Result<Seen> {
+        self.running()?;
+        let known = lock(&self.memory).known;
+        let mut session = self.observer.take(|| self.target());
+        let mut asked = ask(&mut session, known.primary).await;
+        if matches!(asked, Err(connect::Error::Lost(_))) && known.answered {
+            // A connection that was ended, by whomever, says nothing of the server.
+            asked = ask(&mut session, known.primary).await;
+        }
+        let answer = match asked {
+            Ok(answer) => answer,
+            Err(connect::Error::CannotConnectNow(_)) => return Ok(Seen::Starting),
+            Err(connect::Error::Lost(_)) if !known.answered => return Ok(Seen::Starting),
+            Err(e) => return Err(error::sql(e)),
+        };
+        self.observer.put(session);
+        let primary = matches!(answer, Answer::Primary(_));
+        lock(&self.memory).known = Known { answered: true, primary };
+        match answer {
+            Answer::Primary(status) => Ok(seen_primary(&status)),
+            Answer::Standby(status) => self.seen_standby(&status).await,
+        }
+    }
+
+    async fn seen_standby(&self, status: &StandbyStatus) -> Result<Seen> {
+        let Some(replay) = status.replay else { return Ok(Seen::Starting) };
+        let flushed = status.receive.map_or(replay, |receive| receive.max(replay));
+        let streams = status.receiver_status.as_deref() == Some("streaming");
+        let streaming = status.received_timeline.filter(|_| streams);
+        let lacks_wal = match streaming {
+            Some(_) => {
+                if let Some(following) = &mut lock(&self.memory).following {
+                    following.silent_since = Instant::now();
+                    following.lacks = None;
+                }
+                None
+            }
+            None => self.lacks_wal(flushed).await,
+        };
+        Ok(Seen::Standby { replay, flushed, streaming, lacks_wal })
+    }
+
+    /// Asks the primary, from time to time, whether it can still serve a standby that has flushed
+    /// to `flushed`. What is not certain is no reason to copy anything.
+    async fn lacks_wal(&self, flushed: Lsn) -> Option<String> {
+        let address = {
+            let mut memory = lock(&self.memory);
+            let following = memory.following.as_mut()?;
+            let due = following.asked.is_none_or(|at| at.elapsed() >= ASK_EVERY);
+            if following.silent_since.elapsed() < SILENT || !due {
+                return following.lacks.clone();
+            }
+            following.asked = Some(Instant::now());
+            following.address.clone()
+        };
+        let lacks = self.ask_for_wal(&address, flushed).await.ok().flatten();
+        if let Some(following) = &mut lock(&self.memory).following
+            && following.address == address
+        {
+            following.lacks.clone_from(&lacks);
+        }
+        lacks
+    }
+
+    async fn ask_for_wal(&self, address: &str, flushed: Lsn) -> Result<Option<String>> {
+        let remote = self.remote(address)?;
+        let place = remote.place(ASK).await.map_err(error::sql)?;
+        let Some(writes) = place.writes else { return Ok(None) };
+        let slot = self.settings.member.slot_name();
+        if remote.slot(&slot, ASK).await.map_err(error::sql)?.is_some_and(|s| s.lost) {
+            return Ok(Some(format!("slot {slot} of {address} has lost the WAL that is needed")));
+        }
+        let segment_bytes = self.segment_bytes().await?;
+        // A walreceiver asks from the beginning of a segment on.
+        let segment_end = flushed.0 - flushed.0 % segment_bytes.max(1) + segment_bytes;
+        if writes.flush.0 >= segment_end
+            && !remote.has_wal(flushed, segment_bytes, ASK).await.map_err(error::sql)?
+        {
+            return Ok(Some(format!("{address} does not have WAL of {flushed} any more")));
+        }
+        Ok(None)
+    }
+
+    pub(super) async fn probe_primary(&self) -> Result<()> {
+        self.running()?;
+        let target = self.target();
+        let mut session = self.prober.take(|| self.target());
+        let held_and_write = async {
+            let held = probe::held(&mut session, PROBE).await;
+            let held = match held {
+                // A connection that was ended, by whomever, says nothing of the server.
+                Outcome::Refused(_) => probe::held(&mut session, PROBE).await,
+                other => other,
+            };
+            let write = probe::write(&mut session, PROBE).await;
+            (held, write)
+        };
+        let ((held, write), fresh) = tokio::join!(held_and_write, probe::fresh(&target, PROBE));
+        self.prober.put(session);
+        let all = [("a held connection", held), ("a new connection", fresh), ("a write", write)];
+        let mut late = Vec::new();
+        for (what, outcome) in all {
+            match outcome {
+                // The superuser gets in where nobody else does: it is alive.
+                Outcome::Ok | Outcome::TooManyConnections => {}
+                Outcome::TimedOut => late.push(what),
+                Outcome::Refused(why) => {
+                    return Err(Error::Failed(format!("{what} was refused: {why}")));
+                }
+            }
+        }
+        if late.is_empty() { Ok(()) } else { Err(timed_out(late.join(" and "), PROBE)) }
+    }
+}
+
+enum Answer {
+    Primary(PrimaryStatus),
+    Standby(StandbyStatus),
+}
+
+/// Asks first as what it was: mostly it still is.
+async fn ask(session: &mut Session, primary: bool) -> std::result::Result<Answer, connect::Error> {
+    if primary {
+        let status = session.primary_status().await?;
+        if !status.in_recovery {
+            return Ok(Answer::Primary(status));
+        }
+    }
+    let status = session.standby_status().await?;
+    if status.in_recovery || primary {
+        return Ok(Answer::Standby(status));
+    }
+    Ok(Answer::Primary(session.primary_status().await?))
+}
+
+/// Standbys are found by the slots that they hold: what they call themselves proves nothing.
+fn seen_primary(status: &PrimaryStatus) -> Seen {
+    let mut standbys = BTreeMap::new();
+    for walsender in &status.walsenders {
+        let member = walsender.slot.as_deref().and_then(|slot| {
+            let name = MemberName::new(walsender.application_name.clone()).ok()?;
+            // A slot's name is not enough to have the member's: two characters became one.
+            (name.slot_name() == slot).then_some(name)
+        });
+        if let Some(member) = member {
+            standbys.insert(
+                member,
+                StandbyProgress {
+                    streaming: walsender.state == "streaming",
+                    flushed: walsender.flush.unwrap_or_default(),
+                    replayed: walsender.replay.unwrap_or_default(),
+                },
+            );
+        }
+    }
+    Seen::Primary { flushed: status.flush.unwrap_or_default(), standbys }
+}

@@ -1,0 +1,86 @@
+//! Files beside the data directory: the durable record of the member, and what runs.
+//!
+//! Owns their format. The record is replaced atomically and synced before a step goes on; one that
+//! cannot be read is an error, never "none": the member would forget its promises.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use super::error::{self, Result};
+use super::{PgDatabase, blocking};
+use crate::agent::driver::{Error, RunState};
+use crate::domain::record::MemberRecord;
+use crate::domain::types::GuardId;
+use crate::postgres::files;
+
+/// Makes the directory that is to hold `path`, where it is missing, with those above it.
+pub(super) fn make_above(path: &Path) -> std::result::Result<(), files::Error> {
+    let Some(above) = path.parent() else { return Ok(()) };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(above)
+        .map_err(|e| files::Error::new("create", above, e))
+}
+
+impl PgDatabase {
+    pub(super) async fn read_record(&self) -> Result<Option<MemberRecord>> {
+        let path = self.settings.record_file();
+        let read = blocking(move || files::read_if_exists(&path)).await?;
+        let Some(bytes) = read.map_err(error::file)? else { return Ok(None) };
+        let path = self.settings.record_file();
+        let record: MemberRecord = serde_json::from_slice(&bytes).map_err(|e| {
+            Error::Failed(format!(
+                "the member's record {} cannot be read: {e}; it holds promises that must not be \
+                 forgotten, so restore it, or have the member removed and its data copied anew",
+                path.display()
+            ))
+        })?;
+        if record.cluster != self.settings.cluster || record.member != self.settings.member {
+            return Err(Error::Failed(format!(
+                "{} is the record of member {} of cluster {}, not of {} of {}",
+                path.display(),
+                record.member,
+                record.cluster,
+                self.settings.member,
+                self.settings.cluster
+            )));
+        }
+        Ok(Some(record))
+    }
+
+    pub(super) async fn write_record(&self, record: &MemberRecord) -> Result<()> {
+        let path = self.settings.record_file();
+        let bytes = to_json(record)?;
+        let owner = self.owner.clone();
+        blocking(move || files::write_atomic(&path, &bytes, 0o600, &owner))
+            .await?
+            .map_err(error::file)
+    }
+
+    pub(super) async fn write_run(&self, run: &RunState) -> Result<()> {
+        let path = self.settings.run_file();
+        let bytes = to_json(run)?;
+        blocking(move || {
+            let temporary = path.with_extension("json.new");
+            let failed = |e| files::Error::new("write", &path, e);
+            std::fs::write(&temporary, bytes).map_err(failed)?;
+            std::fs::rename(&temporary, &path).map_err(failed)
+        })
+        .await?
+        .map_err(error::file)
+    }
+
+    /// What runs under the guard `guard`, if that was remembered.
+    pub(super) async fn read_run(&self, guard: &GuardId) -> Option<RunState> {
+        let path = self.settings.run_file();
+        let bytes = blocking(move || files::read_if_exists(&path)).await.ok()?.ok()??;
+        // Not synced, so it may be torn after a crash of the machine; then nothing runs either.
+        serde_json::from_slice(&bytes).ok().filter(|run: &RunState| run.guard == *guard)
+    }
+}
+
+fn to_json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec_pretty(value).map_err(|e| Error::Failed(e.to_string()))
+}

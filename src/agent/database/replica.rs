@@ -1,0 +1,296 @@
+//! Data directories, and following a primary: initdb, follow, rewind, copy.
+//!
+//! Owns what is asked of the primary before and after. The primary is asked itself, never a list:
+//! what answers as a standby, or on another timeline, is no source.
+
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::conf::{Role, host_and_port};
+use super::error::{self, Result, timed_out};
+use super::observe::Following;
+use super::{PgDatabase, blocking, lock};
+use crate::agent::driver::{Error, Progress, Rewound};
+use crate::clock::{BootClock, Clock};
+use crate::domain::desired::FollowDuty;
+use crate::domain::lineage::Relation;
+use crate::domain::observation::Data;
+use crate::domain::state::ClusterSpec;
+use crate::domain::types::{Epoch, Lsn, SystemId};
+use crate::postgres::basebackup::{self, Source};
+use crate::postgres::controldata::{self, DataDirectory};
+use crate::postgres::initdb;
+use crate::postgres::remote::{Place, Remote};
+use crate::postgres::rewind::{self, Outcome};
+use crate::postgres::sql::Session;
+
+/// How long a reload may take to reach our session.
+const RELOAD: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(2);
+/// How long a question to the primary may take.
+const QUESTION: Duration = Duration::from_secs(3);
+/// How long the primary's checkpoint on its timeline is waited for before a rewind.
+const SOURCE: Duration = Duration::from_secs(10);
+const SOURCE_POLL: Duration = Duration::from_millis(100);
+/// How long crash recovery and a rewind may take, each.
+const REWIND: Duration = Duration::from_secs(3600);
+/// How long a copy may take. A source that is gone ends it within seconds.
+const COPY: Duration = Duration::from_secs(24 * 3600);
+
+impl PgDatabase {
+    pub(super) async fn look(&self) -> Result<Data> {
+        let layout = &self.settings.layout;
+        let found = controldata::inspect(&self.binaries, &self.user, &layout.pgdata)
+            .await
+            .map_err(error::control)?;
+        let places = layout.clone();
+        let (incomplete, aside) =
+            blocking(move || Ok::<_, Error>((places.incomplete(), places.list_aside()))).await??;
+        let incomplete = incomplete.map_err(error::place)?.is_some();
+        let aside = !aside.map_err(error::place)?.is_empty();
+        Ok(match found {
+            DataDirectory::Present(_) if incomplete => Data::Incomplete,
+            DataDirectory::Present(control) => Data::Present { system_id: control.system_id },
+            // The end of the process between the two renames of a replacement leaves the only data
+            // aside: that is no member without data.
+            DataDirectory::Absent | DataDirectory::Empty if incomplete || aside => Data::Incomplete,
+            DataDirectory::Absent | DataDirectory::Empty => Data::Empty,
+            DataDirectory::Foreign { why } => {
+                let place = layout.pgdata.display();
+                return Err(Error::Machine(format!("{place} is not a data directory: {why}")));
+            }
+            DataDirectory::OtherVersion { found } => {
+                return Err(Error::Machine(format!(
+                    "{} was made by PostgreSQL {found}, but the programs are of version {}",
+                    layout.pgdata.display(),
+                    self.binaries.major()
+                )));
+            }
+        })
+    }
+
+    pub(super) async fn make_data(&self, spec: &ClusterSpec) -> Result<SystemId> {
+        self.refuse_running()?;
+        self.prepare().await?;
+        let settings = &self.settings;
+        // What it runs with at first: the least that a standby of it must have is set by this.
+        let role = Role::Sealed { promised: Epoch(0) };
+        let files = self.files(role, self.standby_sync(), spec).await?;
+        let control = initdb::create(
+            &self.binaries,
+            &self.user,
+            &settings.layout,
+            &settings.credentials,
+            &initdb::Options::default(),
+            &files.settings,
+        )
+        .await
+        .map_err(error::initdb)?;
+        info!(system_id = %control.system_id, "a data directory is made");
+        Ok(control.system_id)
+    }
+
+    fn refuse_running(&self) -> Result<()> {
+        match self.client() {
+            Some(_) => Err(Error::Failed("a process tree is there".to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn follow_primary(&self, duty: &FollowDuty, spec: &ClusterSpec) -> Result<()> {
+        self.running()?;
+        let files = self.files(self.standby_role(duty)?, self.standby_sync(), spec).await?;
+        let mut session = self.take_worker();
+        self.reconfigure(&mut session, &files).await?;
+        await_follow(&mut session, duty.epoch).await?;
+        self.worker.put(session);
+        lock(&self.memory).following = Some(Following::new(&duty.address));
+        Ok(())
+    }
+
+    pub(super) fn remote(&self, address: &str) -> Result<Remote> {
+        let (host, port) = host_and_port(address)?;
+        Ok(Remote { host, port, login: self.settings.credentials.rewind.clone() })
+    }
+
+    fn source(&self, duty: &FollowDuty, user: &str) -> Result<Source> {
+        let (host, port) = host_and_port(&duty.address)?;
+        let connection = std::collections::BTreeMap::new();
+        let passfile = self.settings.passfile();
+        Ok(Source { host, port, user: user.to_owned(), passfile, connection })
+    }
+
+    pub(super) async fn ask_primary(&self, duty: &FollowDuty) -> Result<(Epoch, Lsn)> {
+        let place = self.remote(&duty.address)?.place(QUESTION).await.map_err(error::sql)?;
+        match place.writes {
+            Some(writes) if writes.timeline == duty.epoch.timeline() => {
+                Ok((duty.epoch, writes.flush))
+            }
+            Some(writes) => {
+                let (primary, found) = (&duty.primary, writes.timeline);
+                Err(Error::NotReady(format!(
+                    "{primary} writes timeline {found}, not {}",
+                    duty.epoch
+                )))
+            }
+            None => Err(Error::NotReady(format!("{} is a standby", duty.primary))),
+        }
+    }
+
+    /// Waits until the primary has done a checkpoint in its epoch: before that nothing can be
+    /// judged by its control file.
+    async fn await_checkpoint(&self, duty: &FollowDuty) -> Result<Place> {
+        let remote = self.remote(&duty.address)?;
+        let wanted = duty.epoch.timeline();
+        let begun = Instant::now();
+        loop {
+            let why = match remote.place(QUESTION).await {
+                Ok(place) => match place.writes {
+                    Some(w) if w.timeline == wanted && place.checkpoint_timeline == wanted => {
+                        return Ok(place);
+                    }
+                    Some(w) if w.timeline == wanted => {
+                        "it has not done a checkpoint in its epoch".to_owned()
+                    }
+                    Some(w) => format!("it writes timeline {}, not {wanted}", w.timeline),
+                    None => "it is a standby".to_owned(),
+                },
+                Err(e) => e.to_string(),
+            };
+            if begun.elapsed() >= SOURCE {
+                let primary = &duty.primary;
+                return Err(Error::NotReady(format!("{primary} cannot be followed yet: {why}")));
+            }
+            tokio::time::sleep(SOURCE_POLL).await;
+        }
+    }
+
+    pub(super) async fn turn_back(&self, duty: &FollowDuty) -> Result<Rewound> {
+        self.refuse_running()?;
+        self.prepare().await?;
+        let settings = &self.settings;
+        let place = self.await_checkpoint(duty).await?;
+        self.check_foreign(place.system_id).await?;
+        let control = controldata::read(&self.binaries, &self.user, &settings.layout.pgdata)
+            .await
+            .map_err(error::control)?;
+        let own = control.newest_timeline().epoch();
+        let diverged_at = match duty.lineage.relation(own, Lsn(u64::MAX)) {
+            Relation::Diverged { common } => Some(common),
+            Relation::Prefix => None,
+        };
+        let job = rewind::Job {
+            source: self.source(duty, settings.credentials.rewind.user())?,
+            expected: place.system_id,
+            diverged_at,
+            deadline: REWIND,
+            at: BootClock.wall(),
+        };
+        let outcome = rewind::rewind(&self.binaries, &self.user, &settings.layout, &job)
+            .await
+            .map_err(error::rewind)?;
+        Ok(match outcome {
+            Outcome::Rewound { diverged_at, timeline, saved } => {
+                info!(%diverged_at, %timeline, ?saved, "the data directory is rewound");
+                self.prune().await;
+                Rewound::Done
+            }
+            // It was asked for because the lineages differ. That they do not, by its own judgement,
+            // means that the directory is not what it seems.
+            Outcome::NotRequired => {
+                Rewound::Impossible { why: "pg_rewind sees no divergence".to_owned() }
+            }
+            // Nothing was changed, and the primary can be back in a moment.
+            Outcome::Failed { reason, touched: false } if reason.contains("could not connect") => {
+                return Err(Error::NotReady(reason));
+            }
+            Outcome::Failed { reason, .. } => Rewound::Impossible { why: reason },
+        })
+    }
+
+    /// Data of another cluster is never taken, and never replaced.
+    async fn check_foreign(&self, found: SystemId) -> Result<()> {
+        match self.read_record().await?.and_then(|r| r.system_id) {
+            Some(expected) if expected != found => Err(Error::Failed(format!(
+                "the primary has system identifier {found}, but this member belongs to {expected}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) async fn copy_primary(
+        &self,
+        duty: &FollowDuty,
+        progress: Progress,
+    ) -> Result<SystemId> {
+        self.refuse_running()?;
+        self.prepare().await?;
+        let settings = &self.settings;
+        let remote = self.remote(&duty.address)?;
+        let place = remote.place(QUESTION).await.map_err(error::sql)?;
+        self.check_foreign(place.system_id).await?;
+        if place.writes.is_none_or(|w| w.timeline != duty.epoch.timeline()) {
+            let (primary, epoch) = (&duty.primary, duty.epoch);
+            return Err(Error::NotReady(format!("{primary} is not the primary of epoch {epoch}")));
+        }
+        let name = settings.member.slot_name();
+        // A slot that has lost its WAL serves nobody; the primary makes it anew.
+        let found = remote.slot(&name, QUESTION).await.map_err(error::sql)?;
+        let create_slot = found.is_none();
+        let slot = found.is_none_or(|slot| !slot.lost).then_some(name);
+        let job = basebackup::Job {
+            source: self.source(duty, settings.credentials.replication.user())?,
+            expected: place.system_id,
+            slot,
+            create_slot,
+            tablespaces: Vec::new(),
+            deadline: COPY,
+            at: BootClock.wall(),
+            reason: "replaced".to_owned(),
+        };
+        let tell = move |p: basebackup::Progress| progress(p.bytes_done, p.bytes_total);
+        let copied = basebackup::copy(&self.binaries, &self.user, &settings.layout, &job, tell)
+            .await
+            .map_err(error::copy)?;
+        info!(start = %copied.start, end = %copied.end, aside = ?copied.kept_aside, "copied");
+        lock(&self.memory).segment_bytes = 0;
+        self.prune().await;
+        Ok(copied.control.system_id)
+    }
+
+    /// Removes the oldest of what is kept aside, by the bounds. Not having done it is no reason to
+    /// fail what was done.
+    async fn prune(&self) {
+        let layout = self.settings.layout.clone();
+        let (count, bytes) = (self.settings.aside_count_max, self.settings.aside_bytes_max);
+        match blocking(move || layout.prune_aside(count, bytes)).await {
+            Ok(Ok(removed)) => {
+                for aside in removed {
+                    info!(path = %aside.path.display(), "an old directory kept aside is removed");
+                }
+            }
+            Ok(Err(e)) => warn!(error = %e, "what is kept aside was not pruned"),
+            Err(e) => warn!(error = %e, "what is kept aside was not pruned"),
+        }
+    }
+}
+
+/// Waits until the session shows the settings of a standby of `epoch`. The startup process is told
+/// by the same signal of the postmaster.
+async fn await_follow(session: &mut Session, epoch: Epoch) -> Result<()> {
+    let sql = "SELECT current_setting('quorate.role', true) AS role, \
+               current_setting('quorate.epoch', true) AS epoch";
+    let begun = Instant::now();
+    loop {
+        let row = session.row(sql).await.map_err(error::sql)?;
+        let text = |column| row.optional(column).map_err(error::sql);
+        if text("role")? == Some("standby") && text("epoch")? == Some(&epoch.to_string()) {
+            return Ok(());
+        }
+        if begun.elapsed() >= RELOAD {
+            return Err(timed_out("the reload of the settings", RELOAD));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}

@@ -1,0 +1,307 @@
+//! What an agent needs of a database: the boundary between deciding and doing.
+//!
+//! Production implements it with the guard and PostgreSQL, the simulator with a model. Every
+//! method ends within a bound of its own, or when its future is dropped; none decides who may be
+//! primary.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::domain::desired::FollowDuty;
+use crate::domain::lineage::Lineage;
+use crate::domain::observation::{Data, Fencing, StandbyProgress};
+use crate::domain::record::MemberRecord;
+use crate::domain::state::ClusterSpec;
+use crate::domain::sync::SyncConfig;
+use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName, SystemId, Timeline};
+
+/// Why the database did not do it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// PostgreSQL is starting, recovering, or not yet consistent: ask again.
+    #[error("PostgreSQL is not ready: {0}")]
+    NotReady(String),
+    /// It did not end in time: whether it was done is not known.
+    #[error("{what} did not end within {seconds} s")]
+    TimedOut {
+        /// What.
+        what: String,
+        /// The bound.
+        seconds: u64,
+    },
+    /// PostgreSQL, or a tool of it, refused.
+    #[error("{0}")]
+    Failed(String),
+    /// The machine does not allow it: a directory, a port, a user, a namespace.
+    #[error("{0}")]
+    Machine(String),
+}
+
+/// How to start PostgreSQL. It never starts as a primary.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StartMode {
+    /// As a standby that takes no WAL from anywhere.
+    Sealed {
+        /// The epoch promised.
+        promise: Epoch,
+    },
+    /// As a standby of a primary.
+    Following(FollowDuty),
+}
+
+/// What runs, remembered beside the guard, so that a restarted agent knows what it takes over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunState {
+    /// In which life of the guard.
+    pub guard: GuardId,
+    /// As what.
+    pub role: RunRole,
+}
+
+/// What PostgreSQL was last made to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunRole {
+    /// A sealed standby.
+    Sealed {
+        /// The epoch promised.
+        promise: Epoch,
+    },
+    /// A standby that follows.
+    Following {
+        /// The epoch.
+        epoch: Epoch,
+        /// The primary's `host:port`.
+        address: String,
+    },
+    /// A primary, or one on its way to be.
+    Primary {
+        /// The epoch.
+        epoch: Epoch,
+        /// Whether its promotion was recorded as done.
+        promoted: Option<Lineage>,
+        /// Whether it was opened for writes.
+        writes_open: bool,
+    },
+}
+
+/// The process tree, as the guard tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tree {
+    /// There is none.
+    None,
+    /// The postmaster runs.
+    Running,
+    /// The postmaster has ended, or the guard has: something of it may be left.
+    Ending {
+        /// How it ended, for a person.
+        how: String,
+    },
+}
+
+/// A process tree that outlived its agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// In which life of the guard.
+    pub guard: GuardId,
+    /// How it would be killed.
+    pub fencing: Fencing,
+    /// When the kernel kills it, where a lease was armed.
+    pub kill_at: Option<BootTime>,
+    /// What it was last made to be; `None` where that was not remembered.
+    pub run: Option<RunState>,
+}
+
+/// A started process tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Started {
+    /// In which life of the guard.
+    pub guard: GuardId,
+    /// How it would be killed.
+    pub fencing: Fencing,
+}
+
+/// Where a sealed standby's log ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// The epoch of its last record.
+    pub wal_epoch: Epoch,
+    /// Its end.
+    pub lsn: Lsn,
+    /// Where each epoch begins.
+    pub lineage: Lineage,
+}
+
+/// What PostgreSQL says of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Seen {
+    /// It runs, and takes no connections yet.
+    Starting,
+    /// A standby.
+    Standby {
+        /// End of the WAL replayed.
+        replay: Lsn,
+        /// End of the WAL flushed, as far as known.
+        flushed: Lsn,
+        /// The timeline that it streams, while it does.
+        streaming: Option<Timeline>,
+        /// Why it cannot be served by what it follows, where WAL that it needs is gone there.
+        lacks_wal: Option<String>,
+    },
+    /// A primary.
+    Primary {
+        /// End of the WAL flushed.
+        flushed: Lsn,
+        /// Its standbys, each found by the slot that it holds.
+        standbys: BTreeMap<MemberName, StandbyProgress>,
+    },
+}
+
+/// How a rewind ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rewound {
+    /// The data directory is on the primary's lineage.
+    Done,
+    /// The directory needs a copy instead.
+    Impossible {
+        /// Why.
+        why: String,
+    },
+}
+
+/// How far a copy has come, in bytes: done, and total where it is known.
+pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// A member's database: its directory, its process tree, and the connection to it.
+pub trait Database: Send + Sync + 'static {
+    /// The durable record; `None` where there is none.
+    fn load_record(&self) -> impl Future<Output = Result<Option<MemberRecord>>> + Send;
+
+    /// Writes the record, and returns once it is on disk.
+    fn save_record(&self, record: &MemberRecord) -> impl Future<Output = Result<()>> + Send;
+
+    /// Writes what runs, beside the guard. Need not be synced: it is only of use while the
+    /// machine is up.
+    fn save_run(&self, run: &RunState) -> impl Future<Output = Result<()>> + Send;
+
+    /// Looks at the data directory.
+    fn inspect(&self) -> impl Future<Output = Result<Data>> + Send;
+
+    /// Takes over a process tree that outlived its agent. Where only remains of one are left, they
+    /// are killed and proven gone before it returns `None`.
+    fn attach(&self) -> impl Future<Output = Result<Option<Attached>>> + Send;
+
+    /// Makes a data directory with `initdb`: synced, with its roles, ready to be started sealed.
+    fn initialise(&self, spec: &ClusterSpec) -> impl Future<Output = Result<SystemId>> + Send;
+
+    /// Starts a guard, and PostgreSQL under it. Returns once the postmaster runs; it may not take
+    /// connections yet.
+    fn start(
+        &self,
+        mode: &StartMode,
+        spec: &ClusterSpec,
+    ) -> impl Future<Output = Result<Started>> + Send;
+
+    /// The process tree as it changes.
+    fn tree(&self) -> watch::Receiver<Tree>;
+
+    /// Moves the kernel's deadline of the running tree, if it is that of this guard: a lease never
+    /// arms another life of it. On the path of every renewal: it waits for nothing but the guard.
+    fn arm(&self, guard: &GuardId, kill_at: BootTime) -> impl Future<Output = Result<()>> + Send;
+
+    /// Kills the process tree at once; without effect where none runs.
+    fn kill(&self) -> impl Future<Output = Result<()>> + Send;
+
+    /// Stops a running standby in order, and kills the tree where it does not end within a bound.
+    /// Returns once the postmaster has ended; without effect where none runs.
+    fn stop(&self) -> impl Future<Output = Result<()>> + Send;
+
+    /// Returns once nothing of the process tree is left, by proof, and its guard is dismissed.
+    fn prove_empty(&self) -> impl Future<Output = Result<()>> + Send;
+
+    /// Seals the running standby: it takes no WAL from anywhere, and its position is final.
+    fn seal(
+        &self,
+        promise: Epoch,
+        spec: &ClusterSpec,
+    ) -> impl Future<Output = Result<Position>> + Send;
+
+    /// Makes the running sealed standby follow a primary.
+    fn follow(
+        &self,
+        duty: &FollowDuty,
+        spec: &ClusterSpec,
+    ) -> impl Future<Output = Result<()>> + Send;
+
+    /// Promotes the running sealed standby to the timeline of `epoch`, with `sync` in force and
+    /// writes held back from before the promotion on. Returns where each epoch begins.
+    fn promote(
+        &self,
+        epoch: Epoch,
+        sync: &SyncConfig,
+        spec: &ClusterSpec,
+    ) -> impl Future<Output = Result<Lineage>> + Send;
+
+    /// Runs with `sync`, and waits for its barrier. Returns the postmaster's start, in
+    /// microseconds since 1970.
+    fn confirm_sync(
+        &self,
+        epoch: Epoch,
+        sync: &SyncConfig,
+        writes_open: bool,
+        spec: &ClusterSpec,
+    ) -> impl Future<Output = Result<i64>> + Send;
+
+    /// Lifts the hold on writes.
+    fn open_writes(
+        &self,
+        epoch: Epoch,
+        sync: &SyncConfig,
+        spec: &ClusterSpec,
+    ) -> impl Future<Output = Result<()>> + Send;
+
+    /// Checkpoint and fast stop, so that `target` has everything. Returns once the postmaster has
+    /// ended; kills the tree where a standby holds it up.
+    fn hand_over(&self, target: &MemberName) -> impl Future<Output = Result<()>> + Send;
+
+    /// Rewinds the stopped data directory to the primary's lineage.
+    fn rewind(
+        &self,
+        duty: &FollowDuty,
+        spec: &ClusterSpec,
+    ) -> impl Future<Output = Result<Rewound>> + Send;
+
+    /// Keeps the old directory aside, and copies the primary's.
+    fn clone_from(
+        &self,
+        duty: &FollowDuty,
+        spec: &ClusterSpec,
+        progress: Progress,
+    ) -> impl Future<Output = Result<SystemId>> + Send;
+
+    /// Where the primary's log ends now, and in which epoch; asked of the primary itself.
+    fn primary_position(
+        &self,
+        duty: &FollowDuty,
+    ) -> impl Future<Output = Result<(Epoch, Lsn)>> + Send;
+
+    /// Asks the running PostgreSQL what it is.
+    fn observe(&self) -> impl Future<Output = Result<Seen>> + Send;
+
+    /// Asks whether the primary still does its work: a held connection, a new one, a local write.
+    fn probe(&self) -> impl Future<Output = Result<()>> + Send;
+
+    /// Keeps a slot for each of `others`, advanced to `positions`; drops slots of ours that are
+    /// nobody's. Returns what is wrong, for a person.
+    fn maintain(
+        &self,
+        others: &[MemberName],
+        positions: &BTreeMap<MemberName, Lsn>,
+    ) -> impl Future<Output = Result<Vec<String>>> + Send;
+}

@@ -1,0 +1,134 @@
+//! The agent: one member's desired state, made real.
+//!
+//! Owns the loop that reconciles a member, the renewal of its lease, the fence at the lease's end,
+//! and what is reported of it. May import the domain, the session's client, the database drivers
+//! and the clock. Nothing here decides who may be primary: `domain::reconcile` does.
+//!
+//! Several tasks serve one member, so that nothing slow holds up what is urgent:
+//!
+//! - the *worker* carries out one action at a time;
+//! - the *renewer* renews the leases of all members of the node in one call;
+//! - the *fence* kills the process tree at the end of the lease, whatever the worker does;
+//! - the *observer* asks PostgreSQL what it is, the *health check* whether it hangs;
+//! - the *reporter* tells the leader.
+
+pub mod database;
+pub mod driver;
+mod fence;
+mod observe;
+mod poll;
+mod renew;
+mod report;
+mod shared;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::domain::state::ClusterSpec;
+use crate::domain::types::{ClusterName, MemberName, NodeName};
+use crate::runtime::Runtime;
+use crate::session::{Client, Transport};
+use driver::Database;
+use poll::Known;
+use shared::Shared;
+
+/// One member that this node runs.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Its cluster.
+    pub cluster: ClusterName,
+    /// Its name.
+    pub name: MemberName,
+    /// `host:port` where others reach its PostgreSQL.
+    pub address: String,
+    /// Breaks ties between candidates.
+    pub priority: i32,
+    /// Never made primary automatically.
+    pub nofailover: bool,
+    /// What this node's configuration asks of the cluster: used where the cluster is new.
+    pub spec: ClusterSpec,
+}
+
+/// How the agent works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// This node.
+    pub node: NodeName,
+    /// How often a member is observed and reported without being asked to.
+    pub report_every: Duration,
+    /// How long PostgreSQL may fail every probe before it is given up as hung.
+    pub hung_after: Duration,
+}
+
+/// Runs the agent of a node, with all of its members. Once `stop` is true it stops every member in
+/// order, tells the leader, and returns. A future that is dropped leaves PostgreSQL running under
+/// its guards, for the next agent to take over within the lease.
+pub async fn run<RT, T, D, C>(
+    options: Options,
+    members: Vec<(Member, Arc<D>)>,
+    client: Client<T>,
+    clock: Arc<C>,
+    stop: watch::Receiver<bool>,
+) where
+    RT: Runtime,
+    T: Transport,
+    D: Database,
+    C: Clock,
+{
+    let known = Known::new();
+    let mut all = Vec::new();
+    for (member, database) in members {
+        let tree = database.tree();
+        all.push(Arc::new(Shared::new(member, options.clone(), database, tree, clock.clone())));
+    }
+    let mut workers = Vec::new();
+    let mut tasks: Vec<crate::runtime::Boxed<'static, ()>> = Vec::new();
+    let clusters = all.iter().map(|s| s.member.cluster.clone()).collect();
+    tasks.push(Box::pin(poll::run::<RT, T, C>(
+        client.clone(),
+        clusters,
+        known.clone(),
+        clock.clone(),
+    )));
+    tasks.push(Box::pin(renew::run::<RT, T, D, C>(
+        options.node.clone(),
+        all.clone(),
+        client.clone(),
+        known.clone(),
+        clock.clone(),
+    )));
+    for shared in all {
+        workers.push(RT::spawn(worker::run::<RT, T, D, C>(
+            shared.clone(),
+            client.clone(),
+            known.clone(),
+            stop.clone(),
+        )));
+        tasks.push(Box::pin(fence::run::<RT, D, C>(shared.clone())));
+        tasks.push(Box::pin(observe::run::<RT, D, C>(shared.clone())));
+        tasks.push(Box::pin(observe::watch_health::<RT, D, C>(shared.clone())));
+        tasks.push(Box::pin(report::run::<RT, T, D, C>(shared, client.clone())));
+    }
+    // Each on its own, so that none waits for another's turn.
+    let handles: Vec<_> = tasks.into_iter().map(RT::spawn).collect();
+    let watched = handles.into_iter().map(|handle| -> crate::runtime::Boxed<'static, ()> {
+        Box::pin(async {
+            // They never end: a panic in one must end the process, not a member's care alone.
+            drop(handle.await);
+            tracing::error!("a task of the agent failed: the daemon ends, and is to be restarted");
+        })
+    });
+    let mut ends: Vec<crate::runtime::Boxed<'static, ()>> = watched.collect();
+    ends.push(Box::pin(async {
+        for worker in workers {
+            if worker.await.is_err() {
+                tracing::error!("a worker failed: the daemon ends, and is to be restarted");
+            }
+        }
+    }));
+    crate::runtime::first_of(ends).await;
+}

@@ -1,0 +1,127 @@
+//! Asks PostgreSQL what it is, and whether it still does its work.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{error, warn};
+
+use super::driver::{Database, Seen};
+use super::shared::Shared;
+use crate::clock::Clock;
+use crate::domain::reconcile::Process;
+use crate::runtime::Runtime;
+
+/// How often a member that is on its way somewhere is asked.
+const FAST: Duration = Duration::from_millis(100);
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(2);
+/// How often a primary is probed.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// How long all probes together may take.
+const PROBE: Duration = Duration::from_secs(10);
+
+pub(super) async fn run<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D, C>>) {
+    loop {
+        let running = {
+            let inner = shared.lock();
+            let running = !matches!(inner.process, Process::Down | Process::Ending);
+            // A sealed standby's position is final: there is nothing to ask.
+            let settled = matches!(inner.process, Process::Sealed { .. });
+            running && !settled
+        };
+        if !running {
+            RT::sleep(FAST).await;
+            continue;
+        }
+        match RT::timeout(ANSWER, shared.database.observe()).await {
+            Ok(Ok(seen)) => {
+                let settled = settled(&shared, &seen);
+                let now = shared.clock.now();
+                let lacks = matches!(&seen, Seen::Standby { lacks_wal: Some(_), .. });
+                let changed = {
+                    let mut inner = shared.lock();
+                    let kind = |s: &Seen| match s {
+                        Seen::Starting => (0, 0),
+                        Seen::Standby { streaming, .. } => (1, usize::from(streaming.is_some())),
+                        Seen::Primary { standbys, .. } => {
+                            (2, standbys.values().filter(|s| s.streaming).count())
+                        }
+                    };
+                    let before = inner.seen.as_ref().map(|(s, _)| kind(s));
+                    let changed = before != Some(kind(&seen));
+                    inner.seen = Some((seen, now));
+                    inner.source_lacks_wal |= lacks;
+                    changed
+                };
+                if changed || lacks {
+                    shared.news.notify_one();
+                    shared.wake.notify_one();
+                }
+                RT::sleep(if settled { shared.options.report_every } else { FAST }).await;
+            }
+            Ok(Err(_)) | Err(_) => {
+                // Unknown is not absent: what was seen last is kept out of the next report.
+                shared.lock().seen = None;
+                RT::sleep(FAST).await;
+            }
+        }
+    }
+}
+
+/// Whether nothing is about to change.
+fn settled<D: Database, C: Clock>(shared: &Shared<D, C>, seen: &Seen) -> bool {
+    let inner = shared.lock();
+    match (&inner.process, seen) {
+        (Process::Following { .. }, Seen::Standby { streaming, .. }) => {
+            let unproven = inner.record.data != crate::domain::record::DataMark::Intact;
+            streaming.is_some() && !unproven
+        }
+        (
+            Process::Primary { promoted: true, writes_open: true, .. },
+            Seen::Primary { standbys, .. },
+        ) => standbys.values().all(|s| s.streaming),
+        _ => false,
+    }
+}
+
+/// Gives a primary up that fails every probe for too long: a hung PostgreSQL is not healthy, and a
+/// busy one is not hung.
+pub(super) async fn watch_health<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D, C>>) {
+    let mut failing_since = None;
+    loop {
+        RT::sleep(PROBE_EVERY).await;
+        let open = {
+            let inner = shared.lock();
+            matches!(inner.process, Process::Primary { promoted: true, writes_open: true, .. })
+                && !inner.hung
+        };
+        if !open {
+            failing_since = None;
+            continue;
+        }
+        let began = shared.clock.now();
+        let outcome = match RT::timeout(PROBE, shared.database.probe()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no probe ended within {} s", PROBE.as_secs())),
+        };
+        let now = shared.clock.now();
+        match outcome {
+            Ok(()) => {
+                failing_since = None;
+                shared.problem("health", None);
+            }
+            Err(why) => {
+                let since = *failing_since.get_or_insert(began);
+                warn!(member = %shared.member.name, %why, "PostgreSQL failed its probes");
+                shared.problem("health", Some(format!("PostgreSQL failed its probes: {why}")));
+                if now.since(since) >= shared.options.hung_after {
+                    error!(member = %shared.member.name, %why, "PostgreSQL hangs: it is given up");
+                    shared.update(|inner| inner.hung = true);
+                    shared.wake.notify_one();
+                    failing_since = None;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Renews the leases of all members of the node.
+//!
+//! The time is read before a renewal is sent, and the lease that its acknowledgement gives is
+//! counted from there. A lease counts only once the guard has armed the kernel's timer with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{debug, warn};
+
+use super::driver::Database;
+use super::poll::Known;
+use super::shared::Shared;
+use crate::clock::Clock;
+use crate::domain::lease::{HolderLease, Timing};
+use crate::domain::types::{BootTime, NodeName};
+use crate::runtime::{self, Boxed, Runtime};
+use crate::session::wire::{Claim, RenewRequest, Renewal};
+use crate::session::{Client, Transport};
+
+/// How long one attempt may take before the next controller is asked.
+const ATTEMPT: Duration = Duration::from_millis(400);
+/// Pause after a failed attempt.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long the guard may take to move its timer.
+const ARM: Duration = Duration::from_millis(200);
+
+pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
+    node: NodeName,
+    members: Vec<Arc<Shared<D, C>>>,
+    client: Client<T>,
+    known: Known,
+    clock: Arc<C>,
+) {
+    let mut due = clock.now();
+    let mut held: Vec<Claim> = Vec::new();
+    loop {
+        let claims = claims(&members);
+        // A new claim does not wait for its turn: its holder cannot promote before it is renewed.
+        let fresh = claims.iter().any(|c| !held.contains(c));
+        held.clone_from(&claims);
+        let now = clock.now();
+        if claims.is_empty() || (now < due && !fresh) {
+            let wait = if claims.is_empty() { Duration::from_secs(1) } else { due.since(now) };
+            let mut waits: Vec<Boxed<'_, ()>> = vec![Box::pin(RT::sleep(wait))];
+            for member in &members {
+                waits.push(Box::pin(member.claims.notified()));
+            }
+            runtime::first_of(waits).await;
+            continue;
+        }
+        let sent = clock.now();
+        let request = RenewRequest { node: node.clone(), claims: claims.clone() };
+        match client.renew(&request, ATTEMPT).await {
+            Ok(reply) => {
+                let mut every = Timing::default().renew();
+                for (claim, renewal) in claims.iter().zip(reply.renewals) {
+                    let Some(member) = members.iter().find(|m| {
+                        m.member.cluster == claim.cluster && m.member.name == claim.member
+                    }) else {
+                        continue;
+                    };
+                    let timing = timing(&known, member.as_ref());
+                    every = every.min(timing.renew());
+                    settle::<RT, D, C>(member, claim, renewal, sent, &timing).await;
+                }
+                due = sent.plus(every);
+            }
+            Err(failure) => {
+                // At once, at the next controller: the lease has to outlive a Raft election.
+                debug!(%failure, "a renewal failed");
+                due = clock.now();
+                RT::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The agreed times; the configured ones where this node has heard of none yet, which can only be
+/// while it takes over a running primary whose guard is armed by the agreed ones already.
+fn timing<D: Database, C: Clock>(known: &Known, member: &Shared<D, C>) -> Timing {
+    let known = known.get();
+    let cluster = known.clusters.get(&member.member.cluster);
+    cluster.map_or(member.member.spec.timing, |c| c.spec.timing)
+}
+
+fn claims<D: Database, C: Clock>(members: &[Arc<Shared<D, C>>]) -> Vec<Claim> {
+    let claim = |member: &Arc<Shared<D, C>>| {
+        let (epoch, guard) = member.lock().claim.clone()?;
+        Some(Claim {
+            cluster: member.member.cluster.clone(),
+            member: member.member.name.clone(),
+            guard,
+            epoch,
+        })
+    };
+    members.iter().filter_map(claim).collect()
+}
+
+async fn settle<RT: Runtime, D: Database, C: Clock>(
+    member: &Shared<D, C>,
+    claim: &Claim,
+    renewal: Renewal,
+    sent: BootTime,
+    timing: &Timing,
+) {
+    match renewal {
+        Renewal::Acknowledged => {
+            let lease = HolderLease::from_renewal(claim.epoch, sent, timing);
+            let armed = RT::timeout(ARM, member.database.arm(&claim.guard, lease.kill_at)).await;
+            match armed {
+                Ok(Ok(())) => {
+                    let first = {
+                        let mut inner = member.lock();
+                        let first = inner.lease.is_none_or(|l| l.epoch != claim.epoch);
+                        inner.lease = Some(match inner.lease {
+                            Some(older) => older.extend(lease),
+                            None => lease,
+                        });
+                        first
+                    };
+                    member.problem("lease", None);
+                    if first {
+                        member.wake.notify_one();
+                    }
+                }
+                Ok(Err(error)) => {
+                    warn!(member = %claim.member, %error, "the guard did not take the lease");
+                    member.wake.notify_one();
+                }
+                Err(_) => {
+                    warn!(member = %claim.member, "the guard did not answer in time");
+                    member.wake.notify_one();
+                }
+            }
+        }
+        Renewal::Refused { why } => {
+            warn!(member = %claim.member, epoch = %claim.epoch, %why, "the lease was refused");
+            member.problem("lease", Some(format!("the lease was refused: {why}")));
+            member.wake.notify_one();
+        }
+    }
+}

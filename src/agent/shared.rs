@@ -1,0 +1,241 @@
+//! What the tasks of one member share.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, watch};
+
+use super::driver::{Database, Seen, Tree};
+use super::{Member, Options};
+use crate::clock::Clock;
+use crate::domain::lease::HolderLease;
+use crate::domain::lineage::Lineage;
+use crate::domain::observation::{
+    Condition, Data, Fencing, PrimaryView, Progress, Report, Sequence, StandbyView,
+};
+use crate::domain::reconcile::{Local, Process};
+use crate::domain::record::{DataMark, MemberRecord};
+use crate::domain::types::{BootTime, Epoch, GuardId, Lsn};
+
+/// One member, as its tasks see it.
+pub(super) struct Shared<D, C> {
+    pub member: Member,
+    pub options: Options,
+    pub database: Arc<D>,
+    pub tree: watch::Receiver<Tree>,
+    pub clock: Arc<C>,
+    inner: Mutex<Inner>,
+    /// Wakes the worker.
+    pub wake: Notify,
+    /// Wakes the reporter.
+    pub news: Notify,
+    /// Wakes the renewer of the node.
+    pub claims: Notify,
+}
+
+/// The state of one member. Only the worker changes the record and the process.
+pub(super) struct Inner {
+    pub record: MemberRecord,
+    pub data: Data,
+    pub guard: Option<GuardId>,
+    pub fencing: Fencing,
+    pub process: Process,
+    pub lease: Option<HolderLease>,
+    /// The epoch that the renewer claims.
+    pub claim: Option<(Epoch, GuardId)>,
+    pub hung: bool,
+    pub rewind_failed: bool,
+    pub source_lacks_wal: bool,
+    pub unstartable: bool,
+    /// Whether the last epoch that ended here ended by itself.
+    pub crashed: bool,
+    /// Where each epoch begins, once promoted.
+    pub lineage: Option<Lineage>,
+    pub seen: Option<(Seen, BootTime)>,
+    /// What a long action says of itself.
+    pub busy: Option<Condition>,
+    /// What is wrong, by what it concerns.
+    pub problems: BTreeMap<&'static str, String>,
+    /// Which run of the agent this is, and how many reports it has made.
+    pub run: u64,
+    pub reports: u64,
+    /// Whether the record was read: nothing is reported before.
+    pub loaded: bool,
+}
+
+impl<D: Database, C: Clock> Shared<D, C> {
+    pub fn new(
+        member: Member,
+        options: Options,
+        database: Arc<D>,
+        tree: watch::Receiver<Tree>,
+        clock: Arc<C>,
+    ) -> Self {
+        let record = MemberRecord::new(member.cluster.clone(), member.name.clone());
+        let inner = Inner {
+            record,
+            data: Data::Unknown,
+            guard: None,
+            fencing: Fencing::Unknown,
+            process: Process::Down,
+            lease: None,
+            claim: None,
+            hung: false,
+            rewind_failed: false,
+            source_lacks_wal: false,
+            unstartable: false,
+            crashed: false,
+            lineage: None,
+            seen: None,
+            busy: None,
+            problems: BTreeMap::new(),
+            run: clock.wall().0,
+            reports: 0,
+            loaded: false,
+        };
+        Self {
+            member,
+            options,
+            database,
+            tree,
+            clock,
+            inner: Mutex::new(inner),
+            wake: Notify::new(),
+            news: Notify::new(),
+            claims: Notify::new(),
+        }
+    }
+
+    /// Held for a few assignments only, never across an await.
+    pub fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, and lets the leader know.
+    pub fn update<R>(&self, change: impl FnOnce(&mut Inner) -> R) -> R {
+        let result = change(&mut self.lock());
+        self.news.notify_one();
+        result
+    }
+
+    /// Says that something is wrong, or is so no more.
+    pub fn problem(&self, concern: &'static str, text: Option<String>) {
+        let changed = {
+            let mut inner = self.lock();
+            match text {
+                Some(text) => inner.problems.insert(concern, text.clone()) != Some(text),
+                None => inner.problems.remove(concern).is_some(),
+            }
+        };
+        if changed {
+            self.news.notify_one();
+        }
+    }
+
+    /// What the worker decides on.
+    pub fn local(&self) -> Local {
+        let inner = self.lock();
+        Local {
+            record: inner.record.clone(),
+            data: inner.data.clone(),
+            guard: inner.guard.clone(),
+            process: inner.process.clone(),
+            lease: inner.lease,
+            hung: inner.hung,
+            rewind_failed: inner.rewind_failed,
+            source_lacks_wal: inner.source_lacks_wal,
+            unstartable: inner.unstartable,
+        }
+    }
+
+    /// What the leader is told.
+    pub fn report(&self) -> Option<Report> {
+        let mut inner = self.lock();
+        inner.reports += 1;
+        let sequence = Sequence { run: inner.run, number: inner.reports };
+        inner.loaded.then(|| Report {
+            sequence,
+            emptied: inner.record.emptied.clone(),
+            guard: inner.guard.clone(),
+            ended: inner.record.ended,
+            crashed: inner.crashed,
+            data: inner.reported_data(),
+            condition: inner.condition(),
+            fencing: inner.fencing,
+            problems: inner.problems.values().cloned().collect(),
+        })
+    }
+}
+
+impl Inner {
+    /// A directory that is being made or replaced is not data yet.
+    fn reported_data(&self) -> Data {
+        match (self.record.data, &self.data) {
+            (DataMark::Intact | DataMark::Copied { .. }, data) => data.clone(),
+            (DataMark::Initialising, Data::Empty) => Data::Empty,
+            (DataMark::Initialising | DataMark::Replacing, _) => Data::Incomplete,
+        }
+    }
+
+    fn condition(&self) -> Condition {
+        if let Some(busy) = &self.busy {
+            return busy.clone();
+        }
+        let seen = self.seen.as_ref().map(|(seen, _)| seen);
+        match &self.process {
+            Process::Down => Condition::Down,
+            Process::Ending => Condition::Unknown,
+            Process::Sealed { position: Some(position), .. } => Condition::Standby(StandbyView {
+                streaming: None,
+                replay: position.lsn,
+                flushed: position.lsn,
+                wal_epoch: position.wal_epoch,
+                held: self.record.held,
+                sealed: Some(position.clone()),
+                counts: self.record.data == DataMark::Intact,
+            }),
+            Process::Sealed { position: None, .. } => Condition::Starting,
+            Process::Following { epoch, .. } => match seen {
+                Some(Seen::Standby { replay, flushed, streaming, .. }) => {
+                    let streaming = streaming.filter(|t| t.epoch() == *epoch).map(|_| *epoch);
+                    Condition::Standby(StandbyView {
+                        streaming,
+                        replay: *replay,
+                        flushed: *flushed,
+                        wal_epoch: streaming.unwrap_or_default(),
+                        held: self.record.held,
+                        sealed: None,
+                        counts: self.record.data == DataMark::Intact,
+                    })
+                }
+                Some(Seen::Starting) => Condition::Starting,
+                _ => Condition::Unknown,
+            },
+            Process::Primary { epoch, confirmed, .. } => {
+                let (flushed, standbys) = match seen {
+                    Some(Seen::Primary { flushed, standbys }) => (*flushed, standbys.clone()),
+                    _ => (Lsn(0), BTreeMap::new()),
+                };
+                let progress = match &self.lineage {
+                    Some(lineage) => Progress::Promoted { lineage: lineage.clone() },
+                    None => Progress::Accepted,
+                };
+                Condition::Primary(PrimaryView {
+                    epoch: *epoch,
+                    progress,
+                    flushed,
+                    standbys,
+                    confirmed: confirmed.clone(),
+                })
+            }
+        }
+    }
+
+    /// The epoch that runs here as primary, promoted or not.
+    pub fn primary_epoch(&self) -> Option<Epoch> {
+        match &self.process {
+            Process::Primary { epoch, .. } => Some(*epoch),
+            _ => None,
+        }
+    }
+}
