@@ -1,1 +1,110 @@
-fn main(){}
+//! `hanode`: the daemon, one a node.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use quorate::config::{Config, LogFormat};
+use quorate::{guard, node, stop};
+use tracing_subscriber::EnvFilter;
+
+/// High availability for PostgreSQL: the daemon of one node.
+#[derive(Debug, Parser)]
+#[command(name = "hanode", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Runs the node in the foreground. SIGTERM ends the daemon and leaves PostgreSQL running for
+    /// the next one to take over; SIGINT stops PostgreSQL too.
+    Run {
+        /// The configuration file.
+        #[arg(long, short)]
+        config: PathBuf,
+    },
+    /// Checks a configuration file, and whether this machine fits it.
+    Check {
+        /// The configuration file.
+        #[arg(long, short)]
+        config: PathBuf,
+    },
+    /// Stops this node's PostgreSQL members in order, and its daemon.
+    Stop {
+        /// The configuration file.
+        #[arg(long, short)]
+        config: PathBuf,
+        /// Longest time to wait, in seconds.
+        #[arg(long, default_value_t = 60)]
+        timeout: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    // The guard is this program under another name. It comes first: no thread, no open file.
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if arguments.first().is_some_and(|a| a == "guard") {
+        std::process::exit(guard::main(arguments.get(1..).unwrap_or_default()));
+    }
+    match Arguments::parse().command {
+        Task::Run { config } => run(config),
+        Task::Check { config } => check(config),
+        Task::Stop { config, timeout } => report(with_config(config, |config| {
+            runtime()?.block_on(stop::stop(&config, std::time::Duration::from_secs(timeout)))?;
+            Ok(())
+        })),
+    }
+}
+
+fn run(file: PathBuf) -> ExitCode {
+    report(with_config(file, |config| {
+        let filter = EnvFilter::try_from_env("HANODE_LOG")
+            .unwrap_or_else(|_| EnvFilter::new("info,openraft=error"));
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        match config.node.log_format {
+            LogFormat::Text => log.with_ansi(false).with_target(false).init(),
+            LogFormat::Json => log.json().init(),
+        }
+        runtime()?.block_on(node::run(config))?;
+        Ok(())
+    }))
+}
+
+fn check(file: PathBuf) -> ExitCode {
+    report(with_config(file, |config| {
+        for warning in &config.warnings {
+            println!("warning: {warning}");
+        }
+        let problems = quorate::config::check_machine(&config);
+        if problems.is_empty() {
+            println!("{}: the configuration is valid and fits this machine", config.file.display());
+            return Ok(());
+        }
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        anyhow::bail!("{}: {}", config.file.display(), lines.join("\n  "))
+    }))
+}
+
+fn with_config(
+    file: PathBuf,
+    act: impl FnOnce(Config) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    act(Config::load(&file)?)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+fn report(outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hanode: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

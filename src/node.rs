@@ -1,0 +1,552 @@
+//! One node: everything wired together, and the order in which it starts and stops.
+//!
+//! The only file that knows all parts. Imports everything.
+
+// The place that starts the runtime's tasks of production.
+#![allow(clippy::disallowed_methods)]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::agent::database::{PgDatabase, Settings};
+use crate::agent::{self, Member};
+use crate::api::{self, ControllerInfo, Leader, LeaderView, Leadership, Source};
+use crate::clock::{BootClock, Clock};
+use crate::config::{self, Config, Role};
+use crate::controller::{self, Memory};
+use crate::domain::lease::Timing;
+use crate::domain::state::{ClusterSpec, SynchronousMode};
+use crate::domain::types::WallMillis;
+use crate::domain::{Command, ControlState, Reply};
+use crate::raft::{self, Handle, Peer, kv_rocks::KvRocks};
+use crate::runtime::BootRuntime;
+use crate::session;
+use crate::transport::{self, ClientOptions, Identity};
+
+type Raft = Handle<BootRuntime>;
+
+/// How long PostgreSQL may fail every probe before it is given up as hung.
+const HUNG_AFTER: Duration = Duration::from_secs(10);
+/// How long a proposal of the API may take.
+const PROPOSE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a read barrier of the API may take.
+const BARRIER_DEADLINE: Duration = Duration::from_secs(2);
+/// How long connecting to another node may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// Why a node does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration does not fit this machine.
+    #[error("{file}: this machine does not fit the configuration:{}", list(problems))]
+    Machine {
+        /// The configuration file.
+        file: String,
+        /// All that is wrong.
+        problems: Vec<config::Problem>,
+    },
+    /// The shared secret cannot be used.
+    #[error("{file}: {problem}")]
+    Secret {
+        /// The configuration file.
+        file: String,
+        /// What is wrong.
+        problem: config::Problem,
+    },
+    /// A directory or a file of the node cannot be used.
+    #[error("{path}: {source}")]
+    Path {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Another daemon runs on the same directory.
+    #[error("{path} is locked: another hanode runs with this data directory (process {pid})")]
+    Running {
+        /// The lock.
+        path: PathBuf,
+        /// The other daemon's process, as it wrote it down.
+        pid: String,
+    },
+    /// The port or a client.
+    #[error(transparent)]
+    Transport(#[from] transport::Error),
+    /// The Raft store or the group.
+    #[error(transparent)]
+    Raft(#[from] raft::StartError),
+    /// The store cannot be opened.
+    #[error("the Raft store cannot be opened: {0}")]
+    Store(String),
+    /// A member's settings.
+    #[error("{member}: {source}")]
+    Member {
+        /// Whose.
+        member: String,
+        /// What is wrong.
+        source: agent::database::SettingsError,
+    },
+    /// A member's database cannot be taken on.
+    #[error("{member}: {source}")]
+    Database {
+        /// Whose.
+        member: String,
+        /// What is wrong.
+        source: agent::driver::Error,
+    },
+    /// The API could not be assembled.
+    #[error(transparent)]
+    Api(#[from] api::ReflectionError),
+    /// The gRPC server ended.
+    #[error("the gRPC server ended: {0}")]
+    Server(String),
+    /// The Raft core ended.
+    #[error("{0}; the daemon ends, and is to be restarted")]
+    Core(raft::FatalReason),
+    /// A task of the agent ended.
+    #[error("the agent ended; the daemon is to be restarted")]
+    Agent,
+}
+
+fn list(problems: &[config::Problem]) -> String {
+    problems.iter().map(|p| format!("\n  {p}")).collect()
+}
+
+/// How a node was asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// PostgreSQL goes on under its guard: an upgrade, or a restart of the daemon.
+    LeaveRunning,
+    /// Everything stops.
+    StopAll,
+}
+
+/// Runs the node until it is told to end.
+pub async fn run(config: Config) -> Result<(), Error> {
+    let file = config.file.display().to_string();
+    for warning in &config.warnings {
+        warn!(%warning, "configuration");
+    }
+    prepare_directories(&config)?;
+    let problems = config::check_machine(&config);
+    if !problems.is_empty() {
+        return Err(Error::Machine { file, problems });
+    }
+    let secret = config::Secret::load(&config.secret_file)
+        .map_err(|problem| Error::Secret { file: file.clone(), problem })?;
+    let token = secret.rpc_token(&config.control_plane);
+    let identity = Identity::new(&config.control_plane, token.expose())?;
+    let _lock = lock(&config.node.data_dir)?;
+    let clock = Arc::new(BootClock);
+    let (shutdown, shutting_down) = watch::channel(false);
+    let (stop, stopping) = watch::channel(false);
+
+    let mut controller = None;
+    if let Some(node_id) = config.raft.node_id.filter(|_| config.has_role(Role::Controller)) {
+        controller = Some(
+            start_controller(&config, node_id, &identity, clock.clone(), shutting_down).await?,
+        );
+    }
+    let agent = start_agent(&config, &secret, &identity, clock.clone(), stopping).await?;
+    info!(node = %config.node.name, listen = %config.node.listen, "hanode is running");
+    let outcome = supervise(controller.as_ref(), agent, stop).await;
+    shutdown.send_replace(true);
+    if let Some(controller) = &controller {
+        leave_leadership(controller).await;
+        controller.raft.shutdown().await;
+        drop(controller.engine.flush());
+    }
+    outcome
+}
+
+/// Waits for a signal, or for a part that ends by itself.
+async fn supervise(
+    controller: Option<&Controller>,
+    mut agent: Option<tokio::task::JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+) -> Result<(), Error> {
+    let agent_ended = async {
+        match &mut agent {
+            Some(handle) => drop(handle.await),
+            None => std::future::pending().await,
+        }
+    };
+    let core_ended = async {
+        match controller {
+            Some(controller) => controller.raft.fatal().await,
+            None => std::future::pending().await,
+        }
+    };
+    let ending = tokio::select! {
+        biased;
+        ending = asked_to_end() => ending,
+        reason = core_ended => return Err(Error::Core(reason)),
+        () = agent_ended => return Err(Error::Agent),
+    };
+    info!(?ending, "ending");
+    if ending == Ending::StopAll
+        && let Some(handle) = agent
+    {
+        stop.send_replace(true);
+        if handle.await.is_err() {
+            return Err(Error::Agent);
+        }
+    }
+    Ok(())
+}
+
+async fn asked_to_end() -> Ending {
+    let (Ok(mut term), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        error!("signals cannot be received");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        biased;
+        _ = interrupt.recv() => Ending::StopAll,
+        _ = term.recv() => Ending::LeaveRunning,
+    }
+}
+
+/// Directories that are ours to make: only their owner reads them, except for those that
+/// PostgreSQL's user has to pass through.
+fn prepare_directories(config: &Config) -> Result<(), Error> {
+    for dir in [&config.node.data_dir, &config.node.run_dir] {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(dir)
+            .map_err(|source| Error::Path { path: dir.clone(), source })?;
+    }
+    Ok(())
+}
+
+/// One daemon a data directory. The lock ends with the process, however that ends.
+fn lock(data_dir: &Path) -> Result<Flock<File>, Error> {
+    let path = data_dir.join("hanode.pid");
+    let error = |source| Error::Path { path: path.clone(), source };
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o644)
+        .open(&path)
+        .map_err(error)?;
+    let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, _)| {
+        let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+        Error::Running { path: path.clone(), pid }
+    })?;
+    lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(error)?;
+    Ok(lock)
+}
+
+// ---- the controller ----
+
+struct Controller {
+    raft: Raft,
+    engine: Arc<KvRocks>,
+}
+
+async fn start_controller(
+    config: &Config,
+    node_id: u64,
+    identity: &Identity,
+    clock: Arc<BootClock>,
+    shutting_down: watch::Receiver<bool>,
+) -> Result<Controller, Error> {
+    let listener = transport::bind(&config.node.listen.to_string()).await?;
+    let dir = config.node.data_dir.join("raft");
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)
+        .map_err(|source| Error::Path { path: dir.clone(), source })?;
+    let engine = Arc::new(KvRocks::open(&dir).map_err(|e| Error::Store(e.to_string()))?);
+    let members: BTreeMap<u64, Peer> = config
+        .controllers
+        .iter()
+        .map(|c| (c.id, Peer { name: c.name.to_string(), address: c.address.to_string() }))
+        .collect();
+    let mut options = raft::Options::new(node_id, members, &config.control_plane);
+    options.heartbeat = Duration::from_millis(config.raft.heartbeat_ms);
+    options.election_min = Duration::from_millis(config.raft.election_min_ms);
+    options.election_max = Duration::from_millis(config.raft.election_max_ms);
+    let peers = raft::grpc::GrpcTransport::new(identity.clone(), client_options());
+    let starting =
+        raft::open::<BootRuntime, _>(options, engine.clone(), peers, clock.clone()).await?;
+
+    // The peers have to reach this node before it can take part, and what needs Raft itself answers
+    // once it does.
+    let memory = Arc::new(Memory::default());
+    let late = Arc::new(Late::new(config, memory.clone(), clock.clone()));
+    let agents = Arc::new(OnceLock::new());
+    let routes = api::routes(late.clone(), shutting_down.clone())?;
+    let router = transport::server()
+        .add_routes(routes)
+        .add_service(raft::grpc::server(starting.service(), identity))
+        .add_service(session::grpc::server(agents.clone(), identity));
+    let mut ended = shutting_down;
+    let served = router.serve_with_incoming_shutdown(listener.incoming, async move {
+        drop(ended.wait_for(|ended| *ended).await);
+    });
+    tokio::spawn(async move {
+        if let Err(error) = served.await {
+            error!(%error, "the gRPC server ended");
+        }
+    });
+
+    let raft = starting.start().await?;
+    late.set(raft.clone());
+    let service = controller::Service::new(raft.clone(), memory.clone(), clock.clone());
+    drop(agents.set(service));
+    let options = controller::Options::new(config.node.name.to_string());
+    tokio::spawn(controller::run::<BootRuntime, _>(options, raft.clone(), memory, clock));
+    Ok(Controller { raft, engine })
+}
+
+/// A leader that ends in order hands its leadership over first: its followers need not find out.
+async fn leave_leadership(controller: &Controller) {
+    if !controller.raft.role().get().is_leader {
+        return;
+    }
+    let metrics = controller.raft.metrics();
+    let caught_up = metrics.lag_entries.iter().find(|(_, lag)| lag.is_some_and(|n| n < 10));
+    if let Some((id, _)) = caught_up
+        && let Err(error) =
+            controller.raft.transfer_leadership(*id, Duration::from_millis(700)).await
+    {
+        warn!(%error, "Raft leadership was not handed over");
+    }
+}
+
+fn client_options() -> ClientOptions {
+    ClientOptions { connect_timeout: CONNECT_TIMEOUT, ..ClientOptions::default() }
+}
+
+// ---- the agent ----
+
+async fn start_agent(
+    config: &Config,
+    secret: &config::Secret,
+    identity: &Identity,
+    clock: Arc<BootClock>,
+    stopping: watch::Receiver<bool>,
+) -> Result<Option<tokio::task::JoinHandle<()>>, Error> {
+    if !config.has_role(Role::Agent) || config.members.is_empty() {
+        return Ok(None);
+    }
+    let mut members = Vec::new();
+    for member in &config.members {
+        let error = |source| Error::Member { member: member.key(), source };
+        let settings = Settings::from_config(config, member, secret).map_err(error)?;
+        let database = PgDatabase::new(settings)
+            .await
+            .map_err(|source| Error::Database { member: member.key(), source })?;
+        let Some(cluster) = config.cluster(&member.cluster) else { continue };
+        let definition = Member {
+            cluster: member.cluster.clone(),
+            name: member.name.clone(),
+            address: member.address.to_string(),
+            priority: member.priority,
+            nofailover: member.nofailover,
+            spec: spec(config, cluster),
+        };
+        members.push((definition, Arc::new(database)));
+    }
+    let transport = session::grpc::GrpcTransport::new(identity.clone(), client_options());
+    let addresses = controllers_nearest_first(config);
+    let client = session::Client::new(Arc::new(transport), addresses);
+    let options = agent::Options {
+        node: config.node.name.clone(),
+        report_every: Duration::from_millis(config.timing.report_ms),
+        hung_after: HUNG_AFTER,
+    };
+    let agent = agent::run::<BootRuntime, _, _, _>(options, members, client, clock, stopping);
+    Ok(Some(tokio::spawn(agent)))
+}
+
+/// The controller of this node first, where it has one: it knows the leader as soon as anybody.
+fn controllers_nearest_first(config: &Config) -> Vec<String> {
+    let (own, others): (Vec<_>, Vec<_>) =
+        config.controllers.iter().partition(|c| c.name == config.node.name);
+    own.into_iter().chain(others).map(|c| c.address.to_string()).collect()
+}
+
+/// What the configuration asks of a cluster.
+fn spec(config: &Config, cluster: &config::Cluster) -> ClusterSpec {
+    let t = &config.timing;
+    ClusterSpec {
+        timing: Timing {
+            renew_ms: t.renew_ms,
+            ttl_ms: t.ttl_ms,
+            fence_margin_ms: t.fence_margin_ms,
+            kill_margin_ms: t.kill_margin_ms,
+            suspect_ms: t.suspect_ms,
+            clock_error_ppm: t.clock_error_ppm,
+        },
+        bootstrap_members: cluster.bootstrap_members.iter().cloned().collect(),
+        synchronous: match cluster.synchronous {
+            config::Synchronous::Quorum => SynchronousMode::Quorum,
+            config::Synchronous::Async => SynchronousMode::Async,
+        },
+        write_quorum: cluster.write_quorum,
+        crash_failovers_max: cluster.crash_failovers_max,
+        crash_window_ms: cluster.crash_window_ms,
+        parameters: cluster.parameters.clone(),
+        hba: cluster.hba.clone(),
+    }
+}
+
+// ---- the API's view of the node ----
+
+/// The node as the API sees it; before Raft takes part it has no leader and an empty state.
+struct Late {
+    control_plane: String,
+    node_name: String,
+    node_id: u64,
+    controllers: Vec<config::Controller>,
+    memory: Arc<Memory>,
+    clock: Arc<BootClock>,
+    raft: OnceLock<Raft>,
+    applied: watch::Sender<(u64, Arc<ControlState>)>,
+}
+
+impl Late {
+    fn new(config: &Config, memory: Arc<Memory>, clock: Arc<BootClock>) -> Self {
+        Self {
+            control_plane: config.control_plane.clone(),
+            node_name: config.node.name.to_string(),
+            node_id: config.raft.node_id.unwrap_or_default(),
+            controllers: config.controllers.clone(),
+            memory,
+            clock,
+            raft: OnceLock::new(),
+            applied: watch::Sender::default(),
+        }
+    }
+
+    fn set(self: &Arc<Self>, raft: Raft) {
+        let mut applied = raft.applied();
+        drop(self.raft.set(raft));
+        let own = self.clone();
+        tokio::spawn(async move {
+            loop {
+                let latest = applied.get();
+                own.applied.send_replace((latest.index, latest.state.clone()));
+                if applied.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn raft(&self) -> Result<&Raft, api::ProposeError> {
+        self.raft.get().ok_or_else(|| api::ProposeError::Unavailable {
+            why: "this controller waits for the others before it takes part".to_owned(),
+        })
+    }
+}
+
+fn leader(leader: raft::Leader) -> Leader {
+    Leader { id: leader.id, name: leader.peer.name, address: leader.peer.address }
+}
+
+#[tonic::async_trait]
+impl Source for Late {
+    fn control_plane(&self) -> &str {
+        &self.control_plane
+    }
+
+    fn node_name(&self) -> &str {
+        &self.node_name
+    }
+
+    fn node_id(&self) -> u64 {
+        self.node_id
+    }
+
+    fn applied(&self) -> Arc<ControlState> {
+        self.applied.borrow().1.clone()
+    }
+
+    fn applied_watch(&self) -> watch::Receiver<(u64, Arc<ControlState>)> {
+        self.applied.subscribe()
+    }
+
+    fn leadership(&self) -> Leadership {
+        let Some(raft) = self.raft.get() else { return Leadership::default() };
+        let role = raft.role().get();
+        Leadership {
+            is_leader: role.is_leader,
+            established: role.established,
+            leader: role.leader.map(leader),
+            term: role.term,
+        }
+    }
+
+    fn leader_view(&self) -> Arc<LeaderView> {
+        let view = self.memory.view(self.clock.now());
+        let clusters = view.clusters.into_iter().map(|(name, c)| {
+            let controller::ClusterView { observations, findings, lease_age } = c;
+            (name, api::ClusterView { observations, findings, lease_age })
+        });
+        Arc::new(LeaderView { now: view.now, clusters: clusters.collect() })
+    }
+
+    fn controllers(&self) -> Vec<ControllerInfo> {
+        let known = self.leadership().leader.map(|l| l.id);
+        let metrics = self.raft.get().map(Raft::metrics);
+        let lag =
+            |id: u64| metrics.as_ref().and_then(|m| m.lag_entries.get(&id).copied().flatten());
+        let info = |c: &config::Controller| ControllerInfo {
+            id: c.id,
+            name: c.name.to_string(),
+            address: c.address.to_string(),
+            is_leader: known == Some(c.id),
+            last_contact: None,
+            lag_entries: lag(c.id),
+        };
+        self.controllers.iter().map(info).collect()
+    }
+
+    async fn propose(&self, command: Command) -> Result<Reply, api::ProposeError> {
+        match self.raft()?.propose(command, PROPOSE_DEADLINE).await {
+            Ok(reply) => Ok(reply),
+            Err(raft::ProposeError::NotLeader { leader: to }) => {
+                Err(api::ProposeError::NotLeader { leader: to.map(leader) })
+            }
+            Err(raft::ProposeError::TooLong { .. }) => {
+                Err(api::ProposeError::Unavailable { why: "the command is too long".to_owned() })
+            }
+            Err(raft::ProposeError::Unknown | raft::ProposeError::Fatal(_)) => {
+                Err(api::ProposeError::Unknown)
+            }
+        }
+    }
+
+    async fn read_barrier(&self) -> Result<(), api::ProposeError> {
+        match self.raft()?.read_barrier(BARRIER_DEADLINE).await {
+            Ok(_) => Ok(()),
+            Err(raft::BarrierError::NotLeader { leader: to }) => {
+                Err(api::ProposeError::NotLeader { leader: to.map(leader) })
+            }
+            Err(error) => Err(api::ProposeError::Unavailable { why: error.to_string() }),
+        }
+    }
+
+    fn wall(&self) -> WallMillis {
+        self.clock.wall()
+    }
+}
