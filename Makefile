@@ -1,0 +1,60 @@
+# Everything that is done around the build. `make` alone lists it.
+
+SHELL := /bin/bash
+
+# Where cargo builds: outside the checkout, so that several checkouts share the native build.
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/quorate/target
+# Profile of the test runner; .ci/run sets it to ci.
+NEXTEST_PROFILE ?= default
+# rustup's directory is not on the path of every shell.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+SCRIPTS := $(wildcard scripts/*.sh) $(wildcard packaging/*.sh) .ci/run
+
+.PHONY: help setup native build release demo demo-stop clean-demo test verify fix bench install
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## install what is missing: Debian packages, cargo-nextest
+	scripts/setup.sh
+
+native: ## build RocksDB and the other dependencies; slow once, then cached
+	scripts/native.sh
+
+build: ## build hanode and hactl for development
+	cargo build --locked --bins
+
+release: native ## build hanode and hactl, optimised
+	scripts/release.sh cargo build --locked --release --bins
+
+demo: setup native build ## start, or go on with, a cluster of three nodes on this machine
+	scripts/demo.sh
+
+demo-stop: ## stop the demo, keep its data
+	scripts/demo-stop.sh
+
+clean-demo: ## stop the demo, remove its data
+	scripts/clean-demo.sh
+
+test: ## run all tests
+	cargo nextest run --locked --profile $(NEXTEST_PROFILE)
+	cargo test --locked --doc
+
+verify: ## check format, lints, documentation and scripts; never writes to the checkout
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+	@if command -v shellcheck >/dev/null; then \
+		echo shellcheck $(SCRIPTS); shellcheck -x $(SCRIPTS); \
+	else echo "shellcheck is not installed: scripts are not checked"; fi
+
+fix: ## mend format and what clippy can mend
+	cargo clippy --locked --all-targets --fix --allow-dirty --allow-staged
+	cargo fmt
+
+bench: native ## run the benchmarks, optimised
+	scripts/release.sh cargo bench --locked
+
+install: release ## install programs, units and an example configuration; DESTDIR is respected
+	packaging/install.sh "$(CARGO_TARGET_DIR)/release"
