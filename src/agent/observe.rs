@@ -97,6 +97,7 @@ pub(super) async fn watch_health<RT: Runtime, D: Database, C: Clock>(shared: Arc
         };
         if !open {
             failing_since = None;
+            shared.problem("health", None);
             continue;
         }
         let began = shared.clock.now();
@@ -106,6 +107,10 @@ pub(super) async fn watch_health<RT: Runtime, D: Database, C: Clock>(shared: Arc
             Err(_) => Err(format!("no probe ended within {} s", PROBE.as_secs())),
         };
         let now = shared.clock.now();
+        if shared.lock().primary_epoch().is_none() {
+            // It stopped meanwhile: a failed probe says nothing.
+            continue;
+        }
         match outcome {
             Ok(()) => {
                 failing_since = None;

@@ -23,6 +23,8 @@ use super::types::{BootTime, ClusterName, Epoch, MemberName, SystemId, WallMilli
 pub const FRESH: Duration = Duration::from_secs(2);
 /// How long a synchronous standby may be gone before it leaves the configuration.
 pub const SYNC_REMOVE_AFTER: Duration = Duration::from_secs(10);
+/// How long the first standbys of an epoch are waited for before others are taken instead.
+pub const FIRST_SYNC_WAIT: Duration = Duration::from_secs(2);
 /// How long a member that could not be promoted is passed over.
 pub const GAVE_UP_FOR: Duration = Duration::from_secs(10);
 /// How long a takeover waits for the target of a switchover to be sealed.
@@ -503,7 +505,9 @@ impl Pass<'_> {
         }
         let active = matches!(tenure.stage, Stage::Active { .. });
         // Before activation every change would only put it off, unless nothing else helps.
-        if !active && (tenure.stage == Stage::Granted || able >= current.w as usize) {
+        let since = self.observed.epoch_seen.map_or(self.now, |(_, at)| at);
+        let early = self.now.since(since) < FIRST_SYNC_WAIT;
+        if !active && (tenure.stage == Stage::Granted || early || able >= current.w as usize) {
             return None;
         }
         let target = self.target_sync(tenure, current, &streaming)?;

@@ -196,13 +196,7 @@ impl Member {
                 record.data = DataMark::Intact;
             }
             Action::ProveEnd | Action::EndEpoch { .. } => self.emptied(),
-            Action::Disown { epoch } => {
-                record.ended = record.ended.max(*epoch);
-                // Nothing was written in it, and its data is what the grant rested on.
-                if record.data == DataMark::Intact && record.promised <= *epoch {
-                    record.held = record.held.max(*epoch);
-                }
-            }
+            Action::Disown { epoch } => record.ended = record.ended.max(*epoch),
             Action::StartSealed { promise } => {
                 record.promised = record.promised.max(*promise);
                 let promise = *promise;

@@ -108,7 +108,8 @@ impl Remote {
             literal(name)
         );
         let rows = self.ask(&sql, deadline).await?;
-        let slot = |row: &Row| Ok(RemoteSlot { active: row.flag("active")?, lost: row.flag("lost")? });
+        let slot =
+            |row: &Row| Ok(RemoteSlot { active: row.flag("active")?, lost: row.flag("lost")? });
         rows.first().map(slot).transpose()
     }
 

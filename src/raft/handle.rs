@@ -35,6 +35,7 @@ pub(super) struct Shared<RT: AsyncRuntime> {
     pub(super) barriers: Arc<Barriers<RT>>,
     pub(super) monitor: Arc<AppendMonitor<RT>>,
     pub(super) stalled: Arc<AtomicBool>,
+    pub(super) quiet: Arc<AtomicBool>,
 }
 
 /// A running Raft node. Cheap to clone. Dropping it does not stop the node:
@@ -117,6 +118,9 @@ impl<RT: AsyncRuntime> Handle<RT> {
         let stalled = || self.0.stalled.load(Ordering::Acquire);
         if stalled() {
             return Err(BarrierError::DiskStalled);
+        }
+        if self.0.quiet.load(Ordering::Acquire) {
+            return Err(BarrierError::NoQuorum);
         }
         let passed = RT::timeout(deadline, self.0.barriers.pass()).await;
         let outcome = passed.unwrap_or(Err(BarrierError::Timeout));

@@ -160,3 +160,48 @@ impl PeerStores {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::kv_mem::KvMem;
+    use super::super::runtime::BootRuntime;
+    use super::*;
+
+    type Rt = BootRuntime;
+
+    #[test]
+    fn a_store_keeps_its_identity_and_serves_one_node() {
+        Rt::new(1).block_on(async {
+            let engine = KvMem::new();
+            let own = load_or_create::<Rt>(&engine, 1, "cp").await.unwrap();
+            assert_eq!(engine.losable(), 0, "it is on disk before anybody hears of it");
+            assert_eq!(load_or_create::<Rt>(&engine, 1, "cp").await.unwrap(), own);
+            for (node, control_plane) in [(2, "cp"), (1, "other")] {
+                let refused = load_or_create::<Rt>(&engine, node, control_plane).await;
+                assert!(matches!(refused, Err(IdentityError::Foreign { node_id: 1, .. })));
+            }
+            let other = load_or_create::<Rt>(&KvMem::new(), 1, "cp").await.unwrap();
+            assert_ne!(own, other);
+        });
+    }
+
+    #[test]
+    fn the_first_store_of_a_peer_is_remembered_over_a_crash() {
+        Rt::new(1).block_on(async {
+            let (first, second) = (StoreId::from_bytes([1; 16]), StoreId::from_bytes([2; 16]));
+            let engine = KvMem::new();
+            let peers = PeerStores::open(Arc::new(engine.clone())).unwrap();
+            assert_eq!(peers.get(7), None);
+            peers.admit::<Rt>(7, &first).await.unwrap();
+            peers.admit::<Rt>(7, &first).await.unwrap();
+            assert!(matches!(
+                peers.admit::<Rt>(7, &second).await,
+                Err(Refusal::OtherStore { node: 7, .. })
+            ));
+            let peers = PeerStores::open(Arc::new(engine.crash(0))).unwrap();
+            assert_eq!(peers.get(7), Some(first));
+            assert!(peers.admit::<Rt>(7, &second).await.is_err());
+            peers.admit::<Rt>(8, &second).await.unwrap();
+        });
+    }
+}

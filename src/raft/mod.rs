@@ -30,6 +30,7 @@ mod log_tail;
 mod membership;
 mod network;
 mod options;
+mod quiet;
 mod record;
 mod role;
 pub mod runtime;

@@ -68,9 +68,6 @@ impl Options {
             // A leader that comes back as leader without an election may have lost an entry that
             // it had already sent, and would write another one under the same log id.
             enable_leader_restore: Some(false),
-            // A leader that hears no quorum goes quiet, so that followers which hear it, but which
-            // it does not hear, can elect another. Least value that openraft allows.
-            quorum_loss_probe_interval: Some(2 * millis(self.election_max)),
             allow_log_reversion: Some(false),
             install_snapshot_timeout: 10_000,
             max_payload_entries: 256,

@@ -19,6 +19,7 @@ use super::kv::KvEngine;
 use super::log_store::LogStore;
 use super::network::{Caller, Identity, NetworkFactory};
 use super::options::Options;
+use super::quiet;
 use super::role::{self, fatal_reason};
 use super::service::Service;
 use super::state_machine::StateMachine;
@@ -103,6 +104,9 @@ impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
         let stalled = Arc::new(AtomicBool::new(false));
         let monitor = log.monitor();
         let times = Times { every: options.heartbeat, append_max: options.election_max };
+        let quiet = Arc::new(AtomicBool::new(false));
+        let phase = 2 * options.election_max;
+        drop(RT::spawn(quiet::watch(core.clone(), quiet.clone(), options.heartbeat, phase)));
         let dog = watchdog::watch(core.clone(), monitor.clone(), stalled.clone(), times);
         drop(RT::spawn(dog));
         Ok(Handle(Arc::new(Shared {
@@ -115,6 +119,7 @@ impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
             role,
             monitor,
             stalled,
+            quiet,
         })))
     }
 }

@@ -58,6 +58,7 @@ impl PgDatabase {
         sync: &SyncConfig,
         spec: &ClusterSpec,
     ) -> Result<Lineage> {
+        let guard = self.running()?.guard_id().clone();
         self.hold_primary(session, epoch, sync, true, spec).await?;
         self.end_walsenders(session).await?;
         for member in &sync.members {
@@ -78,6 +79,8 @@ impl PgDatabase {
         info!(%epoch, start = %promoted.start, "promoted");
         {
             let mut memory = lock(&self.memory);
+            // The postmaster had the names before the last walsender of before ended.
+            memory.refreshed = Some(Refreshed { guard, names: sync.setting() });
             memory.following = None;
             memory.known.primary = true;
         }
@@ -94,8 +97,13 @@ impl PgDatabase {
         spec: &ClusterSpec,
     ) -> Result<()> {
         let files = self.files(Role::Primary { epoch, read_only }, synchronous(sync), spec).await?;
-        self.reconfigure(session, &files).await?;
         let wanted = InForce { names: sync.setting(), read_only, epoch: epoch.0 };
+        {
+            // From the moment that another setting is written, walsenders can have it.
+            let mut memory = lock(&self.memory);
+            memory.refreshed = memory.refreshed.take().filter(|r| r.names == wanted.names);
+        }
+        self.reconfigure(session, &files).await?;
         self.await_in_force(&wanted).await
     }
 
@@ -141,20 +149,16 @@ impl PgDatabase {
     ) -> Result<i64> {
         let guard = self.running()?.guard_id().clone();
         self.check_sync(sync)?;
-        let names = sync.setting();
-        let role = Role::Primary { epoch, read_only: !writes_open };
-        let files = self.files(role, synchronous(sync), spec).await?;
         let mut session = self.take_worker();
         let found = session.current_timeline().await.map_err(error::sql)?;
         if found != epoch.timeline() {
             return Err(Error::Failed(format!("the server writes timeline {found}, not {epoch}")));
         }
-        self.reconfigure(&mut session, &files).await?;
-        let wanted = InForce { names: names.clone(), read_only: !writes_open, epoch: epoch.0 };
-        self.await_in_force(&wanted).await?;
-        let refreshed = Refreshed { guard, names };
+        let refreshed = Refreshed { guard, names: sync.setting() };
         let known = lock(&self.memory).refreshed.as_ref() == Some(&refreshed);
-        if !known {
+        let in_force = session.primary_status().await.map_err(error::sql)?;
+        if !known || in_force.synchronous_standby_names != refreshed.names {
+            self.hold_primary(&mut session, epoch, sync, !writes_open, spec).await?;
             for member in &sync.members {
                 session.create_slot(&member.slot_name(), true).await.map_err(error::sql)?;
             }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   settings  error           what it is told, what it tells
-//!   record                    files beside the data directory: the record, what runs
+//!   places  record            directories and files beside the data directory
 //!   conf                      PostgreSQL's settings for what the member has to be
 //!   process                   guard and postmaster: start, attach, kill, prove, stop
 //!   lead  hand_over  seal     changes of leadership
@@ -22,6 +22,7 @@ mod error;
 mod hand_over;
 mod lead;
 mod observe;
+mod places;
 mod process;
 mod record;
 mod replica;
@@ -48,7 +49,6 @@ use crate::domain::sync::SyncConfig;
 use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName, SystemId};
 use crate::postgres::binaries::Binaries;
 use crate::postgres::connect::Target;
-use crate::postgres::files;
 use crate::postgres::os_user::OsUser;
 use crate::postgres::sql::Session;
 use error::Result;
@@ -147,30 +147,6 @@ impl PgDatabase {
         };
         database.prepare().await?;
         Ok(database)
-    }
-
-    /// Makes every directory but the data directory, and the password file.
-    async fn prepare(&self) -> Result<()> {
-        let (settings, user, owner) =
-            (self.settings.clone(), self.user.clone(), self.owner.clone());
-        blocking(move || {
-            let layout = &settings.layout;
-            // PostgreSQL's user must get through to what is its own in them.
-            for dir in [&settings.state_dir, &settings.guard_dir, &layout.run_dir, &layout.pgdata] {
-                record::make_above(dir).map_err(error::file)?;
-            }
-            record::make_above(&layout.log_dir).map_err(error::file)?;
-            record::make_above(&layout.socket_dir).map_err(error::file)?;
-            files::ensure_dir(&settings.state_dir, 0o711, &owner).map_err(error::file)?;
-            files::ensure_dir(&settings.guard_dir, 0o700, &owner).map_err(error::file)?;
-            layout.prepare(&user).map_err(error::place)?;
-            let credentials = &settings.credentials;
-            credentials
-                .write_passfile(&settings.passfile(), &user)
-                .map_err(error::credentials)
-                .map(drop)
-        })
-        .await?
     }
 
     fn target(&self) -> Target {

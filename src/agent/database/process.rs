@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -31,6 +31,8 @@ const SPAWN: Duration = Duration::from_secs(10);
 const ATTACH: Duration = Duration::from_secs(5);
 /// Longest wait for the proof that a tree is empty.
 const PROOF: Duration = Duration::from_secs(10);
+/// How long a guard may take to see what the kernel has already said of its tree.
+const DISMISSAL: Duration = Duration::from_millis(500);
 /// How long a standby may take to stop in order.
 const STOP: Duration = Duration::from_secs(5);
 /// How long what is left may take where a proof can rest on a lock alone, see
@@ -280,13 +282,22 @@ impl PgDatabase {
         };
         match client.empty(PROOF).await {
             Ok(()) => {
-                match client.exit().await {
-                    Ok(()) | Err(guard::Error::Lost) => {}
-                    Err(guard::Error::Refused(Refusal::TreeAlive)) => {
-                        return Err(timed_out("the end of the process tree", PROOF));
+                // The kernel has said so. The guard hears it in its own time.
+                let begun = Instant::now();
+                loop {
+                    match client.exit().await {
+                        Ok(()) | Err(guard::Error::Lost) => break,
+                        Err(guard::Error::Refused(Refusal::TreeAlive))
+                            if begun.elapsed() < DISMISSAL =>
+                        {
+                            tokio::time::sleep(Duration::from_millis(1)).await;
+                        }
+                        // It may be stopped. Its tree is empty for good, so it can be killed.
+                        Err(_) => {
+                            self.prove_without_guard().await?;
+                            break;
+                        }
                     }
-                    // It may be stopped. Its tree is empty for good, so it can be killed.
-                    Err(_) => self.prove_without_guard().await?,
                 }
                 self.remove_stale_locks().await?;
             }

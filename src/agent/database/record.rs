@@ -3,26 +3,12 @@
 //! Owns their format. The record is replaced atomically and synced before a step goes on; one that
 //! cannot be read is an error, never "none": the member would forget its promises.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
-
 use super::error::{self, Result};
 use super::{PgDatabase, blocking};
 use crate::agent::driver::{Error, RunState};
 use crate::domain::record::MemberRecord;
 use crate::domain::types::GuardId;
 use crate::postgres::files;
-
-/// Makes the directory that is to hold `path`, where it is missing, with those above it.
-pub(super) fn make_above(path: &Path) -> std::result::Result<(), files::Error> {
-    let Some(above) = path.parent() else { return Ok(()) };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(above)
-        .map_err(|e| files::Error::new("create", above, e))
-}
 
 impl PgDatabase {
     pub(super) async fn read_record(&self) -> Result<Option<MemberRecord>> {

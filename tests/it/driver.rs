@@ -1,0 +1,6 @@
+//! The driver of a real database, directly: two members, each PostgreSQL under a guard of its own.
+#![allow(clippy::disallowed_methods)] // tests of real processes wait in real time
+
+mod harness;
+mod life;
+mod trouble;

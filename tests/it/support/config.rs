@@ -1,0 +1,130 @@
+//! Configuration files of a test cluster.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::address::{API_PORT, SQL_PORT};
+
+/// Name of the cluster.
+pub const CLUSTER: &str = "main";
+/// Password of the superuser, who comes through the socket only.
+pub const SUPERUSER_PASSWORD: &str = "a-superuser-of-tests";
+
+/// What differs from the usual.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How many nodes, each with a controller and a member.
+    pub nodes: usize,
+    /// Lines for `[cluster.parameters]`.
+    pub parameters: Vec<String>,
+    /// Lines for `[[cluster]]`.
+    pub cluster: Vec<String>,
+    /// Lines for `[[member]]`.
+    pub member: Vec<String>,
+    /// Whether the ways into PostgreSQL that only tests need are made: an ordinary user and a table.
+    pub prepared: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let (parameters, cluster, member) = (Vec::new(), Vec::new(), Vec::new());
+        Self { nodes: 3, parameters, cluster, member, prepared: true }
+    }
+}
+
+/// Name of the member of node `i`, from 0: `a`, `b`, ...
+pub fn member_name(i: usize) -> String {
+    char::from(b'a' + i as u8).to_string()
+}
+
+/// Name of node `i`, from 0: `n1`, `n2`, ...
+pub fn node_name(i: usize) -> String {
+    format!("n{}", i + 1)
+}
+
+/// Writes secrets and one configuration a node into `dir`; `hosts` has an address for each.
+pub fn write(dir: &Path, hosts: &[String], options: &Options) {
+    let secret: String = random(32).iter().map(|b| format!("{b:02x}")).collect();
+    put(&dir.join("secret"), &secret, 0o600);
+    put(&dir.join("superuser"), SUPERUSER_PASSWORD, 0o600);
+    for i in 0..hosts.len() {
+        put(&dir.join(format!("{}.toml", node_name(i))), &text(i, hosts, options), 0o644);
+    }
+}
+
+/// Writes a file with a mode.
+pub fn put(path: &Path, content: &str, mode: u32) {
+    fs::write(path, content).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
+}
+
+fn random(count: usize) -> Vec<u8> {
+    use std::io::Read;
+    let mut bytes = vec![0; count];
+    let mut source = fs::File::open("/dev/urandom").expect("/dev/urandom");
+    source.read_exact(&mut bytes).expect("/dev/urandom");
+    bytes
+}
+
+/// The configuration of node `i`.
+pub fn text(i: usize, hosts: &[String], options: &Options) -> String {
+    let (node, member, host) = (node_name(i), member_name(i), &hosts[i]);
+    let mut out = format!(
+        r#"control_plane = "test"
+secret_file = "secret"
+
+[node]
+name = "{node}"
+roles = ["controller", "agent"]
+listen = "{host}:{API_PORT}"
+data_dir = "{node}"
+
+[raft]
+node_id = {}
+"#,
+        i + 1
+    );
+    for (j, host) in hosts.iter().enumerate() {
+        let _ = write!(
+            out,
+            "\n[[controller]]\nid = {}\nname = \"{}\"\naddress = \"{host}:{API_PORT}\"\n",
+            j + 1,
+            node_name(j)
+        );
+    }
+    let members: Vec<String> =
+        (0..hosts.len()).map(|j| format!("\"{}\"", member_name(j))).collect();
+    let synchronous = if hosts.len() == 1 { "async" } else { "quorum" };
+    let _ = write!(
+        out,
+        r#"
+[[cluster]]
+name = "{CLUSTER}"
+bootstrap_members = [{}]
+synchronous = "{synchronous}"
+hba = ["host all all 127.0.0.0/8 scram-sha-256", "host all all 10.0.0.0/8 scram-sha-256"]
+{}
+
+[cluster.parameters]
+shared_buffers = "16MB"
+max_connections = 60
+log_line_prefix = "%m [%p] "
+{}
+
+[[member]]
+cluster = "{CLUSTER}"
+name = "{member}"
+address = "{host}:{SQL_PORT}"
+data_dir = "{node}/main"
+superuser_password_file = "superuser"
+{}
+"#,
+        members.join(", "),
+        options.cluster.join("\n"),
+        options.parameters.join("\n"),
+        options.member.join("\n"),
+    );
+    out
+}
