@@ -29,6 +29,9 @@ const SPAWN: Duration = Duration::from_secs(10);
 /// Longest wait for a guard that may live. No lease is longer than this without a renewal, and a
 /// guard that cannot be asked cannot be armed.
 const ATTACH: Duration = Duration::from_secs(5);
+/// How long the guard may take to kill its tree, before it is killed itself: that ends the tree as
+/// well, and nothing waits for the guard.
+const KILL: Duration = Duration::from_millis(200);
 /// Longest wait for the proof that a tree is empty.
 const PROOF: Duration = Duration::from_secs(10);
 /// How long a guard may take to see what the kernel has already said of its tree.
@@ -257,7 +260,8 @@ impl PgDatabase {
 
     pub(super) async fn kill_tree(&self) -> Result<()> {
         let Some(client) = self.client() else { return Ok(()) };
-        match client.kill().await {
+        let asked = tokio::time::timeout(KILL, client.kill()).await;
+        match asked.unwrap_or(Err(guard::Error::TimedOut { after: KILL })) {
             Ok(()) | Err(guard::Error::Refused(Refusal::NotRunning | Refusal::TreeEnded)) => Ok(()),
             Err(e) => {
                 warn!(error = %e, "the guard does not answer: it is killed with its tree");

@@ -30,7 +30,7 @@ const RELOAD: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(2);
 /// How long a question to the primary may take.
 const QUESTION: Duration = Duration::from_secs(3);
-/// How long the primary's checkpoint on its timeline is waited for before a rewind.
+/// How long a primary is waited for before a rewind or a copy.
 const SOURCE: Duration = Duration::from_secs(10);
 const SOURCE_POLL: Duration = Duration::from_millis(100);
 /// How long crash recovery and a rewind may take, each.
@@ -138,16 +138,19 @@ impl PgDatabase {
         }
     }
 
-    /// Waits until the primary has done a checkpoint in its epoch: before that nothing can be
-    /// judged by its control file.
-    async fn await_checkpoint(&self, duty: &FollowDuty) -> Result<Place> {
+    /// Waits until the primary leads its epoch, and with `checkpoint` until it has done a
+    /// checkpoint in it: before that nothing can be judged by its control file.
+    async fn await_primary(&self, duty: &FollowDuty, checkpoint: bool) -> Result<Place> {
         let remote = self.remote(&duty.address)?;
         let wanted = duty.epoch.timeline();
         let begun = Instant::now();
         loop {
             let why = match remote.place(QUESTION).await {
                 Ok(place) => match place.writes {
-                    Some(w) if w.timeline == wanted && place.checkpoint_timeline == wanted => {
+                    Some(w)
+                        if w.timeline == wanted
+                            && (!checkpoint || place.checkpoint_timeline == wanted) =>
+                    {
                         return Ok(place);
                     }
                     Some(w) if w.timeline == wanted => {
@@ -160,7 +163,7 @@ impl PgDatabase {
             };
             if begun.elapsed() >= SOURCE {
                 let primary = &duty.primary;
-                return Err(Error::NotReady(format!("{primary} cannot be followed yet: {why}")));
+                return Err(Error::NotReady(format!("{primary} cannot be copied from yet: {why}")));
             }
             tokio::time::sleep(SOURCE_POLL).await;
         }
@@ -170,7 +173,7 @@ impl PgDatabase {
         self.refuse_running()?;
         self.prepare().await?;
         let settings = &self.settings;
-        let place = self.await_checkpoint(duty).await?;
+        let place = self.await_primary(duty, true).await?;
         self.check_foreign(place.system_id).await?;
         let control = controldata::read(&self.binaries, &self.user, &settings.layout.pgdata)
             .await
@@ -228,12 +231,8 @@ impl PgDatabase {
         self.prepare().await?;
         let settings = &self.settings;
         let remote = self.remote(&duty.address)?;
-        let place = remote.place(QUESTION).await.map_err(error::sql)?;
+        let place = self.await_primary(duty, false).await?;
         self.check_foreign(place.system_id).await?;
-        if place.writes.is_none_or(|w| w.timeline != duty.epoch.timeline()) {
-            let (primary, epoch) = (&duty.primary, duty.epoch);
-            return Err(Error::NotReady(format!("{primary} is not the primary of epoch {epoch}")));
-        }
         let name = settings.member.slot_name();
         // A slot that has lost its WAL serves nobody; the primary makes it anew.
         let found = remote.slot(&name, QUESTION).await.map_err(error::sql)?;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
+use quorate::agent::database::PgDatabase;
 use quorate::agent::driver::{Database, Error, Seen, StartMode, Tree};
 use quorate::domain::observation::Data;
 use quorate::domain::record::MemberRecord;
@@ -31,6 +32,31 @@ async fn a_record_that_cannot_be_read_is_an_error() {
     }
 }
 
+#[tokio::test]
+async fn places_that_postgresql_does_not_get_to_are_named() {
+    let site = Site::new();
+    let settings = site.settings("a");
+    let data_dir = settings.state_dir.ancestors().nth(2).unwrap().to_owned();
+    std::fs::create_dir(&data_dir).unwrap();
+    std::fs::set_permissions(&data_dir, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let made = PgDatabase::new(settings.clone()).await;
+    // SAFETY: no arguments.
+    if unsafe { libc::geteuid() } == 0 {
+        let Err(Error::Machine(why)) = made else { panic!("it was accepted") };
+        assert!(why.contains("chmod o+x"), "{why}");
+    }
+    std::fs::set_permissions(&data_dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let a = Member::new(settings).await;
+    // Where nothing runs, there is nothing to end.
+    assert_eq!(a.db.attach().await.unwrap(), None);
+    a.db.kill().await.unwrap();
+    a.db.stop().await.unwrap();
+    a.prove().await;
+    let mode = StartMode::Sealed { promise: Epoch(2) };
+    assert!(matches!(a.db.start(&mode, &spec()).await, Err(Error::Failed(_))));
+    assert_eq!(*a.db.tree().borrow(), Tree::None);
+}
+
 /// Stops a process, and lets it go on when it is dropped.
 struct Frozen(i32);
 
@@ -53,13 +79,13 @@ impl Drop for Frozen {
 /// but not the site's, so a process is told by its data directory.
 fn process(member: &Member, part: &str) -> i32 {
     let pids = std::fs::read_dir("/proc").unwrap();
-    let pids = pids.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let mut pids = pids.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
     let is_wanted = |pid: &i32| {
         let title = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let dir = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
         title.contains(part) && dir == member.settings.layout.pgdata
     };
-    pids.filter(is_wanted).next().unwrap_or_else(|| panic!("no {part} of {}", member.name))
+    pids.find(is_wanted).unwrap_or_else(|| panic!("no {part} of {}", member.name))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,105 @@
+//! What is done while nothing is asked for: slots, and the proof of a copy.
+
+use super::super::driver::Database;
+use super::super::driver::Error;
+use super::super::driver::Seen;
+use super::super::poll::Snapshot;
+use super::CARE_EVERY;
+use super::Pause;
+use super::QUICK;
+use super::TICK;
+use super::Worker;
+use crate::clock::Clock;
+use crate::domain::desired::Desired;
+use crate::domain::desired::FollowDuty;
+use crate::domain::desired::desired;
+use crate::domain::reconcile::Process;
+use crate::domain::record::DataMark;
+use crate::domain::state::ClusterState;
+use crate::domain::types::Epoch;
+use crate::domain::types::Lsn;
+use crate::runtime::Runtime;
+use crate::session::Transport;
+use tracing::info;
+
+impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
+    /// What is done while nothing is asked for.
+    pub(super) async fn care(&mut self, state: &ClusterState, snapshot: &Snapshot) -> Pause {
+        let wanted = desired(state, &self.shared.member.name);
+        let (process, mark, seen) = {
+            let inner = self.shared.lock();
+            (inner.process.clone(), inner.record.data, inner.seen.clone())
+        };
+        if let (Desired::Follow(duty), Process::Following { .. }) = (&wanted, &process)
+            && let DataMark::Copied { source, until } = mark
+            && let Err(error) =
+                self.prove_copy(duty, source, until, seen.as_ref().map(|(s, _)| s)).await
+        {
+            tracing::debug!(%error, "the copy is not proven yet");
+        }
+        let (primary, others) = match (&wanted, &process) {
+            (Desired::Primary(duty), Process::Primary { promoted: true, .. }) => {
+                (true, duty.others.clone())
+            }
+            (Desired::Follow(duty), Process::Following { .. }) => (false, duty.others.clone()),
+            _ => return Pause::For(TICK),
+        };
+        let now = self.shared.clock.now();
+        let as_before = self.cared_as.as_ref() == Some(&(primary, others.clone()));
+        if now < self.care_at && as_before {
+            return Pause::For(TICK);
+        }
+        let positions =
+            snapshot.positions.get(&self.shared.member.cluster).cloned().unwrap_or_default();
+        let database = self.shared.database.clone();
+        match self
+            .bounded("looking after slots", QUICK, database.maintain(&others, &positions))
+            .await
+        {
+            Ok(problems) => {
+                self.care_at = now.plus(CARE_EVERY);
+                self.cared_as = Some((primary, others));
+                let text = (!problems.is_empty()).then(|| problems.join("; "));
+                self.shared.problem("maintenance", text);
+            }
+            Err(Error::NotReady(_)) => self.care_at = now.plus(TICK),
+            Err(error) => {
+                self.care_at = now.plus(CARE_EVERY);
+                self.shared.problem("maintenance", Some(error.to_string()));
+            }
+        }
+        Pause::For(TICK)
+    }
+
+    /// A copy counts once it has flushed past a position that the primary had after it ended.
+    pub(super) async fn prove_copy(
+        &mut self,
+        duty: &FollowDuty,
+        source: Epoch,
+        until: Option<Lsn>,
+        seen: Option<&Seen>,
+    ) -> Result<(), Error> {
+        let database = self.shared.database.clone();
+        let Some(Seen::Standby { flushed, replay, streaming: Some(timeline), .. }) = seen else {
+            return Ok(());
+        };
+        match until {
+            // A position of an older epoch says nothing of this one.
+            Some(lsn) if source == duty.epoch => {
+                if timeline.epoch() == duty.epoch && *flushed >= lsn && *replay >= lsn {
+                    info!(member = %self.shared.member.name, "the copy is proven: it counts again");
+                    self.record(|r| r.data = DataMark::Intact).await?;
+                    self.shared.news.notify_one();
+                }
+                Ok(())
+            }
+            _ => {
+                let work = database.primary_position(duty);
+                let (source, lsn) = self.bounded("asking the primary", QUICK, work).await?;
+                self.record(|r| r.data = DataMark::Copied { source, until: Some(lsn) }).await?;
+                self.shared.wake.notify_one();
+                Ok(())
+            }
+        }
+    }
+}

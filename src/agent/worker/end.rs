@@ -1,0 +1,163 @@
+//! Ends: of an epoch, of a process tree, of the member.
+
+use super::super::driver::Database;
+use super::super::driver::{Error, Tree};
+use super::FAREWELL;
+use super::Pause;
+use super::QUICK;
+use super::SLOW;
+use super::Worker;
+use crate::clock::Clock;
+use crate::domain::observation::Fencing;
+use crate::domain::reconcile::EndReason;
+use crate::domain::reconcile::Process;
+use crate::domain::record::MemberRecord;
+use crate::domain::types::Epoch;
+use crate::domain::types::MemberName;
+use crate::runtime::Runtime;
+use crate::session::Transport;
+use tracing::warn;
+
+impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
+    pub(super) async fn prove_end(&mut self) -> Pause {
+        let database = self.shared.database.clone();
+        let ending = self.ending;
+        let outcome = async {
+            self.bounded("proving that PostgreSQL has ended", SLOW, database.prove_empty()).await?;
+            self.record(|r| {
+                if let Some((epoch, _)) = ending {
+                    r.ended = r.ended.max(epoch);
+                }
+                r.note_emptied();
+            })
+            .await
+        }
+        .await;
+        match outcome {
+            Ok(()) => {
+                self.ending = None;
+                self.shared.update(|inner| {
+                    if let Some((_, crashed)) = ending {
+                        inner.crashed = crashed;
+                    }
+                    inner.process = Process::Down;
+                    inner.guard = None;
+                    inner.fencing = Fencing::Unknown;
+                    inner.claim = None;
+                    inner.lineage = None;
+                    inner.seen = None;
+                    inner.hung = false;
+                });
+                Pause::None
+            }
+            Err(error) => self.after(Err(error)),
+        }
+    }
+
+    /// Ends an epoch: no renewal of it leaves any more, then the tree is killed, then its end is
+    /// proven and recorded. Only after that is it reported.
+    pub(super) async fn end_epoch(&mut self, epoch: Epoch, why: EndReason) -> Pause {
+        warn!(member = %self.shared.member.name, %epoch, ?why, "ending the epoch");
+        {
+            let mut inner = self.shared.lock();
+            inner.claim = None;
+            inner.process = Process::Ending;
+        }
+        self.ending = Some((epoch, why == EndReason::Hung));
+        if let Err(error) =
+            self.bounded("killing PostgreSQL", QUICK, self.shared.database.kill()).await
+        {
+            warn!(%error, "the guard was not reached: waiting for its timer");
+        }
+        self.prove_end().await
+    }
+
+    pub(super) async fn disown(&mut self, epoch: Epoch) -> Result<(), Error> {
+        self.record(|r| r.ended = r.ended.max(epoch)).await?;
+        self.shared.update(|inner| {
+            inner.claim = None;
+            inner.crashed = false;
+        });
+        Ok(())
+    }
+
+    pub(super) async fn hand_over(&mut self, epoch: Epoch, target: &MemberName) -> Pause {
+        let database = self.shared.database.clone();
+        let work = self.bounded(
+            "stopping PostgreSQL for the switchover",
+            SLOW,
+            database.hand_over(target),
+        );
+        if let Err(error) = work.await {
+            if *self.tree.borrow() == Tree::Running {
+                // Nothing was stopped: the primary goes on, and the operation ends by its deadline.
+                return self.after(Err(error));
+            }
+            warn!(%epoch, %error, "the ordered stop failed");
+        }
+        {
+            let mut inner = self.shared.lock();
+            inner.claim = None;
+            inner.process = Process::Ending;
+        }
+        self.ending = Some((epoch, false));
+        self.prove_end().await
+    }
+
+    /// Stops the member for good, in order, and tells the leader; `true` once that is done.
+    pub(super) async fn stop(&mut self) -> bool {
+        self.notice_end();
+        let process = self.shared.lock().process.clone();
+        match process {
+            Process::Down => {
+                // The reporter tells the leader, which need not wait for the lease then.
+                self.shared.news.notify_one();
+                RT::sleep(FAREWELL).await;
+                return true;
+            }
+            Process::Ending => {}
+            Process::Primary { epoch, .. } => {
+                let work = self.shared.database.stop();
+                if let Err(error) = self.bounded("stopping PostgreSQL", SLOW, work).await {
+                    warn!(%error, "the ordered stop failed: PostgreSQL is killed");
+                    if let Err(error) =
+                        self.bounded("killing", QUICK, self.shared.database.kill()).await
+                    {
+                        warn!(%error, "the guard was not reached: waiting for its timer");
+                    }
+                }
+                self.ending = Some((epoch, false));
+                let mut inner = self.shared.lock();
+                inner.claim = None;
+                inner.process = Process::Ending;
+            }
+            Process::Sealed { .. } | Process::Following { .. } => {
+                if let Err(error) = self.stop_standby().await {
+                    warn!(%error, "the standby was not stopped in order");
+                }
+                return false;
+            }
+        }
+        self.prove_end().await;
+        false
+    }
+
+    /// Stops a standby, for what needs a stopped data directory.
+    pub(super) async fn stop_standby(&mut self) -> Result<(), Error> {
+        if self.shared.lock().process == Process::Down {
+            return Ok(());
+        }
+        let database = self.shared.database.clone();
+        self.shared.lock().process = Process::Ending;
+        self.bounded("stopping the standby", SLOW, database.stop()).await?;
+        self.bounded("proving that PostgreSQL has ended", SLOW, database.prove_empty()).await?;
+        self.record(MemberRecord::note_emptied).await?;
+        self.shared.update(|inner| {
+            inner.process = Process::Down;
+            inner.guard = None;
+            inner.fencing = Fencing::Unknown;
+            inner.seen = None;
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! Replacing data: rewind and copy.
+
+use super::super::driver::Database;
+use super::super::driver::Error;
+use super::super::driver::Rewound;
+use super::super::poll::Snapshot;
+use super::QUICK;
+use super::Worker;
+use crate::clock::Clock;
+use crate::domain::desired::Desired;
+use crate::domain::desired::FollowDuty;
+use crate::domain::desired::desired;
+use crate::domain::observation::Condition;
+use crate::domain::observation::Data;
+use crate::domain::record::DataMark;
+use crate::domain::state::ClusterSpec;
+use crate::domain::types::Epoch;
+use crate::runtime;
+use crate::runtime::Runtime;
+use crate::session::Transport;
+use std::future::Future;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tracing::warn;
+
+impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
+    /// Ends when the state no longer asks for `duty`.
+    pub(super) async fn overtaken(
+        mut news: watch::Receiver<Arc<Snapshot>>,
+        member: crate::agent::Member,
+        duty: FollowDuty,
+    ) {
+        loop {
+            let snapshot = news.borrow_and_update().clone();
+            let wanted = snapshot.clusters.get(&member.cluster).map(|s| desired(s, &member.name));
+            let same = matches!(
+                &wanted,
+                Some(Desired::Follow(now)) if now.epoch == duty.epoch && now.address == duty.address
+            );
+            if (wanted.is_some() && !same) || news.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    pub(super) async fn unless_overtaken<V: Send>(
+        &self,
+        duty: &FollowDuty,
+        work: impl Future<Output = Result<V, Error>> + Send,
+    ) -> Result<V, Error> {
+        let overtaken =
+            Self::overtaken(self.news.clone(), self.shared.member.clone(), duty.clone());
+        runtime::first_of(vec![
+            Box::pin(work),
+            Box::pin(async {
+                overtaken.await;
+                Err(Error::NotReady("the primary has changed".to_owned()))
+            }),
+        ])
+        .await
+    }
+
+    pub(super) async fn rewind(
+        &mut self,
+        duty: &FollowDuty,
+        spec: &ClusterSpec,
+    ) -> Result<(), Error> {
+        let database = self.shared.database.clone();
+        // A source that cannot be reached is found out before anything is touched.
+        self.bounded("asking the primary", QUICK, database.primary_position(duty)).await?;
+        self.shared.update(|inner| inner.busy = Some(Condition::Rewinding));
+        self.stop_standby().await?;
+        self.record(|r| {
+            r.data = DataMark::Replacing;
+            r.held = Epoch(0);
+            r.promised = r.promised.max(duty.epoch);
+        })
+        .await?;
+        match self.unless_overtaken(duty, database.rewind(duty, spec)).await? {
+            Rewound::Done => {
+                let source = duty.epoch;
+                self.record(|r| r.data = DataMark::Copied { source, until: None }).await
+            }
+            Rewound::Impossible { why } => {
+                warn!(member = %self.shared.member.name, %why, "rewind is impossible: copying instead");
+                self.shared.lock().rewind_failed = true;
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) async fn clone_from(
+        &mut self,
+        duty: &FollowDuty,
+        spec: &ClusterSpec,
+    ) -> Result<(), Error> {
+        let database = self.shared.database.clone();
+        self.bounded("asking the primary", QUICK, database.primary_position(duty)).await?;
+        let source = duty.primary.clone();
+        let cloning = move |done_bytes, total_bytes| Condition::Cloning {
+            source: source.clone(),
+            done_bytes,
+            total_bytes,
+        };
+        self.shared.update(|inner| inner.busy = Some(cloning(0, 0)));
+        self.stop_standby().await?;
+        self.record(|r| {
+            r.data = DataMark::Replacing;
+            r.held = Epoch(0);
+            r.promised = r.promised.max(duty.epoch);
+        })
+        .await?;
+        let shared = self.shared.clone();
+        let progress = Arc::new(move |done, total| {
+            shared.update(|inner| inner.busy = Some(cloning(done, total)));
+        });
+        let copied =
+            self.unless_overtaken(duty, D::clone_from(&database, duty, spec, progress)).await;
+        let data = database.inspect().await.unwrap_or(Data::Unknown);
+        self.shared.lock().data = data;
+        let system_id = copied?;
+        self.record(|r| {
+            r.data = DataMark::Copied { source: duty.epoch, until: None };
+            r.system_id = Some(system_id);
+        })
+        .await?;
+        self.startup_deaths = 0;
+        self.shared.update(|inner| {
+            inner.unstartable = false;
+            inner.rewind_failed = false;
+            inner.source_lacks_wal = false;
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! Beginnings: `initdb`, starts, seals, and following.
+
+use super::super::driver::Database;
+use super::super::driver::Error;
+use super::super::driver::RunRole;
+use super::super::driver::StartMode;
+use super::super::driver::Started;
+use super::BACKOFF_MAX;
+use super::FIRST_EPOCH;
+use super::Pause;
+use super::QUICK;
+use super::SLOW;
+use super::Worker;
+use crate::clock::Clock;
+use crate::domain::desired::FollowDuty;
+use crate::domain::observation::Condition;
+use crate::domain::observation::Data;
+use crate::domain::observation::Sealed;
+use crate::domain::reconcile::Process;
+use crate::domain::record::DataMark;
+use crate::domain::state::ClusterState;
+use crate::domain::types::BootTime;
+use crate::domain::types::Epoch;
+use crate::runtime::Runtime;
+use crate::session::Transport;
+use tracing::error;
+
+impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
+    pub(super) async fn initialise(&mut self, state: &ClusterState) -> Pause {
+        let begun = self.record(|r| r.data = DataMark::Initialising).await;
+        self.shared.update(|inner| inner.busy = Some(Condition::Initialising));
+        let database = self.shared.database.clone();
+        let made = match begun {
+            Ok(()) => {
+                self.bounded("initdb", SLOW.saturating_mul(5), database.initialise(&state.spec))
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        let recorded = match made {
+            Ok(system_id) => {
+                let done = self.record(|r| {
+                    r.data = DataMark::Intact;
+                    r.system_id = Some(system_id);
+                    // Nobody led the first epoch, and all that there is of it is here.
+                    r.held = FIRST_EPOCH;
+                    r.ended = FIRST_EPOCH;
+                });
+                done.await.map(|()| system_id)
+            }
+            Err(error) => Err(error),
+        };
+        match recorded {
+            Ok(system_id) => {
+                self.shared.update(|inner| {
+                    inner.data = Data::Present { system_id };
+                    inner.busy = None;
+                });
+                Pause::None
+            }
+            Err(error) => {
+                error!(member = %self.shared.member.name, %error, "initdb failed");
+                let why = error.to_string();
+                self.shared.update(|inner| inner.busy = Some(Condition::BootstrapFailed { why }));
+                Pause::Firmly(BACKOFF_MAX)
+            }
+        }
+    }
+
+    pub(super) async fn start(
+        &mut self,
+        mode: StartMode,
+        promise: Epoch,
+        state: &ClusterState,
+    ) -> Result<(), Error> {
+        self.record(|r| r.promised = r.promised.max(promise)).await?;
+        let database = self.shared.database.clone();
+        let started =
+            self.bounded("starting PostgreSQL", SLOW, database.start(&mode, &state.spec)).await;
+        let Started { guard, fencing } = match started {
+            Ok(started) => started,
+            Err(error) => {
+                // What is left of the attempt, if anything, has to go before the next.
+                self.shared.lock().process = Process::Ending;
+                return Err(error);
+            }
+        };
+        let (process, role) = match mode {
+            StartMode::Sealed { promise } => {
+                (Process::Sealed { promise, position: None }, RunRole::Sealed { promise })
+            }
+            StartMode::Following(duty) => {
+                let FollowDuty { epoch, address, .. } = duty;
+                let process = Process::Following { epoch, address: address.clone() };
+                (process, RunRole::Following { epoch, address })
+            }
+        };
+        // On disk before anybody hears of this life of the guard: no epoch can be granted to it
+        // whose end could not be proven.
+        let running = Some(guard.clone());
+        if let Err(error) = self.record(|r| r.running = running).await {
+            self.shared.lock().process = Process::Ending;
+            return Err(error);
+        }
+        self.shared.update(|inner| {
+            inner.guard = Some(guard);
+            inner.fencing = fencing;
+            inner.process = process;
+            inner.seen = None;
+            inner.lineage = None;
+        });
+        self.care_at = BootTime::default();
+        self.remember(role).await
+    }
+
+    pub(super) async fn seal(&mut self, promise: Epoch, state: &ClusterState) -> Result<(), Error> {
+        self.record(|r| r.promised = r.promised.max(promise)).await?;
+        // From here on it is no follower any more, whatever becomes of the attempt.
+        let changed = {
+            let mut inner = self.shared.lock();
+            let sealed = Process::Sealed { promise, position: None };
+            let changed = inner.process != sealed;
+            inner.process = sealed;
+            changed
+        };
+        if changed {
+            self.remember(RunRole::Sealed { promise }).await?;
+        }
+        let database = self.shared.database.clone();
+        let position = self.bounded("sealing", SLOW, database.seal(promise, &state.spec)).await?;
+        let Some(guard) = self.guard() else {
+            return Err(Error::NotReady("PostgreSQL has ended".to_owned()));
+        };
+        self.shared.update(|inner| {
+            let sealed = Sealed {
+                member: self.shared.member.name.clone(),
+                guard,
+                promised: inner.record.promised,
+                wal_epoch: position.wal_epoch,
+                lsn: position.lsn,
+                held: inner.record.held,
+                lineage: position.lineage,
+            };
+            inner.process = Process::Sealed { promise, position: Some(sealed) };
+        });
+        Ok(())
+    }
+
+    pub(super) async fn follow(
+        &mut self,
+        duty: &FollowDuty,
+        state: &ClusterState,
+    ) -> Result<(), Error> {
+        let database = self.shared.database.clone();
+        // It takes WAL from here on: what was reported of its position is final no more.
+        self.shared.update(|inner| {
+            let (epoch, address) = (duty.epoch, duty.address.clone());
+            inner.process = Process::Following { epoch, address };
+            inner.seen = None;
+        });
+        self.care_at = BootTime::default();
+        let (epoch, address) = (duty.epoch, duty.address.clone());
+        self.remember(RunRole::Following { epoch, address }).await?;
+        self.bounded("following the primary", QUICK, database.follow(duty, &state.spec)).await
+    }
+}
