@@ -105,6 +105,21 @@ fn better(state: &ClusterState, a: &Sealed, b: &Sealed, wish: Option<&MemberName
     rank(a) > rank(b) || (rank(a) == rank(b) && a.member < b.member)
 }
 
+/// The evidence as it counts for coverage. The member of the closed epoch counts as its holder,
+/// even where it never heard of the grant: it was the best of a covering quorum then, its promise
+/// has kept it from older WAL since, there is no later epoch to be rewound to, and nobody else
+/// could write in that epoch.
+fn counted(state: &ClusterState, evidence: &[Sealed]) -> Vec<Sealed> {
+    let granted = state.tenure.as_ref().filter(|t| t.closed.is_some());
+    let mut counted = evidence.to_vec();
+    for sealed in &mut counted {
+        if let Some(tenure) = granted.filter(|t| t.member == sealed.member) {
+            sealed.held = sealed.held.max(tenure.epoch);
+        }
+    }
+    counted
+}
+
 /// Chooses among sealed members. All that counts in the quorum counts in the choice.
 ///
 /// With `accept_data_loss` the read quorum is not asked for, and `wish` is followed even where
@@ -118,7 +133,8 @@ pub fn choose<'a>(
     check_evidence(state, evidence)?;
     let all: Vec<&Sealed> = evidence.iter().collect();
     if !accept_data_loss {
-        let uncovered = sync::uncovered(&state.syncs, &all);
+        let counted = counted(state, evidence);
+        let uncovered = sync::uncovered(&state.syncs, &counted.iter().collect::<Vec<_>>());
         if !uncovered.is_empty() {
             return Err(Refusal::NotCovered { uncovered });
         }

@@ -408,7 +408,7 @@ fn walks(list: &str, w: u32) {
         std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
     };
     let first = number("QUORATE_WALK_SEED", 1);
-    for seed in first..first + number("QUORATE_WALKS", 5) {
+    for seed in first..first + number("QUORATE_WALKS", 4) {
         let (epochs, writes) = walk(seed, list, w, 120_000);
         assert!(epochs > 1 && writes > 0, "seed {seed}: {epochs} epochs, {writes} writes");
     }

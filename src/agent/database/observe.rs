@@ -18,6 +18,8 @@ use crate::postgres::status::{PrimaryStatus, StandbyStatus};
 
 /// How long a standby may go without streaming before its primary is asked why.
 const SILENT: Duration = Duration::from_secs(5);
+/// How often in a row a standby must be seen to stream until it is believed.
+const STREAMING_SEEN_MIN: u32 = 3;
 /// How often it is asked.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 /// How long the primary may take to answer.
@@ -32,6 +34,8 @@ pub(super) struct Following {
     address: String,
     /// Since when it does not stream.
     silent_since: Instant,
+    /// How often in a row it was seen to stream.
+    seen_streaming: u32,
     /// When the primary was last asked why.
     asked: Option<Instant>,
     /// What it said.
@@ -41,7 +45,16 @@ pub(super) struct Following {
 impl Following {
     pub(super) fn new(address: &str) -> Self {
         let address = address.to_owned();
-        Self { address, silent_since: Instant::now(), asked: None, lacks: None }
+        Self { address, silent_since: Instant::now(), seen_streaming: 0, asked: None, lacks: None }
+    }
+
+    /// A walreceiver that asks for WAL that is gone streams for a moment before it is told so.
+    fn note_streaming(&mut self) {
+        self.seen_streaming = self.seen_streaming.saturating_add(1);
+        if self.seen_streaming >= STREAMING_SEEN_MIN {
+            self.silent_since = Instant::now();
+            self.lacks = None;
+        }
     }
 
     pub(super) fn of_run(role: &RunRole) -> Option<Self> {
@@ -94,8 +107,7 @@ impl PgDatabase {
         let lacks_wal = match streaming {
             Some(_) => {
                 if let Some(following) = &mut lock(&self.memory).following {
-                    following.silent_since = Instant::now();
-                    following.lacks = None;
+                    following.note_streaming();
                 }
                 None
             }
@@ -110,6 +122,7 @@ impl PgDatabase {
         let address = {
             let mut memory = lock(&self.memory);
             let following = memory.following.as_mut()?;
+            following.seen_streaming = 0;
             let due = following.asked.is_none_or(|at| at.elapsed() >= ASK_EVERY);
             if following.silent_since.elapsed() < SILENT || !due {
                 return following.lacks.clone();
