@@ -37,7 +37,7 @@ demo-stop: ## stop the demo, keep its data
 clean-demo: ## stop the demo, remove its data
 	scripts/clean-demo.sh
 
-test: ## run all tests
+test: setup native verify ## everything that a change has to pass: what is missing is installed, lints, all tests
 	cargo nextest run --locked --profile $(NEXTEST_PROFILE)
 	cargo test --locked --doc
 

@@ -75,4 +75,7 @@ all_pids() {
   done
 }
 
-hactl() { "$dir/bin/hactl" --config "$dir/n1.toml" "$@"; }
+# Where hactl finds the control plane of the demo.
+export HACTL_ENDPOINTS=127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403
+
+hactl() { "$dir/bin/hactl" "$@"; }

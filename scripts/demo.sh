@@ -48,10 +48,10 @@ say "$started of ${#nodes[@]} nodes started in $dir; waiting for one primary and
 # Healthy: one member is primary, two stream.
 healthy() {
   local status
-  status=$(timeout 5 "$dir/bin/hactl" --config "$dir/n1.toml" status -o json 2>/dev/null |
+  status=$(timeout 5 "$dir/bin/hactl" status -o json 2>/dev/null |
     tr -d ' \t\n') || return 1
-  [ "$(grep -o '"role":"primary"' <<<"$status" | wc -l)" -eq 1 ] &&
-    [ "$(grep -o '"state":"streaming"' <<<"$status" | wc -l)" -ge 2 ]
+  [ "$(grep -o '"stage":"active"' <<<"$status" | wc -l)" -eq 1 ] &&
+    [ "$(grep -o '"streaming":true' <<<"$status" | wc -l)" -ge 2 ]
 }
 
 SECONDS=0
@@ -66,19 +66,22 @@ until healthy; do
   done
   if [ "$SECONDS" -ge "$deadline_s" ]; then
     hactl status >&2 || true
-    die "not healthy after $deadline_s s; see $dir/*.log, and try: $dir/bin/hactl --config $dir/n1.toml explain"
+    die "not healthy after $deadline_s s; see $dir/*.log, and try: $dir/bin/hactl explain"
   fi
   sleep 0.5
 done
 
 hactl status
-ctl="$dir/bin/hactl --config $dir/n1.toml"
+ctl=$dir/bin/hactl
 cat <<TEXT
 
 The cluster runs in $dir. What to try next:
-  $ctl status        # who is primary
-  $ctl switchover    # move the primary in order
-  kill -9 \$(cat $dir/n1.pid)   # end a daemon: its PostgreSQL runs on; make demo starts it again
+  $ctl status --watch      # who is primary, as it changes (Ctrl-C ends it)
+  $ctl switchover          # move the primary in order
+  $ctl history             # what happened, event by event
+  $ctl explain             # what the leader waits for, and why
+  PGPASSFILE=$dir/n1/member/main.a/superuser.pgpass $ctl psql -U postgres
+  kill -9 \$(cat $dir/n1.pid)   # end a daemon: its PostgreSQL runs on for the lease; make demo starts it again
   make demo-stop              # stop everything, keep the data
   make clean-demo             # stop everything, remove the data
 TEXT

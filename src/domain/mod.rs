@@ -29,3 +29,28 @@ pub mod types;
 pub use apply::{Position, apply};
 pub use command::{Command, Rejection, Reply};
 pub use state::{ClusterState, ControlState};
+
+#[cfg(test)]
+mod apply_test;
+#[cfg(test)]
+mod candidate_test;
+#[cfg(test)]
+mod desired_test;
+#[cfg(test)]
+mod fixture_test;
+#[cfg(test)]
+mod invariants_test;
+#[cfg(test)]
+mod lease_test;
+#[cfg(test)]
+mod operation_test;
+#[cfg(test)]
+mod plan_test;
+#[cfg(test)]
+mod reconcile_test;
+#[cfg(test)]
+mod sync_test;
+#[cfg(test)]
+mod walk_member_test;
+#[cfg(test)]
+mod walk_test;

@@ -446,7 +446,11 @@ impl Pass<'_> {
                     promised: self.state.epoch.next(),
                     wal_epoch: view.wal_epoch.min(self.state.epoch),
                     lsn: view.flushed,
-                    held: view.held.min(self.state.epoch),
+                    // The member of the epoch counts as its holder once that is closed.
+                    held: match &self.state.tenure {
+                        Some(t) if t.member == *name => t.epoch,
+                        _ => view.held.min(self.state.epoch),
+                    },
                     lineage: self.state.lineage.clone(),
                 })
             })

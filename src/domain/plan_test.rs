@@ -6,7 +6,7 @@ use super::fixture_test::{
     report, rules, sealed, sealed_report, standby,
 };
 use super::observation::{Condition, Data, Progress, Report};
-use super::plan::{GAVE_UP_FOR, PROMOTION_DEADLINE, SYNC_REMOVE_AFTER};
+use super::plan::{FIRST_SYNC_WAIT, GAVE_UP_FOR, PROMOTION_DEADLINE, SYNC_REMOVE_AFTER};
 use super::state::{CloseReason, SynchronousMode};
 use super::types::{Epoch, WallMillis};
 
@@ -262,6 +262,9 @@ fn a_promotion_that_cannot_reach_its_barrier_turns_to_who_is_there() {
     let change = promotion(&bench, 600);
     bench.ok(change);
     // c dies; a comes back and streams.
+    leader.hears("b", primary("b", 3, "a", None)).hears("a", standby("a", 3, 600));
+    assert_eq!(leader.plan(&bench).proposal, None, "those named first may still come");
+    leader.pass_ms(FIRST_SYNC_WAIT.as_millis() as u64);
     leader.renewed(3);
     leader.hears("b", primary("b", 3, "a", None)).hears("a", standby("a", 3, 600));
     match leader.plan(&bench).proposal {

@@ -215,7 +215,8 @@ impl World {
 
     fn agent(&mut self, i: usize) {
         let newest = self.views.len() - 1;
-        if !self.cut_off.contains(&i) && !(self.faults && self.random.one_in(4)) {
+        let unheard = self.faults && self.random.one_in(4);
+        if !unheard && !self.cut_off.contains(&i) {
             self.members[i].view = newest;
         }
         let name = self.members[i].name.clone();

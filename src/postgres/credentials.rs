@@ -126,6 +126,12 @@ impl Login {
         &self.user
     }
 
+    /// Its line of a password file, for every host and database (PostgreSQL manual, section 34.16).
+    fn passfile_line(&self) -> String {
+        let escape = |s: &str| s.replace('\\', "\\\\").replace(':', "\\:");
+        format!("*:*:*:{}:{}\n", escape(&self.user), escape(&self.password.0))
+    }
+
     /// The password.
     pub fn password(&self) -> &Password {
         &self.password
@@ -176,10 +182,13 @@ impl Credentials {
     /// The content of the password file for PostgreSQL's programs: the replication user and the
     /// rewind user, for every host. The superuser's password is not in it.
     fn passfile(&self) -> String {
-        let escape = |s: &str| s.replace('\\', "\\\\").replace(':', "\\:");
-        [&self.replication, &self.rewind]
-            .map(|l| format!("*:*:*:{}:{}\n", escape(&l.user), escape(&l.password.0)))
-            .concat()
+        [&self.replication, &self.rewind].map(Login::passfile_line).concat()
+    }
+
+    /// Writes a password file with the superuser alone, for the operator: mode 0600, of `owner`.
+    pub fn write_superuser_passfile(&self, path: &Path, owner: &OsUser) -> Result<bool, Error> {
+        let content = self.superuser.passfile_line();
+        Ok(files::write_if_changed(path, content.as_bytes(), 0o600, owner)?)
     }
 
     /// Writes the password file with mode 0600 for `user`. Returns whether it changed.

@@ -2,9 +2,10 @@
 //!
 //! Owns the decision between founding the group, joining it, waiting and refusing. The rules:
 //! - a peer that knows this node under another store: this disk was wiped, refuse;
-//! - every reachable peer is empty, and they are a majority with this node: found the group (all
-//!   of them do, with the same members, which gives the same first entry);
-//! - a peer has data: the group exists. This node may be new, or wiped: whoever once counted its
+//! - no reachable peer has an entry of a leader, and they are a majority with this node: found the
+//!   group (all of them do, with the same members, which gives the same first entry; one may have
+//!   done so already);
+//! - a peer has entries of a leader: the group exists. This node may be new, or wiped: whoever once counted its
 //!   vote or acknowledgement remembers its store, so it joins once *every* other member has said
 //!   that it does not know another store of it;
 //! - else wait.
@@ -84,10 +85,10 @@ pub(super) fn judge(
             let (peer, known) = (peer.clone(), known.clone());
             return Err(FormationError::Wiped { node_id, peer, known });
         }
-        if answer.empty && answer.members != members_digest {
+        if !answer.established && answer.members != members_digest {
             return Err(FormationError::MembersDiffer { peer: peer.clone() });
         }
-        exists |= !answer.empty;
+        exists |= answer.established;
     }
     let reachable = members.len() - missing.len();
     if exists {
@@ -145,9 +146,9 @@ mod tests {
         let members = (1..=3).map(|id| (id, Peer::default())).collect();
         let answers = answers
             .iter()
-            .map(|(id, empty, known)| {
+            .map(|(id, established, known)| {
                 let known = known.map(|b| StoreId::from_bytes([b; 16]));
-                (*id, HelloReply { empty: *empty, known, members: 5 })
+                (*id, HelloReply { established: *established, known, members: 5 })
             })
             .collect();
         judge(1, &store, 5, &members, &answers)
@@ -156,12 +157,12 @@ mod tests {
     #[test]
     fn the_table_of_formation() {
         assert_eq!(run(&[]), Ok(Verdict::Wait(vec![2, 3])));
-        assert_eq!(run(&[(2, true, None)]), Ok(Verdict::Found));
-        assert_eq!(run(&[(2, true, Some(1)), (3, true, None)]), Ok(Verdict::Found));
-        assert_eq!(run(&[(2, false, None)]), Ok(Verdict::Wait(vec![3])));
-        assert_eq!(run(&[(2, false, None), (3, true, None)]), Ok(Verdict::Join));
-        assert_eq!(run(&[(2, false, Some(1)), (3, false, None)]), Ok(Verdict::Join));
-        for wiped in [vec![(2, false, Some(9))], vec![(2, false, None), (3, false, Some(9))]] {
+        assert_eq!(run(&[(2, false, None)]), Ok(Verdict::Found));
+        assert_eq!(run(&[(2, false, Some(1)), (3, false, None)]), Ok(Verdict::Found));
+        assert_eq!(run(&[(2, true, None)]), Ok(Verdict::Wait(vec![3])));
+        assert_eq!(run(&[(2, true, None), (3, false, None)]), Ok(Verdict::Join));
+        assert_eq!(run(&[(2, true, Some(1)), (3, true, None)]), Ok(Verdict::Join));
+        for wiped in [vec![(2, true, Some(9))], vec![(2, true, None), (3, true, Some(9))]] {
             assert!(matches!(run(&wiped), Err(FormationError::Wiped { .. })));
         }
     }
@@ -170,7 +171,7 @@ mod tests {
     fn different_members_are_refused_and_a_single_node_founds() {
         let store = StoreId::from_bytes([1; 16]);
         let members: BTreeMap<_, _> = [(1, Peer::default()), (2, Peer::default())].into();
-        let answer = HelloReply { empty: true, known: None, members: 6 };
+        let answer = HelloReply { established: false, known: None, members: 6 };
         let answers = [(2, answer)].into();
         let result = judge(1, &store, 5, &members, &answers);
         assert!(matches!(result, Err(FormationError::MembersDiffer { .. })));

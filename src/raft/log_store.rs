@@ -141,6 +141,12 @@ impl<RT: AsyncRuntime> LogStore<RT> {
         tail.vote.is_none() && tail.last().is_none()
     }
 
+    /// `true` where an entry of an elected leader was stored: more than the first membership, which
+    /// a founder writes for itself with index 0.
+    pub fn is_established(&self) -> bool {
+        self.tail().last().is_some_and(|last| last.index > 0)
+    }
+
     /// The measure of appends.
     pub fn monitor(&self) -> Arc<AppendMonitor<RT>> {
         self.0.monitor.clone()

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -65,6 +66,7 @@ pub struct Caller<T> {
     members: BTreeMap<u64, Peer>,
     /// Peers whose refusal was logged: it comes again with every heartbeat.
     warned: Mutex<BTreeSet<u64>>,
+    quiet: Arc<AtomicBool>,
 }
 
 impl<T: Transport> Caller<T> {
@@ -75,7 +77,19 @@ impl<T: Transport> Caller<T> {
         peers: Arc<PeerStores>,
         members: BTreeMap<u64, Peer>,
     ) -> Self {
-        Self { transport, identity, peers, members, warned: Mutex::default() }
+        Self {
+            transport,
+            identity,
+            peers,
+            members,
+            warned: Mutex::default(),
+            quiet: Arc::default(),
+        }
+    }
+
+    /// While this is true, nothing is sent that a follower could take for a heartbeat.
+    pub fn quiet(&self) -> Arc<AtomicBool> {
+        self.quiet.clone()
     }
 
     /// Asks `target`, and knows after it with which store it answers.
@@ -153,6 +167,14 @@ pub struct Client<T> {
 }
 
 impl<T: Transport> Client<T> {
+    fn refuse_in_silence<RT: AsyncRuntime>(&self) -> Result<(), RPCError<TypeConfig<RT>>> {
+        if self.caller.quiet.load(Ordering::Acquire) {
+            let why = "this leader is quiet, so that another can be elected";
+            return Err(RPCError::Unreachable(Unreachable::from_string(why)));
+        }
+        Ok(())
+    }
+
     async fn ask<RT: AsyncRuntime, B: Serialize + Sync, R: DeserializeOwned>(
         &self,
         method: Method,
@@ -233,6 +255,7 @@ impl<RT: AsyncRuntime, T: Transport> RaftNetworkV2<TypeConfig<RT>> for Client<T>
         rpc: AppendEntriesRequest<TypeConfig<RT>>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig<RT>>, RPCError<TypeConfig<RT>>> {
+        self.refuse_in_silence()?;
         self.ask::<RT, _, _>(Method::Append, &rpc, &option, RPCTypes::AppendEntries).await
     }
 
@@ -260,6 +283,7 @@ impl<RT: AsyncRuntime, T: Transport> RaftNetworkV2<TypeConfig<RT>> for Client<T>
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig<RT>>, StreamingError<TypeConfig<RT>>> {
+        self.refuse_in_silence()?;
         let cancel = pin!(cancel);
         let sending = pin!(self.send_snapshot::<RT>(vote, &snapshot, &option));
         match RT::select2(cancel, sending).await {

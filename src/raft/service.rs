@@ -106,7 +106,7 @@ impl<RT: AsyncRuntime> Service<RT> {
         if method == Method::Hello {
             let _: Hello = message.body()?;
             let reply = HelloReply {
-                empty: self.0.log.is_empty(),
+                established: self.0.log.is_established(),
                 known: self.0.peers.get(header.from),
                 members: self.0.members_digest,
             };

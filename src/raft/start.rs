@@ -84,6 +84,7 @@ impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
             tracing::info!(node_id, found, "this controller's store is empty, taking part now");
         }
         let (machine, applied) = StateMachine::<RT>::open(engine)?;
+        let quiet = caller.quiet();
         let network = NetworkFactory(caller);
         let core = Raft::new(*node_id, config, network, log.clone(), machine)
             .await
@@ -103,10 +104,11 @@ impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
         drop(RT::spawn(role::follow(core.clone(), members.clone(), clock, publish)));
         let stalled = Arc::new(AtomicBool::new(false));
         let monitor = log.monitor();
-        let times = Times { every: options.heartbeat, append_max: options.election_max };
-        let quiet = Arc::new(AtomicBool::new(false));
-        let phase = 2 * options.election_max;
-        drop(RT::spawn(quiet::watch(core.clone(), quiet.clone(), options.heartbeat, phase)));
+        let (every, longest) = (options.heartbeat, options.election_max);
+        // A follower waits for the end of the leader's lease and then for its own timeout.
+        let times = quiet::Times { every, after: 2 * longest, silent: 3 * longest, loud: longest };
+        drop(RT::spawn(quiet::watch(core.clone(), quiet.clone(), times)));
+        let times = Times { every, append_max: longest };
         let dog = watchdog::watch(core.clone(), monitor.clone(), stalled.clone(), times);
         drop(RT::spawn(dog));
         Ok(Handle(Arc::new(Shared {

@@ -145,8 +145,9 @@ pub struct Hello {
 /// The answer to a hello. The header of the reply says who answers, with which store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HelloReply {
-    /// Neither a vote nor an entry was ever stored here.
-    pub empty: bool,
+    /// Entries of a leader are stored here: the group exists. The first membership alone, which
+    /// every founder writes for itself, does not count.
+    pub established: bool,
     /// The store under which the caller is known here.
     pub known: Option<StoreId>,
     /// Digest of the initial members that the answering node is configured with.

@@ -13,7 +13,7 @@ use crate::postgres::files;
 use crate::postgres::os_user::OsUser;
 
 impl PgDatabase {
-    /// Makes every directory but the data directory, and the password file.
+    /// Makes every directory but the data directory, and the password files.
     pub(super) async fn prepare(&self) -> Result<()> {
         let (settings, user, owner) =
             (self.settings.clone(), self.user.clone(), self.owner.clone());
@@ -38,7 +38,9 @@ impl PgDatabase {
             for path in [&passfile, &layout.pgdata, &layout.socket_dir, &layout.log_dir] {
                 check_reachable(path, &user)?;
             }
-            let written = settings.credentials.write_passfile(&passfile, &user);
+            let credentials = &settings.credentials;
+            credentials.write_passfile(&passfile, &user).map_err(error::credentials)?;
+            let written = credentials.write_superuser_passfile(&settings.operator_passfile(), &owner);
             written.map(drop).map_err(error::credentials)
         })
         .await?

@@ -126,6 +126,11 @@ impl Settings {
         self.state_dir.join("pgpass")
     }
 
+    /// The superuser's password file, for the operator: `PGPASSFILE=... hactl psql -U postgres`.
+    pub(super) fn operator_passfile(&self) -> PathBuf {
+        self.state_dir.join("superuser.pgpass")
+    }
+
     /// The member's durable record.
     pub(super) fn record_file(&self) -> PathBuf {
         self.state_dir.join("member.json")
