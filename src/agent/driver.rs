@@ -103,6 +103,17 @@ pub enum Tree {
     },
 }
 
+/// How it is known that nothing of a process tree is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Emptiness {
+    /// The kernel has said so: good for a report that an epoch is over.
+    Proven,
+    /// Everything speaks for it, and nothing can prove it: the fence was only best-effort, or the
+    /// tree lived in a PID namespace that is gone. Good for starting again here, and for nothing
+    /// else.
+    Assumed,
+}
+
 /// A process tree that outlived its agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attached {
@@ -194,8 +205,9 @@ pub trait Database: Send + Sync + 'static {
     fn inspect(&self) -> impl Future<Output = Result<Data>> + Send;
 
     /// Takes over a process tree that outlived its agent. Where only remains of one are left, they
-    /// are killed and proven gone before it returns `None`.
-    fn attach(&self) -> impl Future<Output = Result<Option<Attached>>> + Send;
+    /// are killed and gone before it returns how that is known.
+    fn attach(&self)
+    -> impl Future<Output = Result<std::result::Result<Attached, Emptiness>>> + Send;
 
     /// Makes a data directory with `initdb`: synced, with its roles, ready to be started sealed.
     fn initialise(&self, spec: &ClusterSpec) -> impl Future<Output = Result<SystemId>> + Send;
@@ -222,8 +234,8 @@ pub trait Database: Send + Sync + 'static {
     /// Returns once the postmaster has ended; without effect where none runs.
     fn stop(&self) -> impl Future<Output = Result<()>> + Send;
 
-    /// Returns once nothing of the process tree is left, by proof, and its guard is dismissed.
-    fn prove_empty(&self) -> impl Future<Output = Result<()>> + Send;
+    /// Returns once nothing of the process tree is left, and its guard is dismissed.
+    fn prove_empty(&self) -> impl Future<Output = Result<Emptiness>> + Send;
 
     /// Seals the running standby: it takes no WAL from anywhere, and its position is final.
     fn seal(

@@ -70,9 +70,10 @@ impl MemberRecord {
         }
     }
 
-    /// Notes that nothing of the process tree that ran last is left, by proof.
-    pub fn note_emptied(&mut self) {
-        if let Some(guard) = self.running.take() {
+    /// Notes that nothing of the process tree that ran last is left. Only a proof is remembered as
+    /// one.
+    pub fn note_ended(&mut self, proven: bool) {
+        if let Some(guard) = self.running.take().filter(|_| proven) {
             self.emptied.push(guard);
             let excess = self.emptied.len().saturating_sub(EMPTIED_MAX);
             self.emptied.drain(..excess);

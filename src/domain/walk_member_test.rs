@@ -127,7 +127,7 @@ impl Member {
     /// The tree is gone, by proof.
     fn emptied(&mut self) {
         let record = &mut self.local.record;
-        record.note_emptied();
+        record.note_ended(true);
         // Whatever was held ended with the tree that ran it.
         record.ended = record.ended.max(record.held);
         self.local.guard = None;

@@ -8,4 +8,11 @@
 #![allow(clippy::disallowed_methods)]
 
 mod bootstrap;
+mod freezes;
 mod kills;
+mod operators;
+mod partitions;
+mod refusals;
+mod restarts;
+mod switchovers;
+mod takeovers;

@@ -37,7 +37,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::driver::{
-    Attached, Database, Error, Position, Progress, Rewound, RunState, Seen, StartMode, Started,
+    Attached, Emptiness, Database, Error, Position, Progress, Rewound, RunState, Seen, StartMode, Started,
     Tree,
 };
 use crate::domain::desired::FollowDuty;
@@ -193,7 +193,7 @@ impl Database for PgDatabase {
         self.look().await
     }
 
-    async fn attach(&self) -> Result<Option<Attached>> {
+    async fn attach(&self) -> Result<std::result::Result<Attached, Emptiness>> {
         self.take_over().await
     }
 
@@ -221,7 +221,7 @@ impl Database for PgDatabase {
         self.stop_standby().await
     }
 
-    async fn prove_empty(&self) -> Result<()> {
+    async fn prove_empty(&self) -> Result<Emptiness> {
         self.prove_tree_empty().await
     }
 

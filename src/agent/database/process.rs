@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::error::{self, Result, timed_out};
 use super::observe::Following;
 use super::{PgDatabase, blocking, lock};
-use crate::agent::driver::{Attached, Error, StartMode, Started, Tree};
+use crate::agent::driver::{Attached, Emptiness, Error, StartMode, Started, Tree};
 use crate::domain::observation::Fencing;
 use crate::domain::state::ClusterSpec;
 use crate::domain::types::{BootTime, GuardId};
@@ -95,10 +95,10 @@ impl PgDatabase {
         });
     }
 
-    pub(super) async fn take_over(&self) -> Result<Option<Attached>> {
+    pub(super) async fn take_over(&self) -> Result<std::result::Result<Attached, Emptiness>> {
         if let Some(held) = self.guarded() {
             let status = held.client.status().await.map_err(error::guard)?;
-            return Ok(Some(self.attached(&held, status.deadline).await));
+            return Ok(Ok(self.attached(&held, status.deadline).await));
         }
         let run_dir = &self.settings.guard_dir;
         let found = match GuardClient::attach(run_dir, ATTACH).await {
@@ -116,8 +116,7 @@ impl PgDatabase {
             }
         };
         let Some((client, status)) = found else {
-            self.prove_without_guard().await?;
-            return Ok(None);
+            return Ok(Err(self.prove_without_guard().await?));
         };
         if let (TreeState::Running, Some(fencing)) = (status.tree, status.fencing) {
             info!(guard = %client.guard_id(), "a running PostgreSQL is taken over");
@@ -128,14 +127,13 @@ impl PgDatabase {
             if let Some(run) = &attached.run {
                 lock(&self.memory).following = Following::of_run(&run.role);
             }
-            return Ok(Some(attached));
+            return Ok(Ok(attached));
         }
         // Remains only: what has begun to end is never run again.
         let fencing = status.fencing.unwrap_or(FencingKind::BestEffort);
         *lock(&self.guarded) = Some(Guarded::new(client, fencing));
         self.kill_tree().await?;
-        self.prove_tree_empty().await?;
-        Ok(None)
+        Ok(Err(self.prove_tree_empty().await?))
     }
 
     async fn attached(&self, held: &Guarded, kill_at: Option<BootTime>) -> Attached {
@@ -278,12 +276,14 @@ impl PgDatabase {
         }
     }
 
-    pub(super) async fn prove_tree_empty(&self) -> Result<()> {
-        let Some(client) = self.client() else {
-            self.prove_without_guard().await?;
+    pub(super) async fn prove_tree_empty(&self) -> Result<Emptiness> {
+        let Some(Guarded { client, fencing, .. }) = self.guarded() else {
+            let emptiness = self.prove_without_guard().await?;
             self.tree.send_replace(Tree::None);
-            return Ok(());
+            return Ok(emptiness);
         };
+        let mut emptiness =
+            if fencing.is_fence() { Emptiness::Proven } else { Emptiness::Assumed };
         match client.empty(PROOF).await {
             Ok(()) => {
                 // The kernel has said so. The guard hears it in its own time.
@@ -298,7 +298,7 @@ impl PgDatabase {
                         }
                         // It may be stopped. Its tree is empty for good, so it can be killed.
                         Err(_) => {
-                            self.prove_without_guard().await?;
+                            emptiness = self.prove_without_guard().await?;
                             break;
                         }
                     }
@@ -310,7 +310,7 @@ impl PgDatabase {
             }
             Err(e) => {
                 warn!(error = %e, "the guard cannot tell whether its tree is empty");
-                self.prove_without_guard().await?;
+                emptiness = self.prove_without_guard().await?;
             }
         }
         if let Some(gone) = lock(&self.guarded).take() {
@@ -318,24 +318,24 @@ impl PgDatabase {
         }
         self.forget_tree();
         self.tree.send_replace(Tree::None);
-        Ok(())
+        Ok(emptiness)
     }
 
     /// Where no guard can be asked: kills what is left of it, and proves its tree empty from what
     /// it left on disk.
-    async fn prove_without_guard(&self) -> Result<()> {
+    async fn prove_without_guard(&self) -> Result<Emptiness> {
         let dir = &self.settings.guard_dir;
         match guard::prove_empty(dir, true, PROOF).await {
-            Ok(Proof::Empty) => self.remove_stale_locks().await,
+            Ok(Proof::Empty) => self.remove_stale_locks().await.map(|()| Emptiness::Proven),
             // PostgreSQL's own lock is left alone: it is all that would stop a second server.
-            Ok(Proof::NeverRan) => Ok(()),
+            Ok(Proof::NeverRan) => Ok(Emptiness::Assumed),
             Ok(Proof::Assumed) => {
                 // The fence was best-effort, which the operator has accepted; or guard and init
                 // lived in a PID namespace that is gone. The kernel then kills what was below that
                 // init just after it drops the init's lock.
                 tokio::time::sleep(SETTLE).await;
                 warn!(dir = %dir.display(), "the end of an earlier process tree is assumed");
-                Ok(())
+                Ok(Emptiness::Assumed)
             }
             Err(ProofError::TreeAlive { .. } | ProofError::GuardAlive { .. }) => {
                 Err(timed_out("the end of the process tree", PROOF))

@@ -1,7 +1,7 @@
 //! Ends: of an epoch, of a process tree, of the member.
 
 use super::super::driver::Database;
-use super::super::driver::{Error, Tree};
+use super::super::driver::{Emptiness, Error, Tree};
 use super::FAREWELL;
 use super::Pause;
 use super::QUICK;
@@ -11,7 +11,6 @@ use crate::clock::Clock;
 use crate::domain::observation::Fencing;
 use crate::domain::reconcile::EndReason;
 use crate::domain::reconcile::Process;
-use crate::domain::record::MemberRecord;
 use crate::domain::types::Epoch;
 use crate::domain::types::MemberName;
 use crate::runtime::Runtime;
@@ -23,12 +22,14 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         let database = self.shared.database.clone();
         let ending = self.ending;
         let outcome = async {
-            self.bounded("proving that PostgreSQL has ended", SLOW, database.prove_empty()).await?;
+            let work = database.prove_empty();
+            let emptiness =
+                self.bounded("proving that PostgreSQL has ended", SLOW, work).await?;
             self.record(|r| {
                 if let Some((epoch, _)) = ending {
                     r.ended = r.ended.max(epoch);
                 }
-                r.note_emptied();
+                r.note_ended(emptiness == Emptiness::Proven);
             })
             .await
         }
@@ -150,8 +151,9 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         let database = self.shared.database.clone();
         self.shared.lock().process = Process::Ending;
         self.bounded("stopping the standby", SLOW, database.stop()).await?;
-        self.bounded("proving that PostgreSQL has ended", SLOW, database.prove_empty()).await?;
-        self.record(MemberRecord::note_emptied).await?;
+        let work = database.prove_empty();
+        let emptiness = self.bounded("proving that PostgreSQL has ended", SLOW, work).await?;
+        self.record(|r| r.note_ended(emptiness == Emptiness::Proven)).await?;
         self.shared.update(|inner| {
             inner.process = Process::Down;
             inner.guard = None;

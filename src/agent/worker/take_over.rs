@@ -1,7 +1,7 @@
 //! The beginning: the record is read, and what runs is taken over.
 
 use super::super::driver::Database;
-use super::super::driver::Error;
+use super::super::driver::{Emptiness, Error};
 use super::super::driver::RunRole;
 use super::Worker;
 use crate::clock::Clock;
@@ -60,7 +60,10 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 record.member, record.cluster
             )));
         }
-        let mut attached = database.attach().await?;
+        let (mut attached, mut emptiness) = match database.attach().await? {
+            Ok(attached) => (Some(attached), Emptiness::Assumed),
+            Err(emptiness) => (None, emptiness),
+        };
         let known_run = attached.as_ref().is_some_and(|a| {
             a.run.as_ref().is_some_and(|run| match run.role {
                 RunRole::Primary { epoch, .. } => record.ended < epoch && record.held == epoch,
@@ -71,13 +74,13 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             // What it was is not remembered, or it must not run: it ends.
             warn!(member = %member.name, "a process tree that is not known is ended");
             database.kill().await?;
-            database.prove_empty().await?;
+            emptiness = database.prove_empty().await?;
             attached = None;
         }
         if attached.is_none() && (record.held > record.ended || record.running.is_some()) {
             // The tree that ran last is gone, by proof: what it held is over.
             record.ended = record.ended.max(record.held);
-            record.note_emptied();
+            record.note_ended(emptiness == Emptiness::Proven);
             database.save_record(&record).await?;
         }
         let data = database.inspect().await?;
