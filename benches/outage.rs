@@ -103,7 +103,14 @@ use Fault::{Cut, Node, Postgres, Switchover};
 use Target::{Milliseconds, Twice};
 
 const CASES: [Case; 10] = [
-    case("switchover-floor", "by hand: switchover", Subject::Floor, Switchover, false, Target::None),
+    case(
+        "switchover-floor",
+        "by hand: switchover",
+        Subject::Floor,
+        Switchover,
+        false,
+        Target::None,
+    ),
     case("switchover", "switchover", ELSEWHERE, Switchover, false, Milliseconds(400.0)),
     case(
         "switchover-load-floor",
@@ -313,12 +320,25 @@ async fn strike(cluster: &Cluster, fault: Fault, primary: usize) {
         }
         Postgres => node.tree().postmaster().signal(libc::SIGKILL),
         Node => node.kill_everything().await,
-        Cut => {
-            // Everybody but the node itself: it sends on, and nothing arrives.
-            let network = cluster.network();
-            network.unplug(primary);
-        }
+        Cut => silence(cluster.network().namespace(primary)),
     }
+}
+
+/// Drops what comes into a network namespace and what leaves it, without an answer to anybody.
+fn silence(namespace: std::os::fd::RawFd) {
+    use std::os::unix::process::CommandExt;
+    let rules = "iptables -w -A INPUT -i eth0 -j DROP && iptables -w -A OUTPUT -o eth0 -j DROP";
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", rules]);
+    // SAFETY: setns is async-signal-safe, and the descriptor is open in the child.
+    unsafe {
+        command.pre_exec(move || match libc::setns(namespace, libc::CLONE_NEWNET) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        })
+    };
+    let output = command.output().expect("sh");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn mend(cluster: &Cluster, fault: Fault, primary: usize) {
@@ -378,7 +398,8 @@ fn show(results: &[(Case, Outcome)], arguments: &Arguments) {
         of.map(|(_, o)| o.outages_ms.median())
     };
     let columns = ["", "runs", "median", "max", "target", "met", "lost", "rows"];
-    let mut table = Table::new("Write outage, as a client with fresh connections sees it", &columns);
+    let mut table =
+        Table::new("Write outage, as a client with fresh connections sees it", &columns);
     let mut records = Vec::new();
     for (case, outcome) in results {
         let outages = &outcome.outages_ms;
@@ -418,14 +439,17 @@ fn show(results: &[(Case, Outcome)], arguments: &Arguments) {
     let mut parts = Table::new("By hand: no Raft, no lease, no fence, no agent", &columns);
     for (case, outcome) in results.iter().filter(|(_, o)| o.promote_ms.count() > 0) {
         let name = case.text.trim_start_matches("by hand: ");
-        for (what, series) in
-            [("to the first confirmed commit", &outcome.to_write_ms), ("pg_promote() alone", &outcome.promote_ms)]
-        {
+        for (what, series) in [
+            ("to the first confirmed commit", &outcome.to_write_ms),
+            ("pg_promote() alone", &outcome.promote_ms),
+        ] {
             let (median, max) = (seconds(series.median()), seconds(series.max()));
             parts.row(vec![format!("{name}: {what}"), median, max]);
         }
     }
-    parts.print();
+    if results.iter().any(|(_, o)| o.promote_ms.count() > 0) {
+        parts.print();
+    }
     let mut more = Table::new(
         "Beside it",
         &["", "a row takes", "gaps > 0.1 s more", "pgbench, outages included"],

@@ -41,6 +41,10 @@ const HUNG_AFTER: Duration = Duration::from_secs(10);
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a read barrier of the API may take.
 const BARRIER_DEADLINE: Duration = Duration::from_secs(2);
+/// How long the controller may take to end in order.
+const FAREWELL: Duration = Duration::from_secs(6);
+/// How often is looked whether a member leads.
+const LEADS_POLL: Duration = Duration::from_millis(500);
 /// How long connecting to another node may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -151,27 +155,50 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let (shutdown, shutting_down) = watch::channel(false);
     let (stop, stopping) = watch::channel(false);
 
-    let mut controller = None;
-    if let Some(node_id) = config.raft.node_id.filter(|_| config.has_role(Role::Controller)) {
-        controller = Some(
-            start_controller(&config, node_id, &identity, clock.clone(), shutting_down).await?,
-        );
-    }
+    // What is wrong with the machine is said before anything runs.
+    let node_id = config.raft.node_id.filter(|_| config.has_role(Role::Controller));
+    let listener = match node_id {
+        Some(_) => Some(transport::bind(&config.node.listen.to_string()).await?),
+        None => None,
+    };
+    // The agent comes first: a running primary needs its renewals, and any controller gives them.
     let agent = start_agent(&config, &secret, &identity, clock.clone(), stopping).await?;
+    let (agent, leads): (_, agent::Leads) = match agent {
+        Some((handle, leads)) => (Some(handle), leads),
+        None => (None, Arc::new(|| false)),
+    };
+    let controller = node_id.zip(listener).map(|(node_id, listener)| {
+        let (config, identity) = (config.clone(), identity.clone());
+        tokio::spawn(async move {
+            let ended =
+                run_controller(&config, node_id, listener, &identity, clock, shutting_down).await;
+            if let Err(error) = &ended {
+                // Trouble of the control plane on this node is not its primary's: the other
+                // controllers renew its lease. Only once nothing leads here does the daemon end.
+                error!(%error, "this node's controller has ended");
+                while leads() {
+                    tokio::time::sleep(LEADS_POLL).await;
+                }
+            }
+            ended
+        })
+    });
     info!(node = %config.node.name, listen = %config.node.listen, "hanode is running");
-    let outcome = supervise(controller.as_ref(), agent, stop).await;
+    let mut controller = controller;
+    let outcome = supervise(&mut controller, agent, stop).await;
     shutdown.send_replace(true);
-    if let Some(controller) = &controller {
-        leave_leadership(controller).await;
-        controller.raft.shutdown().await;
-        drop(controller.engine.flush());
+    if let Some(controller) = controller
+        && !controller.is_finished()
+    {
+        // A leader hands its leadership over, and the store is flushed.
+        drop(tokio::time::timeout(FAREWELL, controller).await);
     }
     outcome
 }
 
 /// Waits for a signal, or for a part that ends by itself.
 async fn supervise(
-    controller: Option<&Controller>,
+    controller: &mut Option<tokio::task::JoinHandle<Result<(), Error>>>,
     mut agent: Option<tokio::task::JoinHandle<()>>,
     stop: watch::Sender<bool>,
 ) -> Result<(), Error> {
@@ -181,22 +208,26 @@ async fn supervise(
             None => std::future::pending().await,
         }
     };
-    let core_ended = async {
+    let controller_ended = async {
         match controller {
-            Some(controller) => controller.raft.fatal().await,
+            Some(handle) => match handle.await {
+                Ok(ended) => ended,
+                Err(_) => Err(Error::Core(raft::FatalReason::Panicked)),
+            },
             None => std::future::pending().await,
         }
     };
     let ending = tokio::select! {
         biased;
         ending = asked_to_end() => ending,
-        reason = core_ended => return Err(Error::Core(reason)),
+        ended = controller_ended => return ended,
         () = agent_ended => return Err(Error::Agent),
     };
     info!(?ending, "ending");
     if ending == Ending::StopAll
         && let Some(handle) = agent
     {
+        // The controller goes on meanwhile: the ends of the members are to be known.
         stop.send_replace(true);
         if handle.await.is_err() {
             return Err(Error::Agent);
@@ -254,19 +285,49 @@ fn lock(data_dir: &Path) -> Result<Flock<File>, Error> {
 
 // ---- the controller ----
 
-struct Controller {
-    raft: Raft,
-    engine: Arc<KvRocks>,
+type GrpcServer = tokio::task::JoinHandle<Result<(), tonic::transport::Error>>;
+
+/// Runs the controller until it fails, or until the node ends.
+async fn run_controller(
+    config: &Config,
+    node_id: u64,
+    listener: transport::Listener,
+    identity: &Identity,
+    clock: Arc<BootClock>,
+    mut shutting_down: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let ending = shutting_down.clone();
+    let starting = start_controller(config, node_id, listener, identity, clock, ending);
+    let (raft, engine, mut server) = tokio::select! {
+        biased;
+        () = ended(&mut shutting_down) => return Ok(()),
+        started = starting => started?,
+    };
+    tokio::select! {
+        biased;
+        reason = raft.fatal() => Err(Error::Core(reason)),
+        served = &mut server => Err(Error::Server(format!("{served:?}"))),
+        () = ended(&mut shutting_down) => {
+            leave_leadership(&raft).await;
+            raft.shutdown().await;
+            drop(engine.flush());
+            Ok(())
+        }
+    }
+}
+
+async fn ended(shutting_down: &mut watch::Receiver<bool>) {
+    drop(shutting_down.wait_for(|ending| *ending).await);
 }
 
 async fn start_controller(
     config: &Config,
     node_id: u64,
+    listener: transport::Listener,
     identity: &Identity,
     clock: Arc<BootClock>,
     shutting_down: watch::Receiver<bool>,
-) -> Result<Controller, Error> {
-    let listener = transport::bind(&config.node.listen.to_string()).await?;
+) -> Result<(Raft, Arc<KvRocks>, GrpcServer), Error> {
     let dir = config.node.data_dir.join("raft");
     fs::DirBuilder::new()
         .recursive(true)
@@ -301,11 +362,7 @@ async fn start_controller(
     let served = router.serve_with_incoming_shutdown(listener.incoming, async move {
         drop(ended.wait_for(|ended| *ended).await);
     });
-    tokio::spawn(async move {
-        if let Err(error) = served.await {
-            error!(%error, "the gRPC server ended");
-        }
-    });
+    let server = tokio::spawn(served);
 
     let raft = starting.start().await?;
     late.set(raft.clone());
@@ -313,19 +370,18 @@ async fn start_controller(
     drop(agents.set(service));
     let options = controller::Options::new(config.node.name.to_string());
     tokio::spawn(controller::run::<BootRuntime, _>(options, raft.clone(), memory, clock));
-    Ok(Controller { raft, engine })
+    Ok((raft, engine, server))
 }
 
 /// A leader that ends in order hands its leadership over first: its followers need not find out.
-async fn leave_leadership(controller: &Controller) {
-    if !controller.raft.role().get().is_leader {
+async fn leave_leadership(raft: &Raft) {
+    if !raft.role().get().is_leader {
         return;
     }
-    let metrics = controller.raft.metrics();
+    let metrics = raft.metrics();
     let caught_up = metrics.lag_entries.iter().find(|(_, lag)| lag.is_some_and(|n| n < 10));
     if let Some((id, _)) = caught_up
-        && let Err(error) =
-            controller.raft.transfer_leadership(*id, Duration::from_millis(700)).await
+        && let Err(error) = raft.transfer_leadership(*id, Duration::from_millis(700)).await
     {
         warn!(%error, "Raft leadership was not handed over");
     }
@@ -343,7 +399,7 @@ async fn start_agent(
     identity: &Identity,
     clock: Arc<BootClock>,
     stopping: watch::Receiver<bool>,
-) -> Result<Option<tokio::task::JoinHandle<()>>, Error> {
+) -> Result<Option<(tokio::task::JoinHandle<()>, agent::Leads)>, Error> {
     if !config.has_role(Role::Agent) || config.members.is_empty() {
         return Ok(None);
     }
@@ -373,8 +429,10 @@ async fn start_agent(
         report_every: Duration::from_millis(config.timing.report_ms),
         hung_after: HUNG_AFTER,
     };
-    let agent = agent::run::<BootRuntime, _, _, _>(options, members, client, clock, stopping);
-    Ok(Some(tokio::spawn(agent)))
+    let agent = agent::Agent::new(options, members, clock);
+    let leads = agent.leads();
+    let running = agent::run::<BootRuntime, _, _, _>(agent, client, stopping);
+    Ok(Some((tokio::spawn(running), leads)))
 }
 
 /// The controller of this node first, where it has one: it knows the leader as soon as anybody.

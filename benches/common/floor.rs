@@ -84,10 +84,12 @@ impl Floor {
         floor.configure(0, None);
         floor.launch(0);
         let conn = floor.conn(0).await;
-        // One at a time: several statements of one message are one transaction.
+        // Nobody is there yet who could confirm. A message of its own: the statements of one message
+        // are one transaction.
+        conn.must("SET synchronous_commit = local").await;
         conn.must("CREATE ROLE repl LOGIN REPLICATION").await;
-        conn.must("SET synchronous_commit = local; CREATE TABLE own (id int)").await;
-        conn.must(PREPARE.trim()).await;
+        conn.must("CREATE TABLE own (id int)").await;
+        conn.must(PREPARE).await;
         for i in [1, 2] {
             floor.clone_to(i).await;
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::figures::{Series, Table};
+use super::figures::Series;
 use super::since_ms;
 use super::support::{hactl_bin, hanode_bin};
 
@@ -82,10 +82,9 @@ pub fn describe(settings: &[(&str, String)]) -> Value {
         ),
     ];
     facts.extend(settings.iter().cloned());
-    let mut table = Table::new("Measured on", &["what", ""]);
+    println!("\nMeasured on");
     for (what, value) in &facts {
-        table.row(vec![(*what).to_owned(), value.clone()]);
+        println!("  {what:<24}{value}");
     }
-    table.print();
     facts.iter().map(|(what, value)| ((*what).to_owned(), json!(value))).collect()
 }

@@ -177,6 +177,11 @@ pub enum Seen {
 pub enum Rewound {
     /// The data directory is on the primary's lineage.
     Done,
+    /// Nothing was changed: it can be tried again.
+    Untouched {
+        /// Why.
+        why: String,
+    },
     /// The directory needs a copy instead.
     Impossible {
         /// Why.
@@ -206,8 +211,9 @@ pub trait Database: Send + Sync + 'static {
 
     /// Takes over a process tree that outlived its agent. Where only remains of one are left, they
     /// are killed and gone before it returns how that is known.
-    fn attach(&self)
-    -> impl Future<Output = Result<std::result::Result<Attached, Emptiness>>> + Send;
+    fn attach(
+        &self,
+    ) -> impl Future<Output = Result<std::result::Result<Attached, Emptiness>>> + Send;
 
     /// Makes a data directory with `initdb`: synced, with its roles, ready to be started sealed.
     fn initialise(&self, spec: &ClusterSpec) -> impl Future<Output = Result<SystemId>> + Send;
@@ -281,6 +287,10 @@ pub trait Database: Send + Sync + 'static {
     /// Checkpoint and fast stop, so that `target` has everything. Returns once the postmaster has
     /// ended; kills the tree where a standby holds it up.
     fn hand_over(&self, target: &MemberName) -> impl Future<Output = Result<()>> + Send;
+
+    /// Whether a rewind to the primary can be begun: it can be reached, leads its epoch, and has
+    /// done a checkpoint in it. Touches nothing.
+    fn may_rewind(&self, duty: &FollowDuty) -> impl Future<Output = Result<()>> + Send;
 
     /// Rewinds the stopped data directory to the primary's lineage.
     fn rewind(

@@ -64,27 +64,52 @@ pub struct Options {
     pub hung_after: Duration,
 }
 
+/// The agent of a node.
+pub struct Agent<D, C> {
+    options: Options,
+    members: Vec<Arc<Shared<D, C>>>,
+    clock: Arc<C>,
+}
+
+/// Tells whether a member of the node leads, while the agent runs.
+pub type Leads = Arc<dyn Fn() -> bool + Send + Sync>;
+
+impl<D: Database, C: Clock> Agent<D, C> {
+    /// An agent with these members, which does nothing yet.
+    pub fn new(options: Options, members: Vec<(Member, Arc<D>)>, clock: Arc<C>) -> Self {
+        let shared = |(member, database): (Member, Arc<D>)| {
+            let tree = database.tree();
+            Arc::new(Shared::new(member, options.clone(), database, tree, clock.clone()))
+        };
+        let members = members.into_iter().map(shared).collect();
+        Self { options, members, clock }
+    }
+
+    /// Whether a member leads, or is not known yet not to: what it runs may be about to be taken
+    /// over.
+    pub fn leads(&self) -> Leads {
+        let members = self.members.clone();
+        Arc::new(move || {
+            members.iter().any(|m| {
+                let inner = m.lock();
+                !inner.loaded || inner.primary_epoch().is_some()
+            })
+        })
+    }
+}
+
 /// Runs the agent of a node, with all of its members. Once `stop` is true it stops every member in
 /// order, tells the leader, and returns. A future that is dropped leaves PostgreSQL running under
 /// its guards, for the next agent to take over within the lease.
-pub async fn run<RT, T, D, C>(
-    options: Options,
-    members: Vec<(Member, Arc<D>)>,
-    client: Client<T>,
-    clock: Arc<C>,
-    stop: watch::Receiver<bool>,
-) where
+pub async fn run<RT, T, D, C>(agent: Agent<D, C>, client: Client<T>, stop: watch::Receiver<bool>)
+where
     RT: Runtime,
     T: Transport,
     D: Database,
     C: Clock,
 {
+    let Agent { options, members: all, clock } = agent;
     let known = Known::new();
-    let mut all = Vec::new();
-    for (member, database) in members {
-        let tree = database.tree();
-        all.push(Arc::new(Shared::new(member, options.clone(), database, tree, clock.clone())));
-    }
     let mut workers = Vec::new();
     let mut tasks: Vec<crate::runtime::Boxed<'static, ()>> = Vec::new();
     let clusters = all.iter().map(|s| s.member.cluster.clone()).collect();

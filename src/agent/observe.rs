@@ -24,10 +24,7 @@ pub(super) async fn run<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D
     loop {
         let running = {
             let inner = shared.lock();
-            let running = !matches!(inner.process, Process::Down | Process::Ending);
-            // A sealed standby's position is final: there is nothing to ask.
-            let settled = matches!(inner.process, Process::Sealed { .. });
-            running && !settled
+            !matches!(inner.process, Process::Down | Process::Ending)
         };
         if !running {
             RT::sleep(FAST).await;
@@ -47,6 +44,9 @@ pub(super) async fn run<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D
                             (2, standbys.values().filter(|s| s.streaming).count())
                         }
                     };
+                    let standby =
+                        matches!(inner.process, Process::Sealed { .. } | Process::Following { .. });
+                    inner.promoted_by_hand |= standby && matches!(seen, Seen::Primary { .. });
                     let before = inner.seen.as_ref().map(|(s, _)| kind(s));
                     let changed = before != Some(kind(&seen));
                     inner.seen = Some((seen, now));
@@ -72,6 +72,7 @@ pub(super) async fn run<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D
 fn settled<D: Database, C: Clock>(shared: &Shared<D, C>, seen: &Seen) -> bool {
     let inner = shared.lock();
     match (&inner.process, seen) {
+        (Process::Sealed { position: Some(_), .. }, Seen::Standby { .. }) => true,
         (Process::Following { .. }, Seen::Standby { streaming, .. }) => {
             let unproven = inner.record.data != crate::domain::record::DataMark::Intact;
             streaming.is_some() && !unproven
@@ -92,8 +93,7 @@ pub(super) async fn watch_health<RT: Runtime, D: Database, C: Clock>(shared: Arc
         RT::sleep(PROBE_EVERY).await;
         let open = {
             let inner = shared.lock();
-            matches!(inner.process, Process::Primary { promoted: true, writes_open: true, .. })
-                && !inner.hung
+            matches!(inner.process, Process::Primary { promoted: true, .. }) && !inner.hung
         };
         if !open {
             failing_since = None;

@@ -34,15 +34,17 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
 ) {
     let mut due = clock.now();
     let mut held: Vec<Claim> = Vec::new();
+    let mut news = known.watch();
     loop {
-        let claims = claims(&members);
+        let claims = claims(&members, &known);
         // A new claim does not wait for its turn: its holder cannot promote before it is renewed.
         let fresh = claims.iter().any(|c| !held.contains(c));
         held.clone_from(&claims);
         let now = clock.now();
         if claims.is_empty() || (now < due && !fresh) {
             let wait = if claims.is_empty() { Duration::from_secs(1) } else { due.since(now) };
-            let mut waits: Vec<Boxed<'_, ()>> = vec![Box::pin(RT::sleep(wait))];
+            let mut waits: Vec<Boxed<'_, ()>> =
+                vec![Box::pin(RT::sleep(wait)), Box::pin(async { drop(news.changed().await) })];
             for member in &members {
                 waits.push(Box::pin(member.claims.notified()));
             }
@@ -60,7 +62,7 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
                     }) else {
                         continue;
                     };
-                    let timing = timing(&known, member.as_ref());
+                    let Some(timing) = timing(&known, member.as_ref()) else { continue };
                     every = every.min(timing.renew());
                     settle::<RT, D, C>(member, claim, renewal, sent, &timing).await;
                 }
@@ -76,16 +78,15 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
     }
 }
 
-/// The agreed times; the configured ones where this node has heard of none yet, which can only be
-/// while it takes over a running primary whose guard is armed by the agreed ones already.
-fn timing<D: Database, C: Clock>(known: &Known, member: &Shared<D, C>) -> Timing {
-    let known = known.get();
-    let cluster = known.clusters.get(&member.member.cluster);
-    cluster.map_or(member.member.spec.timing, |c| c.spec.timing)
+/// The agreed times, never those of this node's file: the leader counts by the agreed ones.
+fn timing<D: Database, C: Clock>(known: &Known, member: &Shared<D, C>) -> Option<Timing> {
+    known.get().clusters.get(&member.member.cluster).map(|c| c.spec.timing)
 }
 
-fn claims<D: Database, C: Clock>(members: &[Arc<Shared<D, C>>]) -> Vec<Claim> {
+/// What is to be renewed. Nothing before the agreed times are known.
+fn claims<D: Database, C: Clock>(members: &[Arc<Shared<D, C>>], known: &Known) -> Vec<Claim> {
     let claim = |member: &Arc<Shared<D, C>>| {
+        timing(known, member)?;
         let (epoch, guard) = member.lock().claim.clone()?;
         Some(Claim {
             cluster: member.member.cluster.clone(),

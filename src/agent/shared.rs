@@ -47,6 +47,8 @@ pub(super) struct Inner {
     pub rewind_failed: bool,
     pub source_lacks_wal: bool,
     pub unstartable: bool,
+    /// Whether it was seen to be a primary without having been made one.
+    pub promoted_by_hand: bool,
     /// Whether the last epoch that ended here ended by itself.
     pub crashed: bool,
     /// Where each epoch begins, once promoted.
@@ -84,6 +86,7 @@ impl<D: Database, C: Clock> Shared<D, C> {
             rewind_failed: false,
             source_lacks_wal: false,
             unstartable: false,
+            promoted_by_hand: false,
             crashed: false,
             lineage: None,
             seen: None,

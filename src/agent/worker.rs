@@ -24,8 +24,8 @@ use crate::domain::desired::desired;
 use crate::domain::observation::Data;
 use crate::domain::reconcile::{Action, EndReason, Process, reconcile};
 use crate::domain::record::MemberRecord;
-use crate::domain::state::ClusterState;
-use crate::domain::types::{BootTime, Epoch, GuardId, MemberName};
+use crate::domain::state::{ClusterState, Stage};
+use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName};
 use crate::runtime::{self, Runtime};
 use crate::session::{Client, Transport};
 
@@ -44,6 +44,11 @@ const FIRST_EPOCH: Epoch = Epoch(1);
 const FAREWELL: Duration = Duration::from_millis(300);
 /// How often in a row PostgreSQL may end before it was ready, until its data is given up.
 const STARTUP_DEATHS_MAX: u32 = 5;
+/// And for how long.
+const STARTUP_TROUBLE: Duration = Duration::from_secs(60);
+/// How long one attempt to seal may take, and all of them until the process tree is killed.
+const SEAL: Duration = Duration::from_secs(10);
+const SEAL_MAX: Duration = Duration::from_secs(5);
 /// How long one registration may take.
 const REGISTER: Duration = Duration::from_secs(4);
 /// How long a quick action of the database may take.
@@ -69,6 +74,9 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
         cared_as: None,
         ending: None,
         startup_deaths: 0,
+        dying_since: BootTime::default(),
+        sealing: None,
+        tenure: None,
         stop,
         runtime: PhantomData,
     };
@@ -99,10 +107,30 @@ struct Worker<RT, T, D, C> {
     cared_as: Option<(bool, Vec<MemberName>)>,
     /// The epoch that ended, and whether by itself, until its end is recorded.
     ending: Option<(Epoch, bool)>,
-    /// How often in a row PostgreSQL ended before it was ready.
+    /// How often in a row PostgreSQL ended before it was ready, and when it first did.
     startup_deaths: u32,
+    dying_since: BootTime,
+    /// The promise that is being sealed for, and since when.
+    sealing: Option<Sealing>,
+    /// The leadership that was seen last: its epoch, whether it is closed, and how far it is.
+    tenure: Option<(Epoch, bool, Stage)>,
     stop: watch::Receiver<bool>,
     runtime: PhantomData<fn() -> RT>,
+}
+
+/// An attempt to seal that goes on.
+#[derive(Debug, Clone, Copy)]
+struct Sealing {
+    promise: Epoch,
+    /// Since when nothing has moved.
+    since: BootTime,
+    /// How far replay was seen to be.
+    replay: Lsn,
+}
+
+fn tenure_of(state: Option<&Arc<ClusterState>>) -> Option<(Epoch, bool, Stage)> {
+    let tenure = state?.tenure.as_ref()?;
+    Some((tenure.epoch, tenure.closed.is_some(), tenure.stage))
 }
 
 /// What a step leaves to wait for.
@@ -134,9 +162,20 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             None => limit,
         };
         if firm {
-            let Self { tree, .. } = self;
+            // Deaf to what failed, not to a state that asks for something else.
+            let (cluster, before) = (self.shared.member.cluster.clone(), self.tenure.clone());
+            let Self { tree, news, stop, .. } = self;
             runtime::first_of(vec![
                 Box::pin(async { drop(tree.changed().await) }),
+                Box::pin(async { drop(stop.changed().await) }),
+                Box::pin(async {
+                    while news.changed().await.is_ok() {
+                        let snapshot = news.borrow_and_update().clone();
+                        if tenure_of(snapshot.clusters.get(&cluster)) != before {
+                            return;
+                        }
+                    }
+                }),
                 Box::pin(RT::sleep(limit)),
             ])
             .await;
@@ -155,9 +194,17 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
 
     async fn step(&mut self) -> Pause {
         self.notice_end();
-        let snapshot = self.news.borrow_and_update().clone();
-        let state = snapshot.clusters.get(&self.shared.member.cluster).cloned();
+        let cluster = self.shared.member.cluster.clone();
+        let state = self.news.borrow().clusters.get(&cluster).cloned();
         self.register(state.as_deref()).await;
+        let snapshot = self.news.borrow_and_update().clone();
+        let state = snapshot.clusters.get(&cluster).cloned();
+        self.notice_tenure(tenure_of(state.as_ref()));
+        if self.shared.lock().promoted_by_hand {
+            let outcome = self.disown_data("somebody promoted it by hand").await;
+            self.shared.lock().promoted_by_hand = false;
+            return self.after(outcome);
+        }
         let now = self.shared.clock.now();
         let wanted = match &state {
             Some(state) => desired(state, &self.shared.member.name),
@@ -188,6 +235,21 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         }
     }
 
+    /// What failed under one leadership says nothing of the next.
+    fn notice_tenure(&mut self, tenure: Option<(Epoch, bool, Stage)>) {
+        if tenure == self.tenure {
+            return;
+        }
+        let epoch = |t: &Option<(Epoch, bool, Stage)>| t.as_ref().map(|t| t.0);
+        if epoch(&tenure) != epoch(&self.tenure) {
+            let mut inner = self.shared.lock();
+            inner.rewind_failed = false;
+            inner.source_lacks_wal = false;
+        }
+        self.failures = 0;
+        self.tenure = tenure;
+    }
+
     /// Sees whether the process tree has ended by itself.
     fn notice_end(&mut self) {
         let tree = self.tree.borrow_and_update().clone();
@@ -198,15 +260,24 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         }
         warn!(member = %self.shared.member.name, %how, "PostgreSQL has ended");
         if let Some(epoch) = inner.primary_epoch() {
-            self.ending = Some((epoch, true));
+            // A tree that the fence or the kernel's timer killed did not crash.
+            let now = self.shared.clock.now();
+            let leased = inner.lease.is_some_and(|lease| lease.may_write(epoch, now));
+            self.ending = Some((epoch, leased && inner.claim.is_some()));
         }
         let unready = match &inner.process {
             Process::Sealed { position, .. } => position.is_none(),
             Process::Following { .. } => inner.seen.is_none(),
             _ => false,
         };
-        self.startup_deaths = if unready { self.startup_deaths + 1 } else { 0 };
-        if self.startup_deaths >= STARTUP_DEATHS_MAX {
+        let now = self.shared.clock.now();
+        if self.startup_deaths == 0 {
+            self.dying_since = now;
+        }
+        self.startup_deaths = if unready { self.startup_deaths.saturating_add(1) } else { 0 };
+        // A machine in trouble for a moment (a full disk, no memory) is no reason to give data up.
+        let long = now.since(self.dying_since) >= STARTUP_TROUBLE;
+        if self.startup_deaths >= STARTUP_DEATHS_MAX && long {
             error!(member = %self.shared.member.name, "PostgreSQL cannot start from this data");
             inner.unstartable = true;
         }

@@ -60,6 +60,13 @@ fn main() -> ExitCode {
 }
 
 fn run(file: PathBuf) -> ExitCode {
+    // A task that panics must not leave the others to go on as if it were there: the process ends,
+    // PostgreSQL runs on under its guard, and the next daemon takes it over.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        hook(panic);
+        std::process::abort();
+    }));
     report(with_config(file, |config| {
         let filter = EnvFilter::try_from_env("HANODE_LOG")
             .unwrap_or_else(|_| EnvFilter::new("info,openraft=error"));
@@ -96,7 +103,7 @@ fn with_config(
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build()?)
 }
 
 fn report(outcome: anyhow::Result<()>) -> ExitCode {

@@ -9,8 +9,9 @@ use serde::Serialize;
 use super::Memory;
 use crate::clock::Clock;
 use crate::domain::command::{Change, Command, Reply};
+use crate::domain::lease::Ticket;
 use crate::domain::state::{ClusterSpec, ClusterState};
-use crate::domain::types::ClusterName;
+use crate::domain::types::{BootTime, ClusterName, Epoch};
 use crate::raft::{Applied, BarrierError, Handle, Leader, ProposeError};
 use crate::runtime::{self, Runtime};
 use crate::session::wire::{
@@ -24,7 +25,7 @@ const CLAIMS_MAX: usize = 10_000;
 const POLL_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a read barrier may take before the renewal is refused: an agent that hears nothing
 /// asks elsewhere long before.
-const BARRIER_DEADLINE: Duration = Duration::from_millis(800);
+const BARRIER_DEADLINE: Duration = Duration::from_millis(300);
 /// How long a registration may take.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -188,7 +189,7 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
             return Err(SessionError::Malformed { why });
         }
         let claims = request.claims.iter().map(|c| (c.cluster.clone(), c.epoch));
-        let Some((term, tickets)) = self.memory.arrive(claims, self.clock.now()) else {
+        let Some(arrivals) = Arrivals::note(self.memory.clone(), claims, self.clock.now()) else {
             return Err(self.not_leader());
         };
         let barrier = self.raft.read_barrier(BARRIER_DEADLINE).await;
@@ -197,9 +198,7 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
             Err(_) => Vec::new(),
         };
         let acknowledged = |i: usize| matches!(renewals.get(i), Some(Renewal::Acknowledged));
-        let verdicts: Vec<_> =
-            tickets.into_iter().enumerate().map(|(i, ticket)| (ticket, acknowledged(i))).collect();
-        let still_leads = self.memory.settle(term, &verdicts);
+        let still_leads = arrivals.settle(acknowledged);
         match barrier {
             Err(error) => Err(barrier_error(error)),
             Ok(_) if !still_leads => Err(self.not_leader()),
@@ -216,6 +215,42 @@ fn barrier_error(error: BarrierError) -> SessionError {
     match error {
         BarrierError::NotLeader { leader } => not_leader(leader),
         other => SessionError::Unavailable { why: other.to_string() },
+    }
+}
+
+/// Renewals on their way. A caller that hangs up ends its handler anywhere: what it left unsettled
+/// is refused then, since no answer can leave any more.
+struct Arrivals {
+    memory: Arc<Memory>,
+    term: u64,
+    tickets: Vec<Ticket>,
+}
+
+impl Arrivals {
+    fn note(
+        memory: Arc<Memory>,
+        claims: impl Iterator<Item = (ClusterName, Epoch)>,
+        now: BootTime,
+    ) -> Option<Self> {
+        let (term, tickets) = memory.arrive(claims, now)?;
+        Some(Self { memory, term, tickets })
+    }
+
+    /// `false` where nothing may be acknowledged, since the leadership is over.
+    fn settle(mut self, acknowledged: impl Fn(usize) -> bool) -> bool {
+        let tickets = std::mem::take(&mut self.tickets);
+        let verdicts: Vec<_> =
+            tickets.into_iter().enumerate().map(|(i, ticket)| (ticket, acknowledged(i))).collect();
+        self.memory.settle(self.term, &verdicts)
+    }
+}
+
+impl Drop for Arrivals {
+    fn drop(&mut self) {
+        let refused: Vec<_> = self.tickets.drain(..).map(|ticket| (ticket, false)).collect();
+        if !refused.is_empty() {
+            self.memory.settle(self.term, &refused);
+        }
     }
 }
 

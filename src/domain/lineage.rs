@@ -67,6 +67,20 @@ impl Lineage {
         })
     }
 
+    /// How a log with the lineage `own` stands to this one, its last record of epoch `wal_epoch`
+    /// and its end at `lsn`. The same epoch with another beginning is another log: somebody made
+    /// that timeline who had no right to its number.
+    pub fn relation_of(&self, own: &Lineage, wal_epoch: Epoch, lsn: Lsn) -> Relation {
+        let start =
+            |lineage: &Lineage| lineage.0.iter().find(|e| e.epoch == wal_epoch).map(|e| e.start);
+        match (start(self), start(own)) {
+            (Some(agreed), Some(found)) if agreed != found => {
+                Relation::Diverged { common: agreed.min(found) }
+            }
+            _ => self.relation(wal_epoch, lsn),
+        }
+    }
+
     /// How a log that ends at `lsn`, its last record of epoch `wal_epoch`, stands to this lineage.
     pub fn relation(&self, wal_epoch: Epoch, lsn: Lsn) -> Relation {
         match self.0.iter().position(|e| e.epoch == wal_epoch) {

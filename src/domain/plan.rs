@@ -711,7 +711,9 @@ impl Pass<'_> {
                 let Condition::Standby(view) = &report.condition else { return None };
                 let sealed = view.sealed.as_ref()?;
                 let same_life = report.guard.as_ref() == Some(&sealed.guard);
-                let fit = view.counts && same_life && sealed.promised >= next;
+                // WAL of an epoch that was never granted is nobody's: it must not decide anything.
+                let known = sealed.wal_epoch < next && sealed.held < next;
+                let fit = view.counts && same_life && known && sealed.promised >= next;
                 (fit && sealed.member == *name).then(|| sealed.clone())
             })
             .collect()

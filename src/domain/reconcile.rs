@@ -314,7 +314,7 @@ fn follow(duty: &FollowDuty, local: &Local) -> Action {
             Action::Nothing { why: "an older view of the state" }
         }
         Process::Sealed { position: Some(at), .. } => {
-            match duty.lineage.relation(at.wal_epoch, at.lsn) {
+            match duty.lineage.relation_of(&at.lineage, at.wal_epoch, at.lsn) {
                 _ if local.source_lacks_wal => Action::Clone(duty.clone()),
                 Relation::Prefix => Action::Follow(duty.clone()),
                 Relation::Diverged { .. } if local.rewind_failed => Action::Clone(duty.clone()),

@@ -154,6 +154,7 @@ async fn next_old(
             .into_iter()
             .filter(|w| w.backend_start_us <= loaded_us)
             .filter(|w| w.state != "backup" && !w.slot_is_temporary)
+            .filter(|w| w.application_name != super::basebackup::APPLICATION_NAME)
             .collect();
         match old.iter().find(|w| !ended.contains(&w.pid)) {
             Some(walsender) => return Ok(Some((walsender.pid, walsender.slot.clone()))),
@@ -209,7 +210,10 @@ pub async fn confirm_flush(
                 // The slot is what counts; the name tells a walreceiver from a base backup, which
                 // holds the slot too and confirms WAL that no standby has yet.
                 let own = member.filter(|m| walsender.application_name == m.as_str());
-                if let (Some(member), true) = (own, walsender.flush >= Some(lsn)) {
+                // A standby tells the end of its own WAL at once, whatever it is being sent: only one
+                // that was sent the position itself confirms it.
+                let streams = walsender.state == "streaming" && walsender.sent >= Some(lsn);
+                if let (Some(member), true) = (own, streams && walsender.flush >= Some(lsn)) {
                     confirmed.insert((*member).clone());
                 }
             }

@@ -18,6 +18,10 @@ use super::layout::{self, Layout};
 use super::os_user::{self, Command, OsUser};
 use crate::domain::types::{Lsn, SystemId, Timeline, WallMillis};
 
+/// `application_name` of a copy's connections. No member can have this name, so a copy never counts
+/// as a synchronous standby.
+pub const APPLICATION_NAME: &str = "quorate copy";
+
 /// Why there is no copy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -149,7 +153,7 @@ pub async fn copy(
         .args(["--progress", "--verbose", "--no-manifest", "--pgdata"])
         .arg(&new)
         .arg("--dbname")
-        .arg(job.source.conninfo(None, "quorate_copy"));
+        .arg(job.source.conninfo(None, APPLICATION_NAME));
     if let Some(slot) = &job.slot {
         command = command.arg("--slot").arg(slot);
         if job.create_slot {

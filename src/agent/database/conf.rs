@@ -175,11 +175,13 @@ impl PgDatabase {
     pub(super) async fn reconfigure(&self, session: &mut Session, files: &Files) -> Result<()> {
         let (layout, user) = (self.settings.layout.clone(), self.user.clone());
         let files = files.clone();
-        let installed = blocking(move || {
-            start::install(&layout, &user, &files.settings, &files.rules, ServerIs::Running)
-        })
-        .await?
-        .map_err(error::start)?;
+        let installed = self
+            .settings_turn
+            .write(move || {
+                start::install(&layout, &user, &files.settings, &files.rules, ServerIs::Running)
+            })
+            .await?
+            .map_err(error::start)?;
         for name in &installed.overridden {
             // ALTER SYSTEM has precedence over our files.
             warn!(setting = %name, "a setting of ours was overridden by ALTER SYSTEM: taken back");

@@ -56,7 +56,9 @@ impl PgDatabase {
             let status = session.primary_status().await.map_err(error::sql)?;
             let behind = behind(&status, lsn);
             let reached = status.walsenders.iter().any(|w| {
-                w.slot.as_deref() == Some(slot.as_str()) && w.flush.is_some_and(|f| f >= lsn)
+                w.slot.as_deref() == Some(slot.as_str())
+                    && w.application_name == target.as_str()
+                    && w.flush.is_some_and(|f| f >= lsn)
             });
             if reached && (behind.is_empty() || begun.elapsed() >= OTHERS) {
                 for pid in behind {

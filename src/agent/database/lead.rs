@@ -214,9 +214,11 @@ impl PgDatabase {
             return;
         }
         let mut session = Session::new(self.target(), STATEMENT);
+        let memory = self.memory.clone();
         tokio::spawn(async move {
             if let Err(e) = session.checkpoint(CHECKPOINT).await {
                 warn!(error = %e, "the checkpoint after the promotion was not done");
+                lock(&memory).checkpointed = false;
             }
         });
     }

@@ -31,14 +31,15 @@ mod settings;
 mod slots;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::driver::{
-    Attached, Emptiness, Database, Error, Position, Progress, Rewound, RunState, Seen, StartMode, Started,
-    Tree,
+    Attached, Database, Emptiness, Error, Position, Progress, Rewound, RunState, Seen, StartMode,
+    Started, Tree,
 };
 use crate::domain::desired::FollowDuty;
 use crate::domain::lineage::Lineage;
@@ -69,7 +70,10 @@ pub struct PgDatabase {
     tree: Arc<watch::Sender<Tree>>,
     /// The guard that runs, if one does. Arming and killing need nothing but it.
     guarded: Mutex<Option<Guarded>>,
-    memory: Mutex<Memory>,
+    memory: Arc<Mutex<Memory>>,
+    /// The order in which the member's record, and PostgreSQL's settings, are written.
+    record_turn: Arc<Turn>,
+    settings_turn: Arc<Turn>,
     worker: Held,
     observer: Held,
     prober: Held,
@@ -122,6 +126,29 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     done.map_err(|e| Error::Machine(format!("a file operation was not finished: {e}")))
 }
 
+/// Writes in the order in which they were asked for. A write that its caller has given up goes on
+/// in its thread: it must not land after a later one.
+#[derive(Default)]
+struct Turn {
+    newest: AtomicU64,
+    writing: Mutex<()>,
+}
+
+impl Turn {
+    async fn write<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let number = self.newest.fetch_add(1, Ordering::SeqCst) + 1;
+        let turn = self.clone();
+        let done = blocking(move || {
+            let _writing = lock(&turn.writing);
+            (turn.newest.load(Ordering::SeqCst) == number).then(work)
+        });
+        done.await?.ok_or_else(|| Error::NotReady("a later write has overtaken this".to_owned()))
+    }
+}
+
 impl PgDatabase {
     /// Looks for the user and the programs, and makes the directories beside the data directory.
     ///
@@ -140,7 +167,9 @@ impl PgDatabase {
             binaries,
             tree: Arc::new(watch::Sender::new(Tree::None)),
             guarded: Mutex::new(None),
-            memory: Mutex::new(Memory::default()),
+            memory: Arc::new(Mutex::new(Memory::default())),
+            record_turn: Arc::default(),
+            settings_turn: Arc::default(),
             worker: Held::default(),
             observer: Held::default(),
             prober: Held::default(),
@@ -258,6 +287,10 @@ impl Database for PgDatabase {
 
     async fn hand_over(&self, target: &MemberName) -> Result<()> {
         self.stop_for(target).await
+    }
+
+    async fn may_rewind(&self, duty: &FollowDuty) -> Result<()> {
+        self.await_primary(duty, true).await.map(drop)
     }
 
     async fn rewind(&self, duty: &FollowDuty, _spec: &ClusterSpec) -> Result<Rewound> {

@@ -40,7 +40,8 @@ impl PgDatabase {
             }
             let credentials = &settings.credentials;
             credentials.write_passfile(&passfile, &user).map_err(error::credentials)?;
-            let written = credentials.write_superuser_passfile(&settings.operator_passfile(), &owner);
+            let written =
+                credentials.write_superuser_passfile(&settings.operator_passfile(), &owner);
             written.map(drop).map_err(error::credentials)
         })
         .await?

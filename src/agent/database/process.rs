@@ -174,13 +174,12 @@ impl PgDatabase {
         self.prepare().await?;
         let files = self.files(role, self.standby_sync(), spec).await?;
         let (layout, user) = (settings.layout.clone(), self.user.clone());
-        blocking(move || {
+        let install = move || {
             // It never starts as a primary.
             start::set_signal(&layout, &user, Signal::Standby)?;
             start::install(&layout, &user, &files.settings, &files.rules, ServerIs::Stopped)
-        })
-        .await?
-        .map_err(error::start)?;
+        };
+        self.settings_turn.write(install).await?.map_err(error::start)?;
 
         self.forget_tree();
         {
@@ -282,8 +281,7 @@ impl PgDatabase {
             self.tree.send_replace(Tree::None);
             return Ok(emptiness);
         };
-        let mut emptiness =
-            if fencing.is_fence() { Emptiness::Proven } else { Emptiness::Assumed };
+        let mut emptiness = if fencing.is_fence() { Emptiness::Proven } else { Emptiness::Assumed };
         match client.empty(PROOF).await {
             Ok(()) => {
                 // The kernel has said so. The guard hears it in its own time.

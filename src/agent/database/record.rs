@@ -40,7 +40,8 @@ impl PgDatabase {
         let path = self.settings.record_file();
         let bytes = to_json(record)?;
         let owner = self.owner.clone();
-        blocking(move || files::write_atomic(&path, &bytes, 0o600, &owner))
+        self.record_turn
+            .write(move || files::write_atomic(&path, &bytes, 0o600, &owner))
             .await?
             .map_err(error::file)
     }

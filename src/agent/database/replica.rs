@@ -16,6 +16,7 @@ use crate::clock::{BootClock, Clock};
 use crate::domain::desired::FollowDuty;
 use crate::domain::lineage::Relation;
 use crate::domain::observation::Data;
+use crate::domain::record::DataMark;
 use crate::domain::state::ClusterSpec;
 use crate::domain::types::{Epoch, Lsn, SystemId};
 use crate::postgres::basebackup::{self, Source};
@@ -73,6 +74,12 @@ impl PgDatabase {
     pub(super) async fn make_data(&self, spec: &ClusterSpec) -> Result<SystemId> {
         self.refuse_running()?;
         self.prepare().await?;
+        let begun = self.read_record().await?.is_some_and(|r| r.data == DataMark::Initialising);
+        if let (true, Data::Present { system_id }) = (begun, self.look().await?) {
+            // It gets its name as the last step of all: this is our own, finished, and only its
+            // record was not written.
+            return Ok(system_id);
+        }
         let settings = &self.settings;
         // What it runs with at first: the least that a standby of it must have is set by this.
         let role = Role::Sealed { promised: Epoch(0) };
@@ -140,7 +147,7 @@ impl PgDatabase {
 
     /// Waits until the primary leads its epoch, and with `checkpoint` until it has done a
     /// checkpoint in it: before that nothing can be judged by its control file.
-    async fn await_primary(&self, duty: &FollowDuty, checkpoint: bool) -> Result<Place> {
+    pub(super) async fn await_primary(&self, duty: &FollowDuty, checkpoint: bool) -> Result<Place> {
         let remote = self.remote(&duty.address)?;
         let wanted = duty.epoch.timeline();
         let begun = Instant::now();
@@ -173,7 +180,11 @@ impl PgDatabase {
         self.refuse_running()?;
         self.prepare().await?;
         let settings = &self.settings;
-        let place = self.await_primary(duty, true).await?;
+        let place = match self.await_primary(duty, true).await {
+            Ok(place) => place,
+            Err(Error::NotReady(why)) => return Ok(Rewound::Untouched { why }),
+            Err(e) => return Err(e),
+        };
         self.check_foreign(place.system_id).await?;
         let control = controldata::read(&self.binaries, &self.user, &settings.layout.pgdata)
             .await
@@ -206,7 +217,7 @@ impl PgDatabase {
             }
             // Nothing was changed, and the primary can be back in a moment.
             Outcome::Failed { reason, touched: false } if reason.contains("could not connect") => {
-                return Err(Error::NotReady(reason));
+                Rewound::Untouched { why: reason }
             }
             Outcome::Failed { reason, .. } => Rewound::Impossible { why: reason },
         })

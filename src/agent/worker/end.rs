@@ -2,6 +2,8 @@
 
 use super::super::driver::Database;
 use super::super::driver::{Emptiness, Error, Tree};
+use super::BACKOFF_MAX;
+use super::BACKOFF_MIN;
 use super::FAREWELL;
 use super::Pause;
 use super::QUICK;
@@ -21,10 +23,13 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     pub(super) async fn prove_end(&mut self) -> Pause {
         let database = self.shared.database.clone();
         let ending = self.ending;
+        // Whatever is ending is to be dead: also a tree whose start was not finished.
+        if let Err(error) = self.bounded("killing PostgreSQL", QUICK, database.kill()).await {
+            warn!(%error, "the guard was not reached");
+        }
         let outcome = async {
             let work = database.prove_empty();
-            let emptiness =
-                self.bounded("proving that PostgreSQL has ended", SLOW, work).await?;
+            let emptiness = self.bounded("proving that PostgreSQL has ended", SLOW, work).await?;
             self.record(|r| {
                 if let Some((epoch, _)) = ending {
                     r.ended = r.ended.max(epoch);
@@ -48,8 +53,16 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                     inner.lineage = None;
                     inner.seen = None;
                     inner.hung = false;
+                    inner.promoted_by_hand = false;
+                    inner.problems.remove("lease");
+                    inner.problems.remove("promotion");
                 });
-                Pause::None
+                match self.startup_deaths {
+                    0 | 1 => Pause::None,
+                    deaths => Pause::Firmly(
+                        BACKOFF_MIN.saturating_mul(1 << deaths.min(8)).min(BACKOFF_MAX),
+                    ),
+                }
             }
             Err(error) => self.after(Err(error)),
         }
@@ -65,11 +78,6 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             inner.process = Process::Ending;
         }
         self.ending = Some((epoch, why == EndReason::Hung));
-        if let Err(error) =
-            self.bounded("killing PostgreSQL", QUICK, self.shared.database.kill()).await
-        {
-            warn!(%error, "the guard was not reached: waiting for its timer");
-        }
         self.prove_end().await
     }
 

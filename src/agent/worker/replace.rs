@@ -5,6 +5,7 @@ use super::super::driver::Error;
 use super::super::driver::Rewound;
 use super::super::poll::Snapshot;
 use super::QUICK;
+use super::SLOW;
 use super::Worker;
 use crate::clock::Clock;
 use crate::domain::desired::Desired;
@@ -66,10 +67,14 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         spec: &ClusterSpec,
     ) -> Result<(), Error> {
         let database = self.shared.database.clone();
-        // A source that cannot be reached is found out before anything is touched.
-        self.bounded("asking the primary", QUICK, database.primary_position(duty)).await?;
+        // A source that is not fit is found out before anything is touched.
+        let work = self.unless_overtaken(duty, database.may_rewind(duty));
+        if let Err(error) = self.bounded("asking the primary", SLOW, work).await {
+            return Err(patient(error));
+        }
         self.shared.update(|inner| inner.busy = Some(Condition::Rewinding));
         self.stop_standby().await?;
+        let held = self.shared.lock().record.held;
         self.record(|r| {
             r.data = DataMark::Replacing;
             r.held = Epoch(0);
@@ -80,6 +85,14 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             Rewound::Done => {
                 let source = duty.epoch;
                 self.record(|r| r.data = DataMark::Copied { source, until: None }).await
+            }
+            Rewound::Untouched { why } => {
+                self.record(|r| {
+                    r.data = DataMark::Intact;
+                    r.held = held;
+                })
+                .await?;
+                Err(patient(Error::NotReady(why)))
             }
             Rewound::Impossible { why } => {
                 warn!(member = %self.shared.member.name, %why, "rewind is impossible: copying instead");
@@ -95,7 +108,10 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         spec: &ClusterSpec,
     ) -> Result<(), Error> {
         let database = self.shared.database.clone();
-        self.bounded("asking the primary", QUICK, database.primary_position(duty)).await?;
+        let work = database.primary_position(duty);
+        if let Err(error) = self.bounded("asking the primary", QUICK, work).await {
+            return Err(patient(error));
+        }
         let source = duty.primary.clone();
         let cloning = move |done_bytes, total_bytes| Condition::Cloning {
             source: source.clone(),
@@ -131,5 +147,13 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             inner.source_lacks_wal = false;
         });
         Ok(())
+    }
+}
+
+/// What is not ready elsewhere is asked again after a pause, not at once.
+fn patient(error: Error) -> Error {
+    match error {
+        Error::NotReady(why) => Error::Failed(why),
+        other => other,
     }
 }

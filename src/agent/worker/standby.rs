@@ -3,13 +3,17 @@
 use super::super::driver::Database;
 use super::super::driver::Error;
 use super::super::driver::RunRole;
+use super::super::driver::Seen;
 use super::super::driver::StartMode;
 use super::super::driver::Started;
 use super::BACKOFF_MAX;
 use super::FIRST_EPOCH;
 use super::Pause;
 use super::QUICK;
+use super::SEAL;
+use super::SEAL_MAX;
 use super::SLOW;
+use super::Sealing;
 use super::Worker;
 use crate::clock::Clock;
 use crate::domain::desired::FollowDuty;
@@ -21,9 +25,11 @@ use crate::domain::record::DataMark;
 use crate::domain::state::ClusterState;
 use crate::domain::types::BootTime;
 use crate::domain::types::Epoch;
+use crate::domain::types::Lsn;
 use crate::runtime::Runtime;
 use crate::session::Transport;
 use tracing::error;
+use tracing::warn;
 
 impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     pub(super) async fn initialise(&mut self, state: &ClusterState) -> Pause {
@@ -126,8 +132,36 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         if changed {
             self.remember(RunRole::Sealed { promise }).await?;
         }
+        let now = self.shared.clock.now();
+        let replay = match &self.shared.lock().seen {
+            Some((Seen::Standby { replay, .. }, _)) => *replay,
+            _ => Lsn(0),
+        };
+        // A standby that still replays what it has is not stuck.
+        let since = match self.sealing {
+            Some(s) if s.promise == promise && s.replay >= replay => s.since,
+            _ => now,
+        };
+        self.sealing = Some(Sealing { promise, since, replay });
         let database = self.shared.database.clone();
-        let position = self.bounded("sealing", SLOW, database.seal(promise, &state.spec)).await?;
+        let work = database.seal(promise, &state.spec);
+        let position = match self.bounded("sealing", SEAL, work).await {
+            Ok(position) => position,
+            Err(Error::NotReady(why)) => return Err(Error::NotReady(why)),
+            Err(error) => {
+                if self.shared.clock.now().since(since) >= SEAL_MAX {
+                    // It may be hung. Started anew it is sealed from its first moment.
+                    warn!(member = %self.shared.member.name, %error, "it cannot be sealed: killed");
+                    self.sealing = None;
+                    self.shared.lock().process = Process::Ending;
+                }
+                return Err(error);
+            }
+        };
+        self.sealing = None;
+        if position.wal_epoch > self.shared.lock().record.promised {
+            return self.disown_data("it holds WAL of an epoch that it never promised").await;
+        }
         let Some(guard) = self.guard() else {
             return Err(Error::NotReady("PostgreSQL has ended".to_owned()));
         };
@@ -152,15 +186,34 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         state: &ClusterState,
     ) -> Result<(), Error> {
         let database = self.shared.database.clone();
-        // It takes WAL from here on: what was reported of its position is final no more.
+        // It may take WAL from here on: what was reported of its position is final no more. It is
+        // called a follower only once it is one, so that an attempt that failed is made again.
         self.shared.update(|inner| {
-            let (epoch, address) = (duty.epoch, duty.address.clone());
-            inner.process = Process::Following { epoch, address };
+            let promise = inner.record.promised;
+            inner.process = Process::Sealed { promise, position: None };
             inner.seen = None;
         });
-        self.care_at = BootTime::default();
+        self.bounded("following the primary", QUICK, database.follow(duty, &state.spec)).await?;
         let (epoch, address) = (duty.epoch, duty.address.clone());
-        self.remember(RunRole::Following { epoch, address }).await?;
-        self.bounded("following the primary", QUICK, database.follow(duty, &state.spec)).await
+        self.shared.update(|inner| {
+            let address = address.clone();
+            inner.process = Process::Following { epoch, address };
+        });
+        self.care_at = BootTime::default();
+        self.remember(RunRole::Following { epoch, address }).await
+    }
+
+    /// Somebody else made a primary of the member, or its data is not what its record says. Nothing
+    /// of it may count or be followed: it is ended, and copied anew once there is a primary.
+    pub(super) async fn disown_data(&mut self, why: &str) -> Result<(), Error> {
+        let member = &self.shared.member.name;
+        error!(%member, why, "its data is not trusted any more: it will be replaced by a copy");
+        self.shared.problem("data", Some(format!("{why}: its data will be replaced by a copy")));
+        self.shared.lock().process = Process::Ending;
+        self.record(|r| {
+            r.data = DataMark::Replacing;
+            r.held = Epoch(0);
+        })
+        .await
     }
 }

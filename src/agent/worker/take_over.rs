@@ -1,8 +1,8 @@
 //! The beginning: the record is read, and what runs is taken over.
 
 use super::super::driver::Database;
-use super::super::driver::{Emptiness, Error};
 use super::super::driver::RunRole;
+use super::super::driver::{Emptiness, Error};
 use super::Worker;
 use crate::clock::Clock;
 use crate::domain::lease::HolderLease;
@@ -21,7 +21,7 @@ use tracing::warn;
 impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     /// Reads the record, and takes over what runs.
     pub(super) async fn begin(&mut self) {
-        loop {
+        while !*self.stop.borrow() {
             match self.take_over().await {
                 Ok(()) => break,
                 Err(error) => {
@@ -83,7 +83,11 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             record.note_ended(emptiness == Emptiness::Proven);
             database.save_record(&record).await?;
         }
-        let data = database.inspect().await?;
+        // A running primary needs its renewals now: its directory is not looked at first.
+        let data = match (&attached, record.system_id) {
+            (Some(_), Some(system_id)) => Data::Present { system_id },
+            _ => database.inspect().await?,
+        };
         let mut inner = self.shared.lock();
         inner.record = record;
         inner.data = data;
