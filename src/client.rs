@@ -22,6 +22,8 @@ use crate::pb::{details, v1};
 pub const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// Longest wait for the answer to one read; another endpoint is asked then.
 const READ_MAX: Duration = Duration::from_secs(5);
+/// Least share of the time that one of several endpoints gets.
+const SHARE_MIN: Duration = Duration::from_millis(300);
 /// Pause before the endpoints are asked once more.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How often an operation is looked at.
@@ -305,7 +307,15 @@ impl Client {
                     continue;
                 }
                 asked.push(endpoint.clone());
-                let client = match self.connect(&endpoint, end).await {
+                // One that accepts and never answers must leave time for the others.
+                let now = Instant::now();
+                let left = u32::try_from(to_ask.len()).unwrap_or(u32::MAX).saturating_add(2);
+                let share = (end.saturating_duration_since(now) / left).max(SHARE_MIN);
+                let fair = match nature {
+                    Nature::Read => end.min(now + share),
+                    Nature::Change => end,
+                };
+                let client = match self.connect(&endpoint, fair).await {
                     Ok(client) => client,
                     Err(silence) => {
                         silent.push(silence);
@@ -313,7 +323,7 @@ impl Client {
                     }
                 };
                 let until = match nature {
-                    Nature::Read => end.min(Instant::now() + READ_MAX),
+                    Nature::Read => fair.min(Instant::now() + READ_MAX),
                     Nature::Change => end,
                 };
                 let status = match timeout_at(until, call(client)).await {

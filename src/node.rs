@@ -43,6 +43,9 @@ const PROPOSE_DEADLINE: Duration = Duration::from_secs(5);
 const BARRIER_DEADLINE: Duration = Duration::from_secs(2);
 /// How long the controller may take to end in order.
 const FAREWELL: Duration = Duration::from_secs(6);
+/// How long the agent goes on at least without the controller of its node, so that a controller
+/// that fails at every start does not take the agent down every second.
+const REPRIEVE: Duration = Duration::from_secs(10);
 /// How often is looked whether a member leads.
 const LEADS_POLL: Duration = Duration::from_millis(500);
 /// How long connecting to another node may take.
@@ -176,6 +179,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
                 // Trouble of the control plane on this node is not its primary's: the other
                 // controllers renew its lease. Only once nothing leads here does the daemon end.
                 error!(%error, "this node's controller has ended");
+                tokio::time::sleep(REPRIEVE).await;
                 while leads() {
                     tokio::time::sleep(LEADS_POLL).await;
                 }

@@ -169,6 +169,8 @@ pub enum Seen {
         flushed: Lsn,
         /// Its standbys, each found by the slot that it holds.
         standbys: BTreeMap<MemberName, StandbyProgress>,
+        /// How its settings differ from those that were confirmed, if they do.
+        drift: Option<String>,
     },
 }
 

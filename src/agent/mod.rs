@@ -85,14 +85,14 @@ impl<D: Database, C: Clock> Agent<D, C> {
         Self { options, members, clock }
     }
 
-    /// Whether a member leads, or is not known yet not to: what it runs may be about to be taken
-    /// over.
+    /// Whether a member leads or is being copied, or is not known yet not to: what it runs may be
+    /// about to be taken over.
     pub fn leads(&self) -> Leads {
         let members = self.members.clone();
         Arc::new(move || {
             members.iter().any(|m| {
                 let inner = m.lock();
-                !inner.loaded || inner.primary_epoch().is_some()
+                !inner.loaded || inner.primary_epoch().is_some() || inner.busy.is_some()
             })
         })
     }

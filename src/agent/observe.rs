@@ -22,14 +22,15 @@ const PROBE: Duration = Duration::from_secs(10);
 
 pub(super) async fn run<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D, C>>) {
     loop {
-        let running = {
+        let before = {
             let inner = shared.lock();
-            !matches!(inner.process, Process::Down | Process::Ending)
+            let running = !matches!(inner.process, Process::Down | Process::Ending);
+            running.then(|| (inner.guard.clone(), is_standby(&inner.process)))
         };
-        if !running {
+        let Some((guard, was_standby)) = before else {
             RT::sleep(FAST).await;
             continue;
-        }
+        };
         match RT::timeout(ANSWER, shared.database.observe()).await {
             Ok(Ok(seen)) => {
                 let settled = settled(&shared, &seen);
@@ -44,16 +45,27 @@ pub(super) async fn run<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D
                             (2, standbys.values().filter(|s| s.streaming).count())
                         }
                     };
-                    let standby =
-                        matches!(inner.process, Process::Sealed { .. } | Process::Following { .. });
-                    inner.promoted_by_hand |= standby && matches!(seen, Seen::Primary { .. });
+                    if inner.guard != guard {
+                        // An answer of a life that is over.
+                        continue;
+                    }
+                    inner.was_ready |= !matches!(seen, Seen::Starting);
+                    if let Seen::Primary { drift, .. } = &seen {
+                        inner.promoted_by_hand |= was_standby && is_standby(&inner.process);
+                        inner.drifted |= drift.is_some();
+                        match drift {
+                            Some(drift) => _ = inner.problems.insert("settings", drift.clone()),
+                            None => _ = inner.problems.remove("settings"),
+                        }
+                    }
                     let before = inner.seen.as_ref().map(|(s, _)| kind(s));
                     let changed = before != Some(kind(&seen));
                     inner.seen = Some((seen, now));
                     inner.source_lacks_wal |= lacks;
                     changed
                 };
-                if changed || lacks {
+                let drifted = shared.lock().drifted;
+                if changed || lacks || drifted {
                     shared.news.notify_one();
                     shared.wake.notify_one();
                 }
@@ -66,6 +78,10 @@ pub(super) async fn run<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D
             }
         }
     }
+}
+
+fn is_standby(process: &Process) -> bool {
+    matches!(process, Process::Sealed { .. } | Process::Following { .. })
 }
 
 /// Whether nothing is about to change.

@@ -49,6 +49,10 @@ pub(super) struct Inner {
     pub unstartable: bool,
     /// Whether it was seen to be a primary without having been made one.
     pub promoted_by_hand: bool,
+    /// Whether the primary was seen to run with other settings than were confirmed.
+    pub drifted: bool,
+    /// Whether this life of PostgreSQL was ever seen to answer.
+    pub was_ready: bool,
     /// Whether the last epoch that ended here ended by itself.
     pub crashed: bool,
     /// Where each epoch begins, once promoted.
@@ -87,6 +91,8 @@ impl<D: Database, C: Clock> Shared<D, C> {
             source_lacks_wal: false,
             unstartable: false,
             promoted_by_hand: false,
+            drifted: false,
+            was_ready: false,
             crashed: false,
             lineage: None,
             seen: None,
@@ -216,7 +222,7 @@ impl Inner {
             },
             Process::Primary { epoch, confirmed, .. } => {
                 let (flushed, standbys) = match seen {
-                    Some(Seen::Primary { flushed, standbys }) => (*flushed, standbys.clone()),
+                    Some(Seen::Primary { flushed, standbys, .. }) => (*flushed, standbys.clone()),
                     _ => (Lsn(0), BTreeMap::new()),
                 };
                 let progress = match &self.lineage {

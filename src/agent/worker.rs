@@ -163,7 +163,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         };
         if firm {
             // Deaf to what failed, not to a state that asks for something else.
-            let (cluster, before) = (self.shared.member.cluster.clone(), self.tenure.clone());
+            let (cluster, before) = (self.shared.member.cluster.clone(), self.tenure);
             let Self { tree, news, stop, .. } = self;
             runtime::first_of(vec![
                 Box::pin(async { drop(tree.changed().await) }),
@@ -200,7 +200,14 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         let snapshot = self.news.borrow_and_update().clone();
         let state = snapshot.clusters.get(&cluster).cloned();
         self.notice_tenure(tenure_of(state.as_ref()));
-        if self.shared.lock().promoted_by_hand {
+        if std::mem::take(&mut self.shared.lock().drifted)
+            && let Process::Primary { confirmed, .. } = &mut self.shared.lock().process
+        {
+            // Written, reloaded, and confirmed by a barrier once more.
+            *confirmed = None;
+        }
+        let by_hand = self.shared.lock().promoted_by_hand;
+        if by_hand {
             let outcome = self.disown_data("somebody promoted it by hand").await;
             self.shared.lock().promoted_by_hand = false;
             return self.after(outcome);
@@ -211,7 +218,9 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             // Nothing is known of the control plane yet: what runs goes on, as long as its lease.
             None => return self.step_blindly(now).await,
         };
-        if let Some(foreign) = foreign(state.as_deref(), &self.shared.lock().data) {
+        // Not in the condition: the lock would be held through the body, which takes it again.
+        let data = self.shared.lock().data.clone();
+        if let Some(foreign) = foreign(state.as_deref(), &data) {
             self.shared.problem("data", Some(foreign));
             return Pause::For(TICK);
         }
@@ -265,11 +274,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             let leased = inner.lease.is_some_and(|lease| lease.may_write(epoch, now));
             self.ending = Some((epoch, leased && inner.claim.is_some()));
         }
-        let unready = match &inner.process {
-            Process::Sealed { position, .. } => position.is_none(),
-            Process::Following { .. } => inner.seen.is_none(),
-            _ => false,
-        };
+        let unready = inner.primary_epoch().is_none() && !inner.was_ready;
         let now = self.shared.clock.now();
         if self.startup_deaths == 0 {
             self.dying_since = now;

@@ -75,7 +75,11 @@ fn run(file: PathBuf) -> ExitCode {
             LogFormat::Text => log.with_ansi(false).with_target(false).init(),
             LogFormat::Json => log.json().init(),
         }
-        runtime()?.block_on(node::run(config))?;
+        let runtime = runtime()?;
+        let outcome = runtime.block_on(node::run(config));
+        // A thread that is stuck on a frozen disk must not keep the daemon from ending.
+        runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+        outcome?;
         Ok(())
     }))
 }

@@ -336,6 +336,7 @@ impl Command {
 /// Makes a command drop its privileges for good, with umask 077 and no extra groups.
 fn become_user(command: &mut tokio::process::Command, user: &OsUser) {
     let (switches, uid, gid, groups) = (user.switches, user.uid, user.gid, user.groups.clone());
+    let parent = i32::try_from(std::process::id()).unwrap_or_default();
     let prepare = move || {
         // SAFETY: only async-signal-safe system calls between fork and exec; `groups` was
         // allocated before the fork.
@@ -347,6 +348,15 @@ fn become_user(command: &mut tokio::process::Command, user: &OsUser) {
                     || libc::setuid(uid) != 0)
             {
                 return Err(std::io::Error::last_os_error());
+            }
+            // A tool that outlived the daemon would go on writing into a directory that the next
+            // daemon takes for its own. After the change of user, which clears it. The thread that
+            // starts it is one of the runtime's, which live as long as the process.
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            if libc::getppid() != parent {
+                return Err(std::io::Error::from_raw_os_error(libc::ESRCH));
             }
         }
         Ok(())

@@ -96,7 +96,8 @@ pub async fn rewind(
     if let Some(reason) = impossible(layout, &control, job)? {
         return Ok(refused(reason));
     }
-    if !control.state.is_clean() {
+    let recovered = !control.state.is_clean();
+    if recovered {
         // Single-user mode refuses a standby's signal file.
         start::set_signal(layout, user, Signal::None)?;
         let output = crash_recovery(binaries, user, layout, job.deadline).await?;
@@ -120,7 +121,13 @@ pub async fn rewind(
         start::set_signal(layout, user, Signal::None)?;
         layout.clear_incomplete()?;
     }
-    Ok(outcome)
+    // Its own recovery wrote a checkpoint of its own: it is not what it was before.
+    Ok(match outcome {
+        Outcome::Failed { reason, touched: false } => {
+            Outcome::Failed { reason, touched: recovered }
+        }
+        other => other,
+    })
 }
 
 fn refused(reason: String) -> Outcome {

@@ -34,9 +34,13 @@ impl GrpcTransport {
         Self { identity, options, channels: Mutex::default() }
     }
 
+    fn forget(&self, address: &str, method: Method) {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        channels.remove(&(address.to_owned(), lane(method)));
+    }
+
     fn channel(&self, address: &str, method: Method) -> Result<Channel, TransportError> {
-        let lane = if method == Method::Renew { Method::Renew } else { Method::Report };
-        let key = (address.to_owned(), lane);
+        let key = (address.to_owned(), lane(method));
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(channel) = channels.get(&key) {
             return Ok(channel.clone());
@@ -46,6 +50,11 @@ impl GrpcTransport {
         channels.insert(key, channel.clone());
         Ok(channel)
     }
+}
+
+/// Renewals have a connection of their own.
+fn lane(method: Method) -> Method {
+    if method == Method::Renew { Method::Renew } else { Method::Report }
 }
 
 impl Transport for GrpcTransport {
@@ -60,6 +69,7 @@ impl Transport for GrpcTransport {
         let mut client = AgentClient::with_interceptor(channel, self.identity.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let sent = method;
         let method = match method {
             Method::Register => pb::AgentMethod::Register,
             Method::Report => pb::AgentMethod::Report,
@@ -71,8 +81,13 @@ impl Transport for GrpcTransport {
         // The header tells the other side; this bound holds where nobody answers at all.
         let answer = match tokio::time::timeout(deadline, client.call(request)).await {
             Ok(answer) => answer,
-            Err(_) => return Err(TransportError::TimedOut),
+            Err(_) => Err(Status::deadline_exceeded("no answer in time")),
         };
+        if matches!(&answer, Err(status) if status.code() == Code::DeadlineExceeded) {
+            // The connection may be waiting for TCP's next retransmission, long after the network
+            // is well again: the next attempt dials anew.
+            self.forget(address, sent);
+        }
         answer.map(|reply| reply.into_inner().body).map_err(|status| match status.code() {
             Code::DeadlineExceeded | Code::Cancelled => TransportError::TimedOut,
             Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument => {

@@ -9,6 +9,7 @@
 
 mod bootstrap;
 mod freezes;
+mod judging;
 mod kills;
 mod operators;
 mod partitions;

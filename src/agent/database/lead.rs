@@ -33,7 +33,7 @@ const POLL: Duration = Duration::from_millis(2);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refreshed {
     guard: GuardId,
-    names: String,
+    pub(super) names: String,
 }
 
 impl PgDatabase {

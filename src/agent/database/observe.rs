@@ -94,7 +94,10 @@ impl PgDatabase {
         let primary = matches!(answer, Answer::Primary(_));
         lock(&self.memory).known = Known { answered: true, primary };
         match answer {
-            Answer::Primary(status) => Ok(seen_primary(&status)),
+            Answer::Primary(status) => {
+                let confirmed = lock(&self.memory).refreshed.as_ref().map(|r| r.names.clone());
+                Ok(seen_primary(&status, confirmed.as_deref()))
+            }
             Answer::Standby(status) => self.seen_standby(&status).await,
         }
     }
@@ -211,7 +214,7 @@ async fn ask(session: &mut Session, primary: bool) -> std::result::Result<Answer
 }
 
 /// Standbys are found by the slots that they hold: what they call themselves proves nothing.
-fn seen_primary(status: &PrimaryStatus) -> Seen {
+fn seen_primary(status: &PrimaryStatus, confirmed: Option<&str>) -> Seen {
     let mut standbys = BTreeMap::new();
     for walsender in &status.walsenders {
         let member = walsender.slot.as_deref().and_then(|slot| {
@@ -230,5 +233,9 @@ fn seen_primary(status: &PrimaryStatus) -> Seen {
             );
         }
     }
-    Seen::Primary { flushed: status.flush.unwrap_or_default(), standbys }
+    let found = &status.synchronous_standby_names;
+    let drift = confirmed.filter(|names| names != found).map(|names| {
+        format!("synchronous_standby_names is {found:?} and has to be {names:?}: it is put right")
+    });
+    Seen::Primary { flushed: status.flush.unwrap_or_default(), standbys, drift }
 }

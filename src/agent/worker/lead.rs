@@ -34,8 +34,18 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             inner.seen = None;
             inner.crashed = false;
         });
+        let role = RunRole::Primary { epoch, promoted: None, writes_open: false };
+        if let Err(error) = self.remember(role).await {
+            // What is not remembered could not be taken over: it is no primary yet.
+            self.shared.update(|inner| {
+                let promise = inner.record.promised;
+                inner.process = Process::Sealed { promise, position: None };
+                inner.claim = None;
+            });
+            return Err(error);
+        }
         self.shared.claims.notify_one();
-        self.remember(RunRole::Primary { epoch, promoted: None, writes_open: false }).await
+        Ok(())
     }
 
     pub(super) async fn promote(

@@ -110,6 +110,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         }
         self.shared.update(|inner| {
             inner.guard = Some(guard);
+            inner.was_ready = false;
             inner.fencing = fencing;
             inner.process = process;
             inner.seen = None;
@@ -159,6 +160,8 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             }
         };
         self.sealing = None;
+        self.startup_deaths = 0;
+        self.shared.lock().was_ready = true;
         if position.wal_epoch > self.shared.lock().record.promised {
             return self.disown_data("it holds WAL of an epoch that it never promised").await;
         }

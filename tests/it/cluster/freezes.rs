@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Cluster, Mode, Options, SOON, Verdict};
+use crate::support::{Cluster, Entry, Mode, Options, Outcome, SOON, Verdict, until};
 
 /// What is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +90,49 @@ async fn postgresql_stands_still() {
     freeze_and_take_over(&cluster, Frozen::Postmaster).await;
 }
 
+/// Nobody is left to confirm commits: they wait, the primary stays, and it is said why. A wait that
+/// is cancelled is an unknown write, not an acknowledged one.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_standbys_stand_still() {
+    let cluster = Cluster::start("all_standbys_stand_still", &Options::default()).await;
+    let since = Instant::now();
+    let writers = vec![cluster.writer(Mode::Held), cluster.writer(Mode::Held)];
+    cluster.rows_flow(50).await;
+    let before = cluster.healed().await;
+    let primary = cluster.primary().await;
+    let conn = cluster.superuser(primary.index).await;
+    let trees: Vec<_> = cluster.standbys().await.iter().map(|n| n.tree()).collect();
+    for tree in &trees {
+        tree.freeze_inside().await;
+    }
+    until("the wait is told", SOON, || async {
+        let answer = cluster.hactl(&["explain", "-o", "json"]).await;
+        answer.stdout.contains("sync.write-quorum").then_some(())
+    })
+    .await;
+    let waiting = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity \
+                   WHERE wait_event = 'SyncRep' AND usename = 'app'";
+    until("a waiting commit is cancelled", SOON, || async {
+        (conn.must(waiting).await != "0").then_some(())
+    })
+    .await;
+    until("its client takes it for unknown", SOON, || async {
+        let unknown = |e: &Entry| matches!(&e.outcome, Outcome::Unknown(w) if w.contains("WARNING"));
+        cluster.journal.entries().iter().any(unknown).then_some(())
+    })
+    .await;
+    let during = cluster.leaders_status().await;
+    assert_eq!(during.epoch(), before.epoch(), "the primary stays: {during:?}");
+    for tree in &trees {
+        tree.thaw();
+    }
+    cluster.rows_flow(50).await;
+    let after = cluster.healed().await;
+    assert_eq!(after.epoch(), before.epoch(), "the primary stays");
+    let verdict = cluster.judge(writers, since).await;
+    assert!(verdict.unknown >= 1, "{verdict:?}");
+}
+
 /// A primary that is lost while a standby stands still: nobody can prove that the other standby
 /// has everything, so there is no promotion, and it is said why. It heals once the standby goes on.
 #[tokio::test(flavor = "multi_thread")]
@@ -107,7 +150,7 @@ async fn no_promotion_without_a_proof() {
     tree.freeze_inside().await;
     primary.kill_everything().await;
     let rule = "quorum";
-    crate::support::until("the reason is told", SOON, || async {
+    until("the reason is told", SOON, || async {
         let answer = cluster.hactl(&["explain", "-o", "json"]).await;
         answer.stdout.to_lowercase().contains(rule).then_some(())
     })

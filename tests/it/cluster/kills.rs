@@ -156,6 +156,24 @@ async fn a_node_is_lost() {
     }
     cluster.judge(writers, since).await;
 
+    eprintln!("-- both other nodes: without a majority the primary ends itself, and has a way back");
+    let since = Instant::now();
+    let writers = vec![cluster.writer(Mode::Fresh)];
+    cluster.rows_flow(50).await;
+    let before = cluster.healed().await;
+    let tree = cluster.primary().await.tree();
+    let others = cluster.standbys().await;
+    for node in &others {
+        node.kill_everything().await;
+    }
+    tree.gone(SOON).await;
+    for node in &others {
+        node.start();
+    }
+    cluster.new_epoch(before.epoch()).await;
+    cluster.rows_flow(50).await;
+    cluster.judge(writers, since).await;
+
     eprintln!("-- the nodes of the primary and of the Raft leader, one after the other");
     let since = Instant::now();
     let writers = vec![cluster.writer(Mode::Fresh)];

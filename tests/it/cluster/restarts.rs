@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Instant;
 
+use super::takeovers::at_line;
 use crate::support::{Cluster, HEAL, Mode, Options, SOON, until, until_seen};
 
 /// A restart of every daemon, one after the other, is no outage: the same PostgreSQL go on.
@@ -126,6 +127,54 @@ async fn data_is_lost_or_foreign() {
     let status = cluster.leaders_status().await;
     assert_eq!(status.primary(), before.primary(), "the others go on");
     writer.stop().await;
+}
+
+/// The whole control plane forgets everything: nothing is made beside the data that survives.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_control_plane_is_wiped() {
+    let cluster = Cluster::start("the_control_plane_is_wiped", &Options::default()).await;
+    let before = cluster.healed().await.system_id().expect("an identifier");
+    let [a, b, c] = cluster.nodes.as_slice() else { panic!("three nodes") };
+    tokio::join!(a.stop(), b.stop(), c.stop());
+    for node in &cluster.nodes {
+        fs::remove_dir_all(node.state_dir().join("raft")).expect("it is removed");
+        node.start();
+    }
+    until("it is told what stands against a bootstrap", HEAL, || async {
+        let answer = cluster.hactl(&["explain", "-o", "json"]).await;
+        answer.stdout.contains("data.no-bootstrap-beside").then_some(())
+    })
+    .await;
+    for node in &cluster.nodes {
+        assert_eq!(foreign_identifier(&node.data_dir()), before, "{}", node.name);
+        assert!(node.find_tree().is_none(), "nothing runs that nobody granted");
+    }
+}
+
+/// The source of a copy is lost in the middle of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_source_of_a_copy_is_lost() {
+    let cluster = Cluster::start("the_source_of_a_copy_is_lost", &Options::default()).await;
+    let since = Instant::now();
+    let writer = cluster.writer(Mode::Fresh);
+    cluster.rows_flow(30).await;
+    let before = cluster.healed().await;
+    let primary = cluster.primary().await;
+    let conn = cluster.superuser(primary.index).await;
+    conn.must("CREATE TABLE bulk AS SELECT generate_series(1, 1000000) AS n").await;
+    cluster.healed().await;
+    let standby = cluster.standbys().await[0];
+    standby.stop().await;
+    fs::remove_dir_all(standby.data_dir()).expect("it is removed");
+    standby.start();
+    let seen = tokio::task::block_in_place(|| {
+        at_line(&[standby], &["action=Clone"], SOON, |_| {
+            primary.tree().postmaster().signal(libc::SIGKILL);
+        })
+    });
+    assert!(seen.is_some(), "a copy begins");
+    cluster.new_epoch(before.epoch()).await;
+    cluster.judge(vec![writer], since).await;
 }
 
 /// Runs `initdb` for another cluster at this place; returns its identifier.

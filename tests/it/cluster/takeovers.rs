@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::support::{Cluster, HEAL, Mode, Node, Options, SOON, until};
 
 /// Waits, without losing a millisecond, until a daemon logs `words`, all in one line, and does
-/// `act` with its node. Returns whether it came to that before `limit`.
-fn at_line(
+/// `act` with its node. Returns the node's number; `None` where it did not come to that in time.
+pub(super) fn at_line(
     nodes: &[&Node],
     words: &[&str],
     limit: Duration,
