@@ -46,6 +46,8 @@ struct Sample {
     rss_kb: u64,
     pss_kb: u64,
     cpu: Duration,
+    /// How often its threads went to sleep and were woken.
+    wakeups: u64,
 }
 
 /// A value of `/proc/PID/smaps_rollup` in kB.
@@ -62,8 +64,20 @@ impl Sample {
             rss_kb: rollup(&memory, "Rss"),
             pss_kb: rollup(&memory, "Pss"),
             cpu: cpu_time(&dir),
+            wakeups: wakeups(&dir),
         }
     }
+}
+
+/// `voluntary_ctxt_switches` of proc_pid_status(5), over all threads of now.
+fn wakeups(dir: &str) -> u64 {
+    let threads = fs::read_dir(format!("{dir}/task")).into_iter().flatten().flatten();
+    let count = |thread: fs::DirEntry| -> Option<u64> {
+        let text = fs::read_to_string(thread.path().join("status")).ok()?;
+        let line = text.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"))?;
+        line.trim().parse().ok()
+    };
+    threads.filter_map(count).sum()
 }
 
 /// Fields 14 and 15 of proc_pid_stat(5), over all threads, those that have ended as well.
@@ -103,8 +117,8 @@ async fn measure(cluster: &Cluster, arguments: &Arguments) {
     let look = || -> Vec<_> { cluster.nodes.iter().map(processes).collect() };
     let before = look();
     let cpu = |p: &Proc| Sample::of(*p).cpu;
-    let first: Vec<Vec<Duration>> =
-        before.iter().map(|(ours, _)| ours.iter().map(|(_, p)| cpu(p)).collect()).collect();
+    let first: Vec<Vec<Sample>> =
+        before.iter().map(|(ours, _)| ours.iter().map(|(_, p)| Sample::of(*p)).collect()).collect();
     let first_postgres: Vec<Vec<Duration>> =
         before.iter().map(|(_, list)| list.iter().map(cpu).collect()).collect();
     let begun = Instant::now();
@@ -112,23 +126,25 @@ async fn measure(cluster: &Cluster, arguments: &Arguments) {
     let seconds = begun.elapsed().as_secs_f64();
     let percent = |d: Duration| 100.0 * d.as_secs_f64() / seconds;
 
-    let columns = ["", "RSS MB", "PSS MB", "% of a core"];
+    let columns = ["", "RSS MB", "PSS MB", "% of a core", "wakeups/s"];
     let mut table = Table::new("Idle, every process", &columns);
     let (mut records, mut nodes) = (Vec::new(), Vec::new());
     for (i, node) in cluster.nodes.iter().enumerate() {
         let mut sum = Sample::default();
         for (j, (name, process)) in before[i].0.iter().enumerate() {
             let now = Sample::of(*process);
-            let used = now.cpu.saturating_sub(first[i][j]);
+            let used = now.cpu.saturating_sub(first[i][j].cpu);
+            let woken = now.wakeups.saturating_sub(first[i][j].wakeups) as f64 / seconds;
             table.row(vec![
                 format!("{} {name}", node.name),
                 mb(now.rss_kb),
                 mb(now.pss_kb),
                 format!("{:.2}", percent(used)),
+                format!("{woken:.0}"),
             ]);
             records.push(json!({
                 "node": node.name, "process": name, "rss_kb": now.rss_kb, "pss_kb": now.pss_kb,
-                "cpu_percent": percent(used),
+                "cpu_percent": percent(used), "wakeups_per_second": woken,
             }));
             sum.rss_kb += now.rss_kb;
             sum.pss_kb += now.pss_kb;
@@ -143,6 +159,7 @@ async fn measure(cluster: &Cluster, arguments: &Arguments) {
             "-".to_owned(),
             "-".to_owned(),
             format!("{:.2}", percent(postgres)),
+            "-".to_owned(),
         ]);
         nodes.push((node, sum, percent(sum.cpu), percent(postgres)));
     }

@@ -36,9 +36,7 @@ pub async fn prepare(cluster: &Cluster) {
 
 /// Runs one part on a thread and a runtime of its own. A failure ends this part only: its panic
 /// has cleaned up behind itself, and its message is returned.
-pub fn isolated<T: Send + 'static>(
-    part: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, String> {
+pub fn isolated<T: Send + 'static>(part: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     std::thread::spawn(part).join().map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).to_owned()));

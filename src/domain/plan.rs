@@ -518,6 +518,12 @@ impl Pass<'_> {
         if target.w == current.w && target.members == current.members {
             return None;
         }
+        // A change cuts the standbys off for a moment: while enough of them confirm, newcomers wait
+        // until the clients of a new primary are back.
+        let only_adds = target.w == current.w && target.members.is_superset(&current.members);
+        if active && only_adds && early && able >= current.w as usize {
+            return None;
+        }
         // One change after the other, except where the one under way cannot be confirmed.
         if self.state.syncs.len() > 1 && active && able >= current.w as usize {
             return None;

@@ -23,7 +23,7 @@ pub const FLOOR_FILE: &str = "quorate.floor.conf";
 pub const SEALED_RETRY_MS: u32 = 20;
 
 /// The same for a standby that follows. PostgreSQL's default of 5 s can cost a promotion 5 s.
-const FOLLOWING_RETRY_MS: u32 = 100;
+const FOLLOWING_RETRY_MS: u32 = 50;
 
 /// Why settings cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -61,8 +61,11 @@ impl Options {
         let config = Config {
             cluster_name: self.control_plane.clone(),
             heartbeat_interval: millis(self.heartbeat),
-            election_timeout_min: millis(self.election_min),
-            election_timeout_max: millis(self.election_max),
+            // openraft lets a follower wait for a leader's lease, which it takes to be the longest
+            // timeout, and a random timeout after it. Halves make the sum what is asked for: never
+            // less than `election_min`, never more than `election_max`.
+            election_timeout_min: millis(self.election_min) / 2,
+            election_timeout_max: millis(self.election_max) / 2,
             // A rejoining follower must not force a healthy leader out.
             enable_pre_vote: Some(true),
             // A leader that comes back as leader without an election may have lost an entry that

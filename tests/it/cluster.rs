@@ -8,6 +8,8 @@
 #![allow(clippy::disallowed_methods)]
 
 mod bootstrap;
+mod chaos;
+mod disks;
 mod freezes;
 mod judging;
 mod kills;

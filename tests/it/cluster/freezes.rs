@@ -117,7 +117,8 @@ async fn all_standbys_stand_still() {
     })
     .await;
     until("its client takes it for unknown", SOON, || async {
-        let unknown = |e: &Entry| matches!(&e.outcome, Outcome::Unknown(w) if w.contains("WARNING"));
+        let unknown =
+            |e: &Entry| matches!(&e.outcome, Outcome::Unknown(w) if w.contains("WARNING"));
         cluster.journal.entries().iter().any(unknown).then_some(())
     })
     .await;

@@ -156,7 +156,9 @@ async fn a_node_is_lost() {
     }
     cluster.judge(writers, since).await;
 
-    eprintln!("-- both other nodes: without a majority the primary ends itself, and has a way back");
+    eprintln!(
+        "-- both other nodes: without a majority the primary ends itself, and has a way back"
+    );
     let since = Instant::now();
     let writers = vec![cluster.writer(Mode::Fresh)];
     cluster.rows_flow(50).await;

@@ -31,7 +31,8 @@ fn cut(cluster: &Cluster, node: &Node, how: Cut) {
 #[test]
 fn the_primary_is_cut_off() {
     PrivateNetwork::run(3, |network| async {
-        let cluster = Cluster::start_on("the_primary_is_cut_off", network, &Options::default()).await;
+        let cluster =
+            Cluster::start_on("the_primary_is_cut_off", network, &Options::default()).await;
         for how in [Cut::FromPeers, Cut::Unplugged, Cut::OneWay] {
             eprintln!("-- the primary is cut off: {how:?}");
             let since = Instant::now();

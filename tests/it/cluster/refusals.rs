@@ -28,7 +28,11 @@ async fn a_daemon_does_not_start() {
 
     // From, to, and what has to be said.
     let table: &[(&str, &str, &[&str])] = &[
-        ("control_plane = \"test\"", "control_plan = \"test\"", &["control_plan:", "not a known key"]),
+        (
+            "control_plane = \"test\"",
+            "control_plan = \"test\"",
+            &["control_plan:", "not a known key"],
+        ),
         ("[raft]", "[raftt]", &["raftt"]),
         ("name = \"n2\"", "name = \"n1\"", &["controller[#2].name"]),
         ("id = 2", "id = 1", &["controller[#2].id"]),

@@ -140,11 +140,15 @@ async fn the_control_plane_is_wiped() {
         fs::remove_dir_all(node.state_dir().join("raft")).expect("it is removed");
         node.start();
     }
-    until("it is told what stands against a bootstrap", HEAL, || async {
-        let answer = cluster.hactl(&["explain", "-o", "json"]).await;
-        answer.stdout.contains("data.no-bootstrap-beside").then_some(())
-    })
-    .await;
+    for node in &cluster.nodes {
+        let what = format!("{} says what stands against a bootstrap", node.name);
+        until_seen(&what, HEAL, || {
+            fs::read_to_string(node.log()).ok()?.contains("data.no-bootstrap-beside").then_some(())
+        })
+        .await;
+    }
+    let status = cluster.leaders_status().await;
+    assert_eq!((status.epoch(), status.system_id()), (0, None), "{status:?}");
     for node in &cluster.nodes {
         assert_eq!(foreign_identifier(&node.data_dir()), before, "{}", node.name);
         assert!(node.find_tree().is_none(), "nothing runs that nobody granted");

@@ -115,8 +115,7 @@ async fn it_is_refused_or_ends_with_one_primary() {
     assert!(failover.stderr.contains("failover.primary-gone"), "{failover:?}");
 
     eprintln!("-- two at once");
-    let targets: Vec<String> =
-        cluster.standbys().await.iter().map(|n| n.member.clone()).collect();
+    let targets: Vec<String> = cluster.standbys().await.iter().map(|n| n.member.clone()).collect();
     let (a, b) = tokio::join!(switch(&cluster, &targets[0]), switch(&cluster, &targets[1]));
     let after = cluster.healed().await;
     let done = [&a, &b].iter().filter(|h| h.code == 0).count() as u64;

@@ -43,7 +43,8 @@ pub(super) fn at_line(
 /// open. Its successor begins at the same position, and no two of them ever share a timeline.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_candidate_dies_on_its_way() {
-    let options = Options { cluster: vec!["crash_failovers_max = 100".into()], ..Options::default() };
+    let options =
+        Options { cluster: vec!["crash_failovers_max = 100".into()], ..Options::default() };
     let cluster = Cluster::start("the_candidate_dies", &options).await;
     for (step, with_daemon) in [
         ("action=Accept", false),
@@ -102,7 +103,8 @@ async fn lineage_is_unique(cluster: &Cluster) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_raft_leader_changes_meanwhile() {
     let cluster = Cluster::start("the_raft_leader_changes", &Options::default()).await;
-    for step in ["change=\"close epoch\"", "change=\"grant epoch\"", "change=\"record promotion\""] {
+    for step in ["change=\"close epoch\"", "change=\"grant epoch\"", "change=\"record promotion\""]
+    {
         eprintln!("-- the Raft leader dies at {step}");
         let since = Instant::now();
         let mut writers = vec![cluster.writer(Mode::Fresh)];
@@ -212,6 +214,32 @@ async fn a_query_on_the_candidate_holds_up_replay() {
     cluster.rows_flow(30).await;
     // A reader on the standby that was not promoted may still hold up its replay; that is its right.
     drop(readers);
+    cluster.judge(vec![writer], since).await;
+}
+
+/// The log of a quiet cluster ends where a segment ends, behind padding: that is a position too.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_primary_dies_after_a_switch_of_segments() {
+    let cluster = Cluster::start("a_switch_of_segments", &Options::default()).await;
+    let before = cluster.healed().await;
+    let primary = cluster.primary().await;
+    let conn = cluster.superuser(primary.index).await;
+    // What the server writes by itself now and then would begin the next segment.
+    conn.must("CHECKPOINT").await;
+    let end = conn.must("SELECT pg_switch_wal()").await;
+    for standby in cluster.standbys().await {
+        let own = cluster.superuser(standby.index).await;
+        let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
+        until("the switch is replayed", SOON, || async {
+            (own.must(&sql).await == "t").then_some(())
+        })
+        .await;
+    }
+    primary.tree().postmaster().signal(libc::SIGKILL);
+    cluster.new_epoch(before.epoch()).await;
+    let since = Instant::now();
+    let writer = cluster.writer(Mode::Fresh);
+    cluster.rows_flow(30).await;
     cluster.judge(vec![writer], since).await;
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate::agent::driver::{Database, Rewound, RunRole, RunState, Seen};
+use quorate::agent::driver::{Database, Emptiness, Rewound, RunRole, RunState, Seen};
 use quorate::domain::observation::{Data, Fencing};
 use quorate::domain::types::Epoch;
 
@@ -142,7 +142,7 @@ async fn a_running_server_is_taken_over() {
     tree.wait_for(|t| matches!(t, quorate::agent::driver::Tree::Ending { .. })).await.unwrap();
     drop(a);
     let a = Member::new(settings).await;
-    assert_eq!(a.db.attach().await.unwrap(), None);
+    assert_eq!(a.db.attach().await.unwrap(), Err(Emptiness::Proven));
     assert!(!a.settings.layout.pgdata.join("postmaster.pid").exists());
     a.start_sealed(3).await;
     assert_eq!(a.seal(3).await.wal_epoch, Epoch(2));

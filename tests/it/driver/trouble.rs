@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use quorate::agent::database::PgDatabase;
-use quorate::agent::driver::{Database, Error, Seen, StartMode, Tree};
+use quorate::agent::driver::{Database, Emptiness, Error, Seen, StartMode, Tree};
 use quorate::domain::observation::Data;
 use quorate::domain::record::MemberRecord;
 use quorate::domain::types::{Epoch, SystemId};
@@ -48,7 +48,7 @@ async fn places_that_postgresql_does_not_get_to_are_named() {
     std::fs::set_permissions(&data_dir, std::fs::Permissions::from_mode(0o755)).unwrap();
     let a = Member::new(settings).await;
     // Where nothing runs, there is nothing to end.
-    assert_eq!(a.db.attach().await.unwrap(), None);
+    assert_eq!(a.db.attach().await.unwrap(), Err(Emptiness::Assumed));
     a.db.kill().await.unwrap();
     a.db.stop().await.unwrap();
     a.prove().await;

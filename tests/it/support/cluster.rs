@@ -94,7 +94,8 @@ impl Cluster {
         Cluster { nodes, journal, name, dir, network, reaper }
     }
 
-    async fn bring_up(&self, options: &Options) {
+    /// Starts every node and waits until the cluster is healthy.
+    pub async fn bring_up(&self, options: &Options) {
         for node in &self.nodes {
             node.start();
         }
@@ -160,7 +161,7 @@ impl Cluster {
 
     /// The leader's status.
     pub async fn leaders_status(&self) -> Status {
-        let look = || async { self.status().await.filter(Status::from_leader) };
+        let look = || async { self.status().await.filter(Status::is_leaders) };
         until("the leader answers", SOON, look).await
     }
 
@@ -184,7 +185,7 @@ impl Cluster {
     /// Waits until another epoch than `epoch` is active.
     pub async fn new_epoch(&self, epoch: u64) -> Status {
         until("a newer epoch is active", HEAL, || async {
-            let status = self.status().await.filter(Status::from_leader)?;
+            let status = self.status().await.filter(Status::is_leaders)?;
             (status.epoch() > epoch && status.primary().is_some()).then_some(status)
         })
         .await
@@ -197,7 +198,7 @@ impl Cluster {
 
     /// The node of the open primary.
     pub async fn primary(&self) -> &Node {
-        let look = || async { self.status().await.filter(Status::from_leader)?.primary() };
+        let look = || async { self.status().await.filter(Status::is_leaders)?.primary() };
         let member = until("there is a primary", HEAL, look).await;
         self.node_of(&member)
     }

@@ -80,7 +80,11 @@ impl Journal {
 
     /// When the first row of an epoch above `epoch` was acknowledged.
     pub fn first_above(&self, epoch: u64) -> Option<Instant> {
-        self.entries().iter().filter(|e| e.epoch().is_some_and(|x| x > epoch)).map(|e| e.ended).min()
+        self.entries()
+            .iter()
+            .filter(|e| e.epoch().is_some_and(|x| x > epoch))
+            .map(|e| e.ended)
+            .min()
     }
 
     /// The longest time since `since` in which no row was acknowledged.

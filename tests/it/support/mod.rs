@@ -11,8 +11,8 @@
 #![allow(dead_code, unused_imports)]
 
 mod address;
-mod cluster;
 mod client;
+mod cluster;
 mod config;
 mod journal;
 mod net;
@@ -82,10 +82,6 @@ where
 }
 
 /// The same for something that is seen without waiting.
-pub async fn until_seen<T>(
-    what: &str,
-    limit: Duration,
-    mut look: impl FnMut() -> Option<T>,
-) -> T {
+pub async fn until_seen<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     until(what, limit, || std::future::ready(look())).await
 }

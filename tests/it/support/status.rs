@@ -29,7 +29,7 @@ impl Status {
     }
 
     /// Whether the leader answered.
-    pub fn from_leader(&self) -> bool {
+    pub fn is_leaders(&self) -> bool {
         self.0["from_leader"] == true
     }
 
@@ -87,7 +87,7 @@ impl Status {
     /// others streaming, proven and counted, and nothing under way.
     pub fn unhealthy(&self, count: usize) -> Option<String> {
         let refuse = |why: &str| Some(why.to_owned());
-        if !self.from_leader() {
+        if !self.is_leaders() {
             return refuse("no leader answers");
         }
         let Some(primary) = self.primary() else { return refuse("there is no primary") };

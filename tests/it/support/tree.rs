@@ -122,7 +122,8 @@ impl TreeEnd {
     /// When the tree ended; it has to have ended by now.
     pub async fn at(mut self) -> Instant {
         let thread = self.thread.take().expect("asked once");
-        until_seen("the end of the process tree", SOON, || thread.is_finished().then_some(())).await;
+        until_seen("the end of the process tree", SOON, || thread.is_finished().then_some(()))
+            .await;
         thread.join().expect("no panic").expect("it was not stopped")
     }
 }

@@ -104,9 +104,11 @@ impl Session {
             },
         };
         if self.mode == Mode::Probe {
-            let sql = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool";
+            let sql =
+                "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool";
             match tokio::time::timeout(ROW, conn.rows(sql)).await {
-                Ok(Ok(rows)) if rows.first().is_some_and(|r| r.first().is_some_and(|v| v == "f")) => {}
+                Ok(Ok(rows))
+                    if rows.first().is_some_and(|r| r.first().is_some_and(|v| v == "f")) => {}
                 Ok(Ok(_)) => {
                     self.held = Some(conn);
                     return None;
