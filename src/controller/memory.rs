@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
+use crate::domain::command::Rejection;
 use crate::domain::lease::{LeaderLedger, Ticket};
 use crate::domain::observation::{Observations, Report};
 use crate::domain::plan::Finding;
@@ -27,6 +28,26 @@ pub(super) struct Leadership {
     pub(super) ledger: LeaderLedger,
     pub(super) observations: BTreeMap<ClusterName, Observations>,
     pub(super) findings: BTreeMap<ClusterName, Vec<Finding>>,
+    /// Registrations that were refused last, and when.
+    pub(super) refused: BTreeMap<(ClusterName, MemberName), (BootTime, Rejection)>,
+}
+
+/// How long a refused registration is shown: the member asks again much more often.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
+
+impl Leadership {
+    /// Refused registrations of a cluster, as findings.
+    pub(super) fn refusals(&self, cluster: &ClusterName, now: BootTime) -> Vec<Finding> {
+        let own = self.refused.iter().filter(|((c, _), _)| c == cluster);
+        let recent = own.filter(|(_, (at, _))| now.since(*at) <= REFUSED_FOR);
+        recent
+            .map(|((_, member), (_, rejection))| Finding::RegistrationRefused {
+                member: member.clone(),
+                rule: rejection.rule(),
+                why: rejection.to_string(),
+            })
+            .collect()
+    }
 }
 
 /// What the leader sees of one cluster.
@@ -68,6 +89,7 @@ impl Memory {
                     ledger: LeaderLedger::new(role.term, clock.now().max(role.since)),
                     observations: BTreeMap::new(),
                     findings: BTreeMap::new(),
+                    refused: BTreeMap::new(),
                 });
             }
             _ => *inner = None,
@@ -88,6 +110,23 @@ impl Memory {
         drop(inner);
         self.wake.notify_one();
         true
+    }
+
+    /// Notes how a registration ended.
+    pub(super) fn registered(
+        &self,
+        cluster: &ClusterName,
+        member: &MemberName,
+        refusal: Option<Rejection>,
+        now: BootTime,
+    ) {
+        let mut inner = self.lock();
+        let Some(leadership) = &mut *inner else { return };
+        let key = (cluster.clone(), member.clone());
+        match refusal {
+            Some(rejection) => _ = leadership.refused.insert(key, (now, rejection)),
+            None => _ = leadership.refused.remove(&key),
+        }
     }
 
     /// Notes that renewals have arrived. The term says to which leadership the tickets belong.

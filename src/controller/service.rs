@@ -109,7 +109,14 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
             nofailover: request.nofailover,
             system_id: request.system_id,
         };
-        self.propose(&request.cluster, change).await?;
+        let outcome = self.propose(&request.cluster, change).await;
+        let refusal = match &outcome {
+            Err(SessionError::Rejected(rejection)) => Some(rejection.clone()),
+            _ => None,
+        };
+        let now = self.clock.now();
+        self.memory.registered(&request.cluster, &request.member, refusal, now);
+        outcome?;
         let state = self.raft.applied().get().state.clone();
         let differences = state
             .cluster(&request.cluster)

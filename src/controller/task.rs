@@ -108,7 +108,9 @@ impl<RT: Runtime, C: Clock> Task<RT, C> {
                         .collect();
                     proposals.push((name.clone(), change, why.join("; ")));
                 }
-                leadership.findings.insert(name.clone(), plan.findings);
+                let mut findings = leadership.refusals(name, now);
+                findings.extend(plan.findings);
+                leadership.findings.insert(name.clone(), findings);
             }
         }
         if proposals.is_empty() {
@@ -207,7 +209,12 @@ impl<RT: Runtime, C: Clock> Task<RT, C> {
 
 /// Whether a finding says why something was proposed, and not only that something is amiss.
 fn decisive(finding: &Finding) -> bool {
-    !matches!(finding, Finding::MemberSilent { .. } | Finding::MemberProblem { .. })
+    !matches!(
+        finding,
+        Finding::MemberSilent { .. }
+            | Finding::MemberProblem { .. }
+            | Finding::RegistrationRefused { .. }
+    )
 }
 
 fn change_name(change: &Change) -> &'static str {

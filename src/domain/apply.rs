@@ -4,7 +4,7 @@
 //! randomness, no unordered map. A rejected command changes nothing. Every guard is checked here
 //! again, whatever the proposer believed.
 
-use super::candidate::{self, Refusal};
+use super::candidate::{self, Refusal, wished};
 use super::command::{Basis, Change, Command, Grant, Rejection, Reply};
 use super::event::{Event, EventKind};
 use super::lineage::Lineage;
@@ -457,11 +457,12 @@ fn apply_grant(
             why: format!("{SYNCS_MAX} configurations are in force already"),
         });
     }
-    let (wish, loss) = match (&state.operation, grant.accept_data_loss) {
-        (op, None) => (op.as_ref().and_then(wished), false),
-        (Some(op), Some(id)) if op.id == id && accepts_loss(op) => (wished(op), true),
+    let loss = match (&state.operation, grant.accept_data_loss) {
+        (_, None) => false,
+        (Some(op), Some(id)) if op.id == id && accepts_loss(op) => true,
         (_, Some(id)) => return Err(Rejection::NoSuchOperation { id }),
     };
+    let wish = candidate::wish(state, at);
     let chosen = candidate::choose(state, &grant.evidence, wish.as_ref(), loss)
         .map_err(Rejection::Candidate)?;
     if chosen.member != grant.member || chosen.guard != grant.guard {
@@ -496,14 +497,6 @@ fn apply_grant(
     };
     record(state, at, kind);
     Ok(APPLIED)
-}
-
-/// Whom the operator wants as primary.
-pub fn wished(operation: &Operation) -> Option<MemberName> {
-    match &operation.kind {
-        OperationKind::Switchover { target } => Some(target.clone()),
-        OperationKind::Failover { target, .. } => target.clone(),
-    }
 }
 
 fn accepts_loss(operation: &Operation) -> bool {

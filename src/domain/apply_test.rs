@@ -372,7 +372,7 @@ fn a_switchover_that_ends_with_another_primary_has_failed() {
 fn promotions_that_fail_in_a_row_do_not_pile_configurations_up() {
     let mut bench = Bench::active("a b c", 1);
     for epoch in 3..60 {
-        bench.close(CloseReason::Crashed, true);
+        bench.close(CloseReason::GivenUp, true);
         let (to, other) = if epoch % 2 == 0 { ("b", "c") } else { ("c", "b") };
         let evidence = vec![sealed("b", epoch, 2, 300), sealed("c", epoch, 2, 300)];
         let mut change = grant(&bench, to, evidence, any(epoch, 1, other));

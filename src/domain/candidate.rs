@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::observation::Sealed;
-use super::state::ClusterState;
+use super::state::{CloseReason, ClusterState, Operation, OperationKind};
 use super::sync::{self, Uncovered};
-use super::types::{Epoch, MemberName};
+use super::types::{Epoch, MemberName, WallMillis};
 
 /// Why nobody, or not this one, is granted the next epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -103,6 +103,34 @@ fn better(state: &ClusterState, a: &Sealed, b: &Sealed, wish: Option<&MemberName
         (s.wal_epoch, s.lsn, wish == Some(&s.member), priority)
     };
     rank(a) > rank(b) || (rank(a) == rank(b) && a.member < b.member)
+}
+
+/// Whether PostgreSQL has crashed more often of late than failovers may follow. `now` is
+/// wall-clock time; a crash that a wrong clock put into the future is not of late.
+pub fn crash_bound_exceeded(state: &ClusterState, now: WallMillis) -> bool {
+    let window = state.spec.crash_window_ms;
+    let recent = |at: &&WallMillis| now.0.checked_sub(at.0).is_some_and(|age| age < window);
+    let crashes = state.crashes.iter().filter(recent).count();
+    crashes > state.spec.crash_failovers_max as usize
+}
+
+/// Who is wanted among equally advanced candidates: the operator's choice; or past the bound on
+/// crashes the crashed member itself, so that the crash does not walk through the cluster.
+pub fn wish(state: &ClusterState, now: WallMillis) -> Option<MemberName> {
+    if let Some(op) = &state.operation {
+        return wished(op);
+    }
+    let tenure = state.tenure.as_ref()?;
+    let crashed = tenure.closed.as_ref().is_some_and(|c| c.reason == CloseReason::Crashed);
+    (crashed && crash_bound_exceeded(state, now)).then(|| tenure.member.clone())
+}
+
+/// Whom the operator wants as primary.
+pub fn wished(operation: &Operation) -> Option<MemberName> {
+    match &operation.kind {
+        OperationKind::Switchover { target } => Some(target.clone()),
+        OperationKind::Failover { target, .. } => target.clone(),
+    }
 }
 
 /// The evidence as it counts for coverage. The member of the closed epoch counts as its holder,

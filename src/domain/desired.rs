@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::apply::wished;
+use super::candidate::wished;
 use super::lineage::Lineage;
 use super::state::{ClusterState, OperationKind, Phase, Stage};
 use super::sync::SyncConfig;

@@ -7,8 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use super::apply::wished;
-use super::candidate::{self, Refusal};
+use super::candidate::{self, Refusal, wished};
 use super::command::{Basis, Change, Grant};
 use super::lease::LeaderLedger;
 use super::observation::{Condition, Data, Observations, Observed, PrimaryView, Progress, Sealed};
@@ -90,6 +89,8 @@ pub enum Finding {
     OperationFailed { why: String },
     /// A member does not report.
     MemberSilent { member: MemberName },
+    /// A member asked to be registered, and was refused.
+    RegistrationRefused { member: MemberName, rule: &'static str, why: String },
     /// A member says that something is wrong.
     MemberProblem { member: MemberName, problem: String },
 }
@@ -116,6 +117,7 @@ impl Finding {
             Finding::SwitchingOver { .. } => "switchover",
             Finding::OperationFailed { .. } => "operation.failed",
             Finding::MemberSilent { .. } => "member.reports",
+            Finding::RegistrationRefused { rule, .. } => rule,
             Finding::MemberProblem { .. } => "member.problem",
         }
     }
@@ -135,6 +137,7 @@ impl Finding {
             | Finding::Granting { member, .. }
             | Finding::SwitchingOver { target: member }
             | Finding::MemberSilent { member }
+            | Finding::RegistrationRefused { member, .. }
             | Finding::MemberProblem { member, .. } => Some(member),
             _ => None,
         }
@@ -204,6 +207,9 @@ impl fmt::Display for Finding {
             }
             Finding::OperationFailed { why } => write!(f, "the operation was given up: {why}"),
             Finding::MemberSilent { member } => write!(f, "{member} does not report"),
+            Finding::RegistrationRefused { member, why, .. } => {
+                write!(f, "{member} is not taken in: {why}")
+            }
             Finding::MemberProblem { member, problem } => write!(f, "{member}: {problem}"),
         }
     }
@@ -255,9 +261,17 @@ impl Pass<'_> {
         for member in self.state.members.keys() {
             match self.fresh(member) {
                 None => findings.push(Finding::MemberSilent { member: member.clone() }),
-                Some(o) => findings.extend(o.report.problems.iter().map(|problem| {
-                    Finding::MemberProblem { member: member.clone(), problem: problem.clone() }
-                })),
+                Some(o) => {
+                    let unknown = o.report.condition == Condition::Unknown;
+                    let unknown = unknown.then(|| "what it is cannot be found out now".to_owned());
+                    let problems = o.report.problems.iter().cloned().chain(unknown);
+                    findings.extend(
+                        problems.map(|problem| Finding::MemberProblem {
+                            member: member.clone(),
+                            problem,
+                        }),
+                    );
+                }
             }
         }
         findings
@@ -671,8 +685,8 @@ impl Pass<'_> {
     fn choose(&self, tenure: &Tenure) -> Result<(Vec<Sealed>, Sealed, Option<u64>), Finding> {
         let all = self.evidence();
         let op = self.state.operation.as_ref();
-        let wish = op.and_then(wished);
-        if let Some(finding) = self.hold_back(tenure, op, wish.as_ref(), &all) {
+        let wish = candidate::wish(self.state, self.wall);
+        if let Some(finding) = self.hold_back(tenure, op, op.and_then(wished).as_ref(), &all) {
             return Err(finding);
         }
         let recent = |s: &&Sealed| {
@@ -747,17 +761,12 @@ impl Pass<'_> {
             }
         }
         let reason = tenure.closed.as_ref().map(|c| c.reason);
-        let window = self.state.spec.crash_window_ms;
-        // A crash that a wrong clock put into the future is not recent.
-        let recent =
-            |at: &&WallMillis| self.wall.0.checked_sub(at.0).is_some_and(|age| age < window);
-        let crashes = self.state.crashes.iter().filter(recent).count();
-        let bound = self.state.spec.crash_failovers_max as usize;
         if reason == Some(CloseReason::Crashed)
             && op.is_none()
-            && crashes > bound
+            && candidate::crash_bound_exceeded(self.state, self.wall)
             && !is_sealed(&tenure.member)
         {
+            let crashes = self.state.crashes.len();
             return Some(Finding::CrashBound { member: tenure.member.clone(), crashes });
         }
         None

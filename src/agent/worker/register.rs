@@ -61,9 +61,13 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 self.shared.problem("configuration", differences);
             }
             Err(Failure::Session { error: SessionError::Rejected(rejection), .. }) => {
-                error!(member = %member.name, rule = rejection.rule(), %rejection, "registration refused");
-                self.shared
-                    .problem("registration", Some(format!("registration refused: {rejection}")));
+                let text = format!("registration refused: {rejection}");
+                let known = self.shared.lock().problems.get("registration") == Some(&text);
+                if !known {
+                    // Once: it is asked again every two seconds.
+                    error!(member = %member.name, rule = rejection.rule(), %rejection, "registration refused");
+                }
+                self.shared.problem("registration", Some(text));
                 self.register_at = now.plus(Duration::from_secs(2));
             }
             Err(failure) => {
