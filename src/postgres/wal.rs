@@ -12,6 +12,8 @@ use super::{files, history};
 use crate::domain::types::{Lsn, Timeline};
 
 /// Bytes of a WAL page. It is a compile-time option of PostgreSQL that no package changes.
+/// Bytes of the header of a segment's first page (`SizeOfXLogLongPHD`).
+const FIRST_HEADER_BYTES: u64 = 40;
 const PAGE_BYTES: u64 = 8192;
 
 /// Why the timeline of a position is not known.
@@ -103,6 +105,10 @@ fn per_log_file(segment_bytes: u64) -> u64 {
 /// can be that of an old file which PostgreSQL keeps for later use.
 pub fn newest_timeline_at(wal_dir: &Path, lsn: Lsn, segment_bytes: u64) -> Result<Timeline, Error> {
     let no_segment = || Error::NoSegment { wal_dir: wal_dir.to_owned(), lsn };
+    // Behind a boundary of segments replay can stand after the first page's header, before any
+    // record: then the segment before it counts, and the next need not even exist.
+    let beyond = lsn.0 % segment_bytes.max(1);
+    let lsn = if beyond <= FIRST_HEADER_BYTES { Lsn(lsn.0 - beyond) } else { lsn };
     let Some(last) = lsn.0.checked_sub(1) else { return Err(no_segment()) };
     let entries = std::fs::read_dir(wal_dir).map_err(|e| files::Error::new("list", wal_dir, e))?;
     let wanted = Segment::of(Timeline(0), Lsn(last), segment_bytes).number;
@@ -116,20 +122,61 @@ pub fn newest_timeline_at(wal_dir: &Path, lsn: Lsn, segment_bytes: u64) -> Resul
         }
     }
     for (timeline, path) in found.iter().rev() {
-        if !holds_page(path, Lsn(last), segment_bytes)? {
-            continue;
-        }
         let start = match history::read(wal_dir, *timeline)? {
             Some(history) => history.start(),
             // The first timeline of a cluster has none; an adopted one may have lost the old ones.
             None if found.keys().next() == Some(timeline) => Lsn(0),
             None => return Err(Error::NoHistory { timeline: *timeline }),
         };
-        if start < lsn {
+        if start >= lsn {
+            continue;
+        }
+        let held = holds_page(path, Lsn(last), segment_bytes)?
+            || (lsn.0 % segment_bytes.max(1) == 0
+                && ends_with_a_switch(path, start, Lsn(last), segment_bytes)?);
+        if held {
             return Ok(*timeline);
         }
     }
     Err(no_segment())
+}
+
+/// Whether the segment file, which holds the byte at `last` as its own last one, ends with padding:
+/// behind a record that switches segments PostgreSQL (since 11) writes pages without a header. A
+/// timeline that began at `start` within this segment must have a record of its own there: its file
+/// begins as a copy of its parent's, and is empty behind that.
+fn ends_with_a_switch(
+    path: &Path,
+    start: Lsn,
+    last: Lsn,
+    segment_bytes: u64,
+) -> Result<bool, Error> {
+    let first = last.0 - last.0 % segment_bytes.max(1);
+    let file = File::open(path).map_err(|e| files::Error::new("open", path, e))?;
+    let read = |at: u64, into: &mut [u8]| match file.read_exact_at(into, at - first) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(e) => Err(files::Error::new("read", path, e)),
+    };
+    if start.0 >= first {
+        let mut record = [0; 64];
+        let room = (last.0 + 1 - start.0).min(record.len() as u64) as usize;
+        let own = read(start.0, record.get_mut(..room).unwrap_or_default())?;
+        if !own || record.iter().all(|byte| *byte == 0) {
+            return Ok(false);
+        }
+    }
+    let mut page = last.0 - last.0 % PAGE_BYTES;
+    loop {
+        let mut address = [0; 8];
+        if !read(page + 8, &mut address)? {
+            return Ok(false);
+        }
+        match u64::from_ne_bytes(address) {
+            0 if page > first => page -= PAGE_BYTES,
+            found => return Ok(found == page),
+        }
+    }
 }
 
 /// Whether the segment file has the page with the byte at `lsn`, by the address in the page's
@@ -188,6 +235,23 @@ mod tests {
             newest_timeline_at(dir, record, MIB),
             Err(Error::NoHistory { timeline: Timeline(5) })
         ));
+    }
+
+    #[test]
+    fn a_segment_that_was_switched_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        write(dir, 1, 3, Lsn(3 * MIB + 0x5000));
+        for lsn in [4 * MIB, 4 * MIB + FIRST_HEADER_BYTES] {
+            assert_eq!(newest_timeline_at(dir, Lsn(lsn), MIB).unwrap(), Timeline(1), "{lsn:x}");
+        }
+        // A timeline that began there and has nothing of its own does not.
+        let start = Lsn(3 * MIB + 0x2000);
+        std::fs::write(dir.join("00000005.history"), format!("1\t{start}\tx\n")).unwrap();
+        write(dir, 5, 3, start);
+        assert_eq!(newest_timeline_at(dir, Lsn(4 * MIB), MIB).unwrap(), Timeline(1));
+        write(dir, 5, 3, Lsn(start.0 + 0x3000));
+        assert_eq!(newest_timeline_at(dir, Lsn(4 * MIB), MIB).unwrap(), Timeline(5));
     }
 
     #[test]

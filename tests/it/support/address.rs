@@ -11,6 +11,30 @@ pub const API_PORT: u16 = 17_400;
 /// Port of every member's PostgreSQL.
 pub const SQL_PORT: u16 = 15_432;
 
+/// The right to run a cluster. Two at once on few cores would make each other's leases run out, so
+/// they take turns, also where the test runner does not see to that.
+pub struct Turn(File);
+
+impl Turn {
+    /// Waits for it.
+    pub fn take() -> Turn {
+        let file = lock_file("turn");
+        // SAFETY: the descriptor is open.
+        let locked = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) };
+        assert_eq!(locked, 0, "flock: {}", std::io::Error::last_os_error());
+        Turn(file)
+    }
+}
+
+/// A file that locks are put on. Whoever ends, however that is, gives its locks back.
+fn lock_file(name: &str) -> File {
+    let dir: PathBuf = std::env::temp_dir().join("quorate-test-locks");
+    std::fs::create_dir_all(&dir).expect("a directory for locks");
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false);
+    options.open(dir.join(name)).expect("a lock file")
+}
+
 /// A network of loopback addresses, `127.x.y.0/24`, that belongs to this process while it holds it.
 pub struct Loopback {
     prefix: String,
@@ -20,18 +44,11 @@ pub struct Loopback {
 impl Loopback {
     /// Takes one that nobody else has.
     pub fn take() -> Loopback {
-        let dir: PathBuf = std::env::temp_dir().join("quorate-test-addresses");
-        std::fs::create_dir_all(&dir).expect("a directory for locks");
         let first = std::process::id();
         for i in 0..40_000u32 {
             let n = first.wrapping_add(i) % 40_000;
             let prefix = format!("127.{}.{}", 64 + n / 250, 1 + n % 250);
-            let file = File::options()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(dir.join(&prefix))
-                .expect("a lock file");
+            let file = lock_file(&prefix);
             // SAFETY: the descriptor is open.
             let locked = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
             // Whatever an earlier test left behind keeps its addresses.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::address::Loopback;
+use super::address::{Loopback, Turn};
 use super::client::{self, APP_PASSWORD, APP_USER, Conn, Endpoint};
 use super::config::{self, CLUSTER, Options};
 use super::journal::Journal;
@@ -34,6 +34,7 @@ pub struct Cluster {
     dir: PathBuf,
     network: Network,
     reaper: Option<Reaper>,
+    _turn: Turn,
 }
 
 /// What `hactl` answered.
@@ -76,6 +77,7 @@ impl Cluster {
     }
 
     fn lay_out(name: &str, network: Network, options: &Options) -> Cluster {
+        let turn = Turn::take();
         // Short, since paths of Unix sockets are; open, since the user postgres has to get through.
         let dir = tempfile::Builder::new().prefix("quo-").tempdir_in("/tmp").expect("a directory");
         let dir = dir.keep();
@@ -91,7 +93,7 @@ impl Cluster {
         let nodes = places.into_iter().enumerate();
         let nodes = nodes.map(|(i, (host, ns))| Node::new(i, &dir, host, ns)).collect();
         let (name, journal) = (name.to_owned(), Arc::new(Journal::default()));
-        Cluster { nodes, journal, name, dir, network, reaper }
+        Cluster { nodes, journal, name, dir, network, reaper, _turn: turn }
     }
 
     /// Starts every node and waits until the cluster is healthy.
