@@ -12,9 +12,9 @@ use super::{files, history};
 use crate::domain::types::{Lsn, Timeline};
 
 /// Bytes of a WAL page. It is a compile-time option of PostgreSQL that no package changes.
+const PAGE_BYTES: u64 = 8192;
 /// Bytes of the header of a segment's first page (`SizeOfXLogLongPHD`).
 const FIRST_HEADER_BYTES: u64 = 40;
-const PAGE_BYTES: u64 = 8192;
 
 /// Why the timeline of a position is not known.
 #[derive(Debug, thiserror::Error)]
