@@ -397,7 +397,7 @@ fn show(results: &[(Case, Outcome)], arguments: &Arguments) {
         let of = results.iter().find(|(c, _)| c.name == name);
         of.map(|(_, o)| o.outages_ms.median())
     };
-    let columns = ["", "runs", "median", "max", "target", "met", "lost", "rows"];
+    let columns = ["", "runs", "median", "max", "target", "median meets it", "lost", "rows"];
     let mut table =
         Table::new("Write outage, as a client with fresh connections sees it", &columns);
     let mut records = Vec::new();
