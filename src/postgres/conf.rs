@@ -23,7 +23,7 @@ pub const FLOOR_FILE: &str = "quorate.floor.conf";
 pub const SEALED_RETRY_MS: u32 = 20;
 
 /// The same for a standby that follows. PostgreSQL's default of 5 s can cost a promotion 5 s.
-const FOLLOWING_RETRY_MS: u32 = 50;
+const FOLLOWING_RETRY_MS: u32 = 100;
 
 /// Why settings cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -179,6 +179,9 @@ pub enum Role {
         port: u16,
         /// This member's slot there.
         slot: String,
+        /// Whether it has yet to find its primary: then it looks as often as a sealed one, and a
+        /// promotion is confirmed the sooner. Later that would be a waste where the primary is gone.
+        eager: bool,
     },
     /// The primary, also just before its promotion.
     Primary {
@@ -381,7 +384,10 @@ pub fn render(settings: &Settings) -> Result<String, Error> {
             all.insert("max_standby_streaming_delay", "0".into());
             all.insert("max_standby_archive_delay", "0".into());
         }
-        Role::Standby { host, port, slot, .. } => {
+        Role::Standby { host, port, slot, eager, .. } => {
+            if *eager {
+                retry_ms = SEALED_RETRY_MS;
+            }
             follow = (primary_conninfo(settings, host, *port), slot.clone());
         }
         // A standby would be read-only anyhow. This is for one that was promoted by hand.

@@ -104,6 +104,7 @@ fn a_standby_follows_under_its_own_name() {
         host: "db'2".into(),
         port: 5433,
         slot: member("pg-1").slot_name(),
+        eager: false,
     };
     let text = render(&settings(role)).unwrap();
     let conninfo = unquote(value(&text, "primary_conninfo").unwrap());

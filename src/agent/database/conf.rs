@@ -74,10 +74,10 @@ impl PgDatabase {
         Synchronous::Any { count: 1, members: vec![self.settings.member.clone()] }
     }
 
-    pub(super) fn standby_role(&self, duty: &FollowDuty) -> Result<Role> {
+    pub(super) fn standby_role(&self, duty: &FollowDuty, eager: bool) -> Result<Role> {
         let (host, port) = host_and_port(&duty.address)?;
         let slot = self.settings.member.slot_name();
-        Ok(Role::Standby { epoch: duty.epoch, host, port, slot })
+        Ok(Role::Standby { epoch: duty.epoch, host, port, slot, eager })
     }
 
     /// What the files are to be made from, with parameters that PostgreSQL takes.

@@ -82,6 +82,7 @@ impl PgDatabase {
             // The postmaster had the names before the last walsender of before ended.
             memory.refreshed = Some(Refreshed { guard, names: sync.setting() });
             memory.following = None;
+            memory.settled = None;
             memory.known.primary = true;
         }
         Ok(lineage(promoted.timeline, Some(&promoted.history)))

@@ -92,6 +92,8 @@ struct Memory {
     checkpointed: bool,
     /// What the running standby follows, and how that goes.
     following: Option<observe::Following>,
+    /// The settings of the running standby for when it has found its primary.
+    settled: Option<conf::Files>,
     /// Whether the running server is known to take connections, and to be a primary.
     known: observe::Known,
 }
@@ -201,6 +203,7 @@ impl PgDatabase {
         memory.refreshed = None;
         memory.checkpointed = false;
         memory.following = None;
+        memory.settled = None;
         memory.known = observe::Known::default();
     }
 }

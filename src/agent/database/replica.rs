@@ -107,12 +107,16 @@ impl PgDatabase {
 
     pub(super) async fn follow_primary(&self, duty: &FollowDuty, spec: &ClusterSpec) -> Result<()> {
         self.running()?;
-        let files = self.files(self.standby_role(duty)?, self.standby_sync(), spec).await?;
+        let files = self.files(self.standby_role(duty, true)?, self.standby_sync(), spec).await?;
+        let settled =
+            self.files(self.standby_role(duty, false)?, self.standby_sync(), spec).await?;
         let mut session = self.take_worker();
         self.reconfigure(&mut session, &files).await?;
         await_follow(&mut session, duty.epoch).await?;
         self.worker.put(session);
-        lock(&self.memory).following = Some(Following::new(&duty.address));
+        let mut memory = lock(&self.memory);
+        memory.following = Some(Following::new(&duty.address));
+        memory.settled = Some(settled);
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::conf::Role;
 use super::error::{self, Result};
-use super::{PgDatabase, blocking};
+use super::{PgDatabase, blocking, lock};
 use crate::agent::driver::{Error, Position};
 use crate::domain::lineage::{Entry, Lineage};
 use crate::domain::state::ClusterSpec;
@@ -51,6 +51,9 @@ impl PgDatabase {
         spec: &ClusterSpec,
     ) -> Result<Position> {
         self.running()?;
+        // Settings of a follower that are still being written must not land after the seal's.
+        lock(&self.memory).settled = None;
+        self.settings_turn.write(|| ()).await?;
         let files =
             self.files(Role::Sealed { promised: promise }, self.standby_sync(), spec).await?;
         let segment_bytes = self.segment_bytes().await?;
@@ -68,7 +71,7 @@ impl PgDatabase {
         .await;
         self.worker.put(session);
         let sealed = sealed.map_err(error::seal)?;
-        super::lock(&self.memory).following = None;
+        lock(&self.memory).following = None;
         let lineage = self.lineage_of(sealed.timeline).await?;
         Ok(Position { wal_epoch: sealed.timeline.epoch(), lsn: sealed.replay, lineage })
     }

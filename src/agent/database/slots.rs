@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::PgDatabase;
 use super::error::{self, Result};
+use super::{PgDatabase, lock};
 use crate::domain::types::{Lsn, MemberName};
 use crate::postgres::sql::Session;
 use crate::postgres::status::Slot;
@@ -63,6 +63,11 @@ impl PgDatabase {
                 problems.push(format!("slot {} is nobody's and was not dropped: {e}", slot.name));
             }
         }
+        let streams = session_streams(&mut session, status.in_recovery).await?;
+        let settled = if streams { lock(&self.memory).settled.take() } else { None };
+        if let Some(files) = settled {
+            self.reconfigure(&mut session, &files).await?;
+        }
         self.worker.put(session);
         if !status.pending_restart.is_empty() {
             let names = status.pending_restart.join(", ");
@@ -74,6 +79,14 @@ impl PgDatabase {
         );
         Ok(problems)
     }
+}
+
+async fn session_streams(session: &mut Session, standby: bool) -> Result<bool> {
+    if !standby {
+        return Ok(false);
+    }
+    let status = session.standby_status().await.map_err(error::sql)?;
+    Ok(status.receiver_status.as_deref() == Some("streaming"))
 }
 
 fn is_lost(slot: &Slot) -> bool {

@@ -35,13 +35,16 @@ async fn a_new_cluster_is_complete() {
             ("hot_standby_feedback", "on"),
             ("restart_after_crash", "off"),
             ("wal_log_hints", "on"),
-            ("wal_retrieve_retry_interval", "100ms"),
             ("password_encryption", "scram-sha-256"),
             ("fsync", "on"),
             ("full_page_writes", "on"),
         ] {
             assert_eq!(conn.must(&format!("SHOW {setting}")).await, value, "{setting}");
         }
+        // The default of 5 s is what a promotion can sleep for.
+        let retry = "SELECT setting::int <= 100 FROM pg_settings \
+                     WHERE name = 'wal_retrieve_retry_interval'";
+        assert_eq!(conn.must(retry).await, "t", "{}", node.member);
         let names_setting = conn.must("SHOW synchronous_standby_names").await;
         assert!(!names_setting.is_empty() && !names_setting.contains('*'), "{names_setting}");
         // A slot for every other member on every member, and none for itself.

@@ -181,6 +181,7 @@ impl Member {
             host: "127.0.0.1".into(),
             port: primary.settings.port,
             slot: self.name.slot_name(),
+            eager: false,
         }
     }
 
