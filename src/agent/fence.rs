@@ -13,8 +13,10 @@ use super::shared::Shared;
 use crate::clock::Clock;
 use crate::runtime::Runtime;
 
+/// How often is looked whether there is a lease. Less than any lease lasts.
+const NO_LEASE: Duration = Duration::from_millis(1000);
 /// How often the lease is looked at where nothing is due.
-const IDLE: Duration = Duration::from_millis(250);
+const IDLE: Duration = Duration::from_millis(500);
 /// How long the guard may take to be told.
 const KILL: Duration = Duration::from_millis(500);
 
@@ -26,7 +28,7 @@ pub(super) async fn run<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D
             inner.lease.filter(|lease| inner.primary_epoch() == Some(lease.epoch))
         };
         let Some(lease) = lease else {
-            RT::sleep(IDLE).await;
+            RT::sleep(NO_LEASE).await;
             continue;
         };
         if lease.may_write(lease.epoch, now) {

@@ -64,7 +64,12 @@ pub async fn run<RT: Runtime, C: Clock>(
                 continue;
             }
         } else {
+            // Nothing is to be done but to wait for leadership.
             task.at_rest_since = None;
+            if role.changed().await.is_err() {
+                return;
+            }
+            continue;
         }
         let tick = RT::sleep(task.options.tick);
         runtime::first_of(vec![
