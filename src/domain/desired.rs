@@ -61,6 +61,8 @@ pub struct FollowDuty {
     pub lineage: Lineage,
     /// Whether the primary is open for writes.
     pub active: bool,
+    /// Whether the primary waits for this member's confirmations.
+    pub counted: bool,
     /// All other members: each has a slot.
     pub others: Vec<MemberName>,
 }
@@ -110,6 +112,7 @@ pub fn desired(state: &ClusterState, member: &MemberName) -> Desired {
                 address: primary.address.clone(),
                 lineage: state.lineage.clone(),
                 active: matches!(tenure.stage, Stage::Active { .. }),
+                counted: state.current_sync().is_some_and(|c| c.members.contains(member)),
                 others: others(),
             }),
             None => Desired::Wait { why: "the primary is not a member any more" },

@@ -24,6 +24,9 @@ pub const FRESH: Duration = Duration::from_secs(2);
 pub const SYNC_REMOVE_AFTER: Duration = Duration::from_secs(10);
 /// How long the first standbys of an epoch are waited for before others are taken instead.
 pub const FIRST_SYNC_WAIT: Duration = Duration::from_secs(2);
+/// After how long a promoted member that is not confirmed waits for whoever else answers, also for
+/// those that have to be rewound first.
+pub const WIDEN_AFTER: Duration = Duration::from_secs(5);
 /// How long a member that could not be promoted is passed over.
 pub const GAVE_UP_FOR: Duration = Duration::from_secs(10);
 /// How long a takeover waits for the target of a switchover to be sealed.
@@ -528,7 +531,15 @@ impl Pass<'_> {
         if !active && (tenure.stage == Stage::Granted || early || able >= current.w as usize) {
             return None;
         }
-        let target = self.target_sync(tenure, current, &streaming)?;
+        let mut wanted = streaming;
+        if !active && self.now.since(since) >= WIDEN_AFTER {
+            let answers = |m: &&MemberName| {
+                let tagged = self.state.members.get(*m).is_none_or(|x| x.nofailover);
+                !tagged && self.fresh(m).is_some()
+            };
+            wanted.extend(self.state.members.keys().filter(answers).cloned());
+        }
+        let target = self.target_sync(tenure, current, &wanted)?;
         if target.w == current.w && target.members == current.members {
             return None;
         }

@@ -317,8 +317,12 @@ fn follow(duty: &FollowDuty, local: &Local) -> Action {
             match duty.lineage.relation_of(&at.lineage, at.wal_epoch, at.lsn) {
                 _ if local.source_lacks_wal => Action::Clone(duty.clone()),
                 Relation::Prefix => Action::Follow(duty.clone()),
+                // Until the primary is active this member may be the one that covers the epoch
+                // before: its data is given up only where the primary waits for this very member.
+                Relation::Diverged { .. } if !duty.active && !duty.counted => {
+                    Action::Nothing { why: "diverged; the primary is not active yet" }
+                }
                 Relation::Diverged { .. } if local.rewind_failed => Action::Clone(duty.clone()),
-                // Not only from an active primary: it may be waiting for this very member.
                 Relation::Diverged { .. } => Action::Rewind(duty.clone()),
             }
         }

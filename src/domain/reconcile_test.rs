@@ -30,6 +30,7 @@ fn duty(epoch: u64, active: bool) -> FollowDuty {
         address: "b.example:5432".to_owned(),
         lineage: lineage(),
         active,
+        counted: true,
         others: vec![m("b"), m("c")],
     }
 }

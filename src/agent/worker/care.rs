@@ -1,26 +1,18 @@
 //! What is done while nothing is asked for: slots, and the proof of a copy.
 
-use super::super::driver::Database;
-use super::super::driver::Error;
-use super::super::driver::Seen;
-use super::super::poll::Snapshot;
-use super::CARE_EVERY;
-use super::Pause;
-use super::QUICK;
-use super::TICK;
-use super::Worker;
+use tracing::info;
+
+use super::{CARE_EVERY, Pause, QUICK, TICK, Worker};
+use crate::agent::driver::{Database, Error, Seen};
+use crate::agent::poll::Snapshot;
 use crate::clock::Clock;
-use crate::domain::desired::Desired;
-use crate::domain::desired::FollowDuty;
-use crate::domain::desired::desired;
+use crate::domain::desired::{Desired, FollowDuty, desired};
 use crate::domain::reconcile::Process;
 use crate::domain::record::DataMark;
 use crate::domain::state::ClusterState;
-use crate::domain::types::Epoch;
-use crate::domain::types::Lsn;
+use crate::domain::types::{Epoch, Lsn};
 use crate::runtime::Runtime;
 use crate::session::Transport;
-use tracing::info;
 
 impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     /// What is done while nothing is asked for.

@@ -1,23 +1,15 @@
 //! Ends: of an epoch, of a process tree, of the member.
 
-use super::super::driver::Database;
-use super::super::driver::{Emptiness, Error, Tree};
-use super::BACKOFF_MAX;
-use super::BACKOFF_MIN;
-use super::FAREWELL;
-use super::Pause;
-use super::QUICK;
-use super::SLOW;
-use super::Worker;
+use tracing::warn;
+
+use super::{BACKOFF_MAX, BACKOFF_MIN, FAREWELL, Pause, QUICK, SLOW, Worker};
+use crate::agent::driver::{Database, Emptiness, Error, Tree};
 use crate::clock::Clock;
 use crate::domain::observation::Fencing;
-use crate::domain::reconcile::EndReason;
-use crate::domain::reconcile::Process;
-use crate::domain::types::Epoch;
-use crate::domain::types::MemberName;
+use crate::domain::reconcile::{EndReason, Process};
+use crate::domain::types::{Epoch, MemberName};
 use crate::runtime::Runtime;
 use crate::session::Transport;
-use tracing::warn;
 
 impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     pub(super) async fn prove_end(&mut self) -> Pause {

@@ -1,18 +1,13 @@
 //! The way to being primary, and what a primary does.
 
-use super::super::driver::Database;
-use super::super::driver::Error;
-use super::super::driver::RunRole;
-use super::QUICK;
-use super::SLOW;
-use super::Worker;
+use super::{QUICK, SLOW, Worker};
+use crate::agent::driver::{Database, Error, RunRole};
 use crate::clock::Clock;
 use crate::domain::observation::Confirmed;
 use crate::domain::reconcile::Process;
 use crate::domain::state::ClusterState;
 use crate::domain::sync::SyncConfig;
-use crate::domain::types::BootTime;
-use crate::domain::types::Epoch;
+use crate::domain::types::{BootTime, Epoch};
 use crate::runtime::Runtime;
 use crate::session::Transport;
 

@@ -1,18 +1,17 @@
 //! Registration of the member with the control plane.
 
-use super::super::driver::Database;
-use super::REGISTER;
-use super::Worker;
+use std::time::Duration;
+
+use tracing::error;
+
+use super::{REGISTER, Worker};
+use crate::agent::driver::Database;
 use crate::clock::Clock;
 use crate::domain::observation::Data;
 use crate::domain::state::ClusterState;
 use crate::runtime::Runtime;
-use crate::session::Failure;
-use crate::session::Transport;
-use crate::session::wire::RegisterRequest;
-use crate::session::wire::SessionError;
-use std::time::Duration;
-use tracing::error;
+use crate::session::wire::{RegisterRequest, SessionError};
+use crate::session::{Failure, Transport};
 
 impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     pub(super) async fn register(&mut self, state: Option<&ClusterState>) {

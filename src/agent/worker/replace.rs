@@ -1,28 +1,22 @@
 //! Replacing data: rewind and copy.
 
-use super::super::driver::Database;
-use super::super::driver::Error;
-use super::super::driver::Rewound;
-use super::super::poll::Snapshot;
-use super::QUICK;
-use super::SLOW;
-use super::Worker;
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::{QUICK, SLOW, Worker};
+use crate::agent::driver::{Database, Error, Rewound};
+use crate::agent::poll::Snapshot;
 use crate::clock::Clock;
-use crate::domain::desired::Desired;
-use crate::domain::desired::FollowDuty;
-use crate::domain::desired::desired;
-use crate::domain::observation::Condition;
-use crate::domain::observation::Data;
+use crate::domain::desired::{Desired, FollowDuty, desired};
+use crate::domain::observation::{Condition, Data};
 use crate::domain::record::DataMark;
 use crate::domain::state::ClusterSpec;
 use crate::domain::types::Epoch;
-use crate::runtime;
-use crate::runtime::Runtime;
+use crate::runtime::{self, Runtime};
 use crate::session::Transport;
-use std::future::Future;
-use std::sync::Arc;
-use tokio::sync::watch;
-use tracing::warn;
 
 impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     /// Ends when the state no longer asks for `duty`.

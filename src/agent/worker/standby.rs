@@ -1,35 +1,18 @@
 //! Beginnings: `initdb`, starts, seals, and following.
 
-use super::super::driver::Database;
-use super::super::driver::Error;
-use super::super::driver::RunRole;
-use super::super::driver::Seen;
-use super::super::driver::StartMode;
-use super::super::driver::Started;
-use super::BACKOFF_MAX;
-use super::FIRST_EPOCH;
-use super::Pause;
-use super::QUICK;
-use super::SEAL;
-use super::SEAL_MAX;
-use super::SLOW;
-use super::Sealing;
-use super::Worker;
+use tracing::{error, warn};
+
+use super::{BACKOFF_MAX, FIRST_EPOCH, Pause, QUICK, SEAL, SEAL_MAX, SLOW, Sealing, Worker};
+use crate::agent::driver::{Database, Error, RunRole, Seen, StartMode, Started};
 use crate::clock::Clock;
 use crate::domain::desired::FollowDuty;
-use crate::domain::observation::Condition;
-use crate::domain::observation::Data;
-use crate::domain::observation::Sealed;
+use crate::domain::observation::{Condition, Data, Sealed};
 use crate::domain::reconcile::Process;
 use crate::domain::record::DataMark;
 use crate::domain::state::ClusterState;
-use crate::domain::types::BootTime;
-use crate::domain::types::Epoch;
-use crate::domain::types::Lsn;
+use crate::domain::types::{BootTime, Epoch, Lsn};
 use crate::runtime::Runtime;
 use crate::session::Transport;
-use tracing::error;
-use tracing::warn;
 
 impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     pub(super) async fn initialise(&mut self, state: &ClusterState) -> Pause {

@@ -1,22 +1,19 @@
 //! The beginning: the record is read, and what runs is taken over.
 
-use super::super::driver::Database;
-use super::super::driver::RunRole;
-use super::super::driver::{Emptiness, Error};
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
 use super::Worker;
+use crate::agent::driver::{Database, Emptiness, Error, RunRole};
 use crate::clock::Clock;
 use crate::domain::lease::HolderLease;
 use crate::domain::observation::Data;
 use crate::domain::reconcile::Process;
-use crate::domain::record::DataMark;
-use crate::domain::record::MemberRecord;
+use crate::domain::record::{DataMark, MemberRecord};
 use crate::domain::types::Epoch;
 use crate::runtime::Runtime;
 use crate::session::Transport;
-use std::time::Duration;
-use tracing::error;
-use tracing::info;
-use tracing::warn;
 
 impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     /// Reads the record, and takes over what runs.

@@ -223,6 +223,7 @@ impl Member {
             address: self.address(),
             lineage: lineage.clone(),
             active: true,
+            counted: true,
             others: vec![],
         }
     }
