@@ -47,10 +47,13 @@ impl Known {
         self.0.borrow().clone()
     }
 
-    fn take(&self, snapshot: Snapshot) {
+    fn take(&self, mut snapshot: Snapshot) {
         self.0.send_if_modified(|held| {
             let newer = snapshot.index > held.index;
-            // News of positions alone wakes nobody.
+            if snapshot.index == held.index {
+                // No news but of positions, which wakes nobody.
+                snapshot.clusters.clone_from(&held.clusters);
+            }
             if snapshot.index >= held.index {
                 *held = Arc::new(snapshot);
             }

@@ -179,9 +179,12 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
     fn answer(&self, request: &PollRequest, applied: &Applied) -> PollReply {
         let mut clusters: BTreeMap<ClusterName, ClusterState> = BTreeMap::new();
         let mut positions = BTreeMap::new();
+        let news = applied.index != request.known_index;
         for name in &request.clusters {
             if let Some(cluster) = applied.state.cluster(name) {
-                clusters.insert(name.clone(), without_history(cluster));
+                if news {
+                    clusters.insert(name.clone(), without_history(cluster));
+                }
                 positions.insert(name.clone(), self.memory.positions(name));
             }
         }

@@ -146,7 +146,8 @@ pub struct PollRequest {
 pub struct PollReply {
     /// The log index up to which it is applied: an answer with a lower one than another is older.
     pub index: u64,
-    /// The clusters asked for that exist, their histories left out.
+    /// The clusters asked for that exist, their histories left out. Empty where the index is the
+    /// one that the agent has: there is no news.
     pub clusters: BTreeMap<ClusterName, ClusterState>,
     /// How far the members of each have flushed, as last reported.
     pub positions: BTreeMap<ClusterName, BTreeMap<MemberName, Lsn>>,
