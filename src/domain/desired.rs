@@ -1,7 +1,5 @@
 //! What the agreed state asks of one member.
 
-use std::collections::BTreeMap;
-
 use super::candidate::wished;
 use super::lineage::Lineage;
 use super::state::{ClusterState, OperationKind, Phase, Stage};
@@ -118,9 +116,4 @@ pub fn desired(state: &ClusterState, member: &MemberName) -> Desired {
             None => Desired::Wait { why: "the primary is not a member any more" },
         },
     }
-}
-
-/// Where each member of a cluster is reached, for routing and for clients.
-pub fn addresses(state: &ClusterState) -> BTreeMap<MemberName, String> {
-    state.members.iter().map(|(name, m)| (name.clone(), m.address.clone())).collect()
 }

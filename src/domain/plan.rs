@@ -15,7 +15,7 @@ use super::state::{
     CloseReason, ClusterState, Operation, OperationKind, Outcome, Phase, Stage, SynchronousMode,
     Tenure,
 };
-use super::sync::{self, SyncConfig};
+use super::sync::SyncConfig;
 use super::types::{BootTime, ClusterName, Epoch, MemberName, SystemId, WallMillis};
 
 /// How old a report may be to say what a member is doing now.
@@ -1021,10 +1021,4 @@ pub fn failover_check(
         problems.push(OperationProblem::PrimaryHealthy(primary.clone()));
     }
     if problems.is_empty() { Ok(()) } else { Err(problems) }
-}
-
-/// Whether every configuration in force is covered by members that could be sealed: for
-/// `hactl doctor` and for status.
-pub fn coverage(state: &ClusterState, sealed: &[Sealed]) -> Vec<sync::Uncovered> {
-    sync::uncovered(&state.syncs, &sealed.iter().collect::<Vec<_>>())
 }
