@@ -61,7 +61,8 @@ pub(super) fn problem(line: &str) -> Option<(&'static str, &'static str)> {
     }
 }
 
-const METHODS: &[&str] = &[
+/// Authentication methods (PostgreSQL manual, section 21.3).
+pub const METHODS: &[&str] = &[
     "trust",
     "reject",
     "scram-sha-256",

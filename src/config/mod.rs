@@ -13,7 +13,7 @@
 mod address;
 mod check;
 mod error;
-mod hba;
+pub(crate) mod hba;
 mod machine;
 mod read;
 mod reader;

@@ -5,6 +5,7 @@
 //! gives up at the first host that refuses it here.
 
 use super::conf::HEADER;
+use crate::config::hba::METHODS;
 
 /// Why a rule is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,24 +16,6 @@ pub struct Error {
     /// What is wrong.
     pub why: &'static str,
 }
-
-const METHODS: [&str; 15] = [
-    "trust",
-    "reject",
-    "scram-sha-256",
-    "md5",
-    "password",
-    "gss",
-    "sspi",
-    "ident",
-    "peer",
-    "ldap",
-    "radius",
-    "cert",
-    "pam",
-    "bsd",
-    "oauth",
-];
 
 const HOST_TYPES: [&str; 5] = ["host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc"];
 
