@@ -113,18 +113,13 @@ where
     let mut workers = Vec::new();
     let mut tasks: Vec<crate::runtime::Boxed<'static, ()>> = Vec::new();
     let clusters = all.iter().map(|s| s.member.cluster.clone()).collect();
-    tasks.push(Box::pin(poll::run::<RT, T, C>(
-        client.clone(),
-        clusters,
-        known.clone(),
-        clock.clone(),
-    )));
+    tasks.push(Box::pin(poll::run::<RT, T>(client.clone(), clusters, known.clone())));
     tasks.push(Box::pin(renew::run::<RT, T, D, C>(
         options.node.clone(),
         all.clone(),
         client.clone(),
         known.clone(),
-        clock.clone(),
+        clock,
     )));
     for shared in all {
         workers.push(RT::spawn(worker::run::<RT, T, D, C>(

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::debug;
 
-use crate::clock::Clock;
 use crate::domain::state::ClusterState;
 use crate::domain::types::{ClusterName, Lsn, MemberName};
 use crate::runtime::Runtime;
@@ -62,11 +61,10 @@ impl Known {
     }
 }
 
-pub(super) async fn run<RT: Runtime, T: Transport, C: Clock>(
+pub(super) async fn run<RT: Runtime, T: Transport>(
     client: Client<T>,
     clusters: Vec<ClusterName>,
     known: Known,
-    _clock: Arc<C>,
 ) {
     loop {
         let request = PollRequest {

@@ -188,7 +188,7 @@ impl<RT: Runtime, C: Clock> Task<RT, C> {
             .min_by_key(|(count, id, _)| (*count, *id));
         if let Some((count, id, node)) = best
             && count < here
-            && self.node_is_quiet(&node)
+            && self.members_are_quiet()
         {
             info!(to = %node, "moving Raft leadership away from the node of a primary");
             if let Err(error) = self.raft.transfer_leadership(id, TRANSFER_DEADLINE).await {
@@ -197,8 +197,8 @@ impl<RT: Runtime, C: Clock> Task<RT, C> {
         }
     }
 
-    /// Whether no member that is on its way somewhere reports from that node.
-    fn node_is_quiet(&self, _node: &str) -> bool {
+    /// Whether no member is being made or rewound.
+    fn members_are_quiet(&self) -> bool {
         let memory = self.memory.lock();
         let Some(leadership) = &*memory else { return false };
         let now = self.clock.now();
