@@ -139,7 +139,7 @@ enum Pause {
     None,
     /// Look again after this long, or when something changes.
     For(Duration),
-    /// Look again after this long, whatever changes.
+    /// Look again after this long, or when the leadership changes.
     Firmly(Duration),
 }
 
@@ -200,32 +200,34 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         let snapshot = self.news.borrow_and_update().clone();
         let state = snapshot.clusters.get(&cluster).cloned();
         self.notice_tenure(tenure_of(state.as_ref()));
-        if std::mem::take(&mut self.shared.lock().drifted)
-            && let Process::Primary { confirmed, .. } = &mut self.shared.lock().process
-        {
-            // Written, reloaded, and confirmed by a barrier once more.
-            *confirmed = None;
-        }
-        let by_hand = self.shared.lock().promoted_by_hand;
+        let by_hand = {
+            let inner = &mut *self.shared.lock();
+            if std::mem::take(&mut inner.drifted)
+                && let Process::Primary { confirmed, .. } = &mut inner.process
+            {
+                // Written, reloaded, and confirmed by a barrier once more.
+                *confirmed = None;
+            }
+            inner.promoted_by_hand
+        };
         if by_hand {
             let outcome = self.disown_data("somebody promoted it by hand").await;
             self.shared.lock().promoted_by_hand = false;
             return self.after(outcome);
         }
         let now = self.shared.clock.now();
-        let wanted = match &state {
-            Some(state) => desired(state, &self.shared.member.name),
+        let Some(state) = state else {
             // Nothing is known of the control plane yet: what runs goes on, as long as its lease.
-            None => return self.step_blindly(now).await,
+            return self.step_blindly(now).await;
         };
+        let wanted = desired(&state, &self.shared.member.name);
         // Not in the condition: the lock would be held through the body, which takes it again.
         let data = self.shared.lock().data.clone();
-        if let Some(foreign) = foreign(state.as_deref(), &data) {
+        if let Some(foreign) = foreign(&state, &data) {
             self.shared.problem("data", Some(foreign));
             return Pause::For(TICK);
         }
         let action = reconcile(&self.shared.member.name, &wanted, &self.shared.local(), now);
-        let Some(state) = state else { return Pause::For(TICK) };
         self.carry_out(action, &state, &snapshot).await
     }
 
@@ -422,8 +424,8 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
 }
 
 /// Data of another cluster, which must not be touched.
-fn foreign(state: Option<&ClusterState>, data: &Data) -> Option<String> {
-    match (state?.system_id, data) {
+fn foreign(state: &ClusterState, data: &Data) -> Option<String> {
+    match (state.system_id, data) {
         (Some(expected), Data::Present { system_id }) if expected != *system_id => Some(format!(
             "the data directory has system identifier {system_id}, and the cluster's is {expected}: \
              move it away, or join the cluster that it belongs to"

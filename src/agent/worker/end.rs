@@ -13,63 +13,67 @@ use crate::session::Transport;
 
 impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     pub(super) async fn prove_end(&mut self) -> Pause {
+        if let Err(error) = self.bring_down().await {
+            return self.after(Err(error));
+        }
+        match self.startup_deaths {
+            0 | 1 => Pause::None,
+            deaths => {
+                Pause::Firmly(BACKOFF_MIN.saturating_mul(1 << deaths.min(8)).min(BACKOFF_MAX))
+            }
+        }
+    }
+
+    /// Kills what is left of the process tree, proves that nothing is, and records that: only then
+    /// is the member down.
+    async fn bring_down(&mut self) -> Result<(), Error> {
         let database = self.shared.database.clone();
         let ending = self.ending;
         // Whatever is ending is to be dead: also a tree whose start was not finished.
         if let Err(error) = self.bounded("killing PostgreSQL", QUICK, database.kill()).await {
-            warn!(%error, "the guard was not reached");
+            warn!(%error, "the guard was not reached: waiting for its timer");
         }
-        let outcome = async {
-            let work = database.prove_empty();
-            let emptiness = self.bounded("proving that PostgreSQL has ended", SLOW, work).await?;
-            self.record(|r| {
-                if let Some((epoch, _)) = ending {
-                    r.ended = r.ended.max(epoch);
-                }
-                r.note_ended(emptiness == Emptiness::Proven);
-            })
-            .await
-        }
-        .await;
-        match outcome {
-            Ok(()) => {
-                self.ending = None;
-                self.shared.update(|inner| {
-                    if let Some((_, crashed)) = ending {
-                        inner.crashed = crashed;
-                    }
-                    inner.process = Process::Down;
-                    inner.guard = None;
-                    inner.fencing = Fencing::Unknown;
-                    inner.claim = None;
-                    inner.lineage = None;
-                    inner.seen = None;
-                    inner.hung = false;
-                    inner.promoted_by_hand = false;
-                    inner.problems.remove("lease");
-                    inner.problems.remove("promotion");
-                });
-                match self.startup_deaths {
-                    0 | 1 => Pause::None,
-                    deaths => Pause::Firmly(
-                        BACKOFF_MIN.saturating_mul(1 << deaths.min(8)).min(BACKOFF_MAX),
-                    ),
-                }
+        let work = database.prove_empty();
+        let emptiness = self.bounded("proving that PostgreSQL has ended", SLOW, work).await?;
+        self.record(|r| {
+            if let Some((epoch, _)) = ending {
+                r.ended = r.ended.max(epoch);
             }
-            Err(error) => self.after(Err(error)),
-        }
+            r.note_ended(emptiness == Emptiness::Proven);
+        })
+        .await?;
+        self.ending = None;
+        self.shared.update(|inner| {
+            if let Some((_, crashed)) = ending {
+                inner.crashed = crashed;
+            }
+            inner.process = Process::Down;
+            inner.guard = None;
+            inner.fencing = Fencing::Unknown;
+            inner.claim = None;
+            inner.lineage = None;
+            inner.seen = None;
+            inner.hung = false;
+            inner.promoted_by_hand = false;
+            inner.problems.remove("lease");
+            inner.problems.remove("promotion");
+        });
+        Ok(())
+    }
+
+    /// From here on no renewal of the epoch leaves any more, and its process tree is to end.
+    fn begin_end(&mut self, epoch: Epoch, crashed: bool) {
+        self.ending = Some((epoch, crashed));
+        let mut inner = self.shared.lock();
+        inner.claim = None;
+        inner.process = Process::Ending;
     }
 
     /// Ends an epoch: no renewal of it leaves any more, then the tree is killed, then its end is
     /// proven and recorded. Only after that is it reported.
     pub(super) async fn end_epoch(&mut self, epoch: Epoch, why: EndReason) -> Pause {
         warn!(member = %self.shared.member.name, %epoch, ?why, "ending the epoch");
-        {
-            let mut inner = self.shared.lock();
-            inner.claim = None;
-            inner.process = Process::Ending;
-        }
-        self.ending = Some((epoch, why == EndReason::Hung));
+        self.begin_end(epoch, why == EndReason::Hung);
         self.prove_end().await
     }
 
@@ -96,12 +100,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             }
             warn!(%epoch, %error, "the ordered stop failed");
         }
-        {
-            let mut inner = self.shared.lock();
-            inner.claim = None;
-            inner.process = Process::Ending;
-        }
-        self.ending = Some((epoch, false));
+        self.begin_end(epoch, false);
         self.prove_end().await
     }
 
@@ -121,16 +120,8 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 let work = self.shared.database.stop();
                 if let Err(error) = self.bounded("stopping PostgreSQL", SLOW, work).await {
                     warn!(%error, "the ordered stop failed: PostgreSQL is killed");
-                    if let Err(error) =
-                        self.bounded("killing", QUICK, self.shared.database.kill()).await
-                    {
-                        warn!(%error, "the guard was not reached: waiting for its timer");
-                    }
                 }
-                self.ending = Some((epoch, false));
-                let mut inner = self.shared.lock();
-                inner.claim = None;
-                inner.process = Process::Ending;
+                self.begin_end(epoch, false);
             }
             Process::Sealed { .. } | Process::Following { .. } => {
                 if let Err(error) = self.stop_standby().await {
@@ -151,15 +142,6 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         let database = self.shared.database.clone();
         self.shared.lock().process = Process::Ending;
         self.bounded("stopping the standby", SLOW, database.stop()).await?;
-        let work = database.prove_empty();
-        let emptiness = self.bounded("proving that PostgreSQL has ended", SLOW, work).await?;
-        self.record(|r| r.note_ended(emptiness == Emptiness::Proven)).await?;
-        self.shared.update(|inner| {
-            inner.process = Process::Down;
-            inner.guard = None;
-            inner.fencing = Fencing::Unknown;
-            inner.seen = None;
-        });
-        Ok(())
+        self.bring_down().await
     }
 }
