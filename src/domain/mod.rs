@@ -18,6 +18,7 @@ pub mod event;
 pub mod invariants;
 pub mod lease;
 pub mod lineage;
+pub mod mutant;
 pub mod observation;
 pub mod plan;
 pub mod reconcile;
