@@ -419,8 +419,8 @@ async fn start_agent(
             cluster: member.cluster.clone(),
             name: member.name.clone(),
             address: member.address.to_string(),
-            priority: member.priority,
-            nofailover: member.nofailover,
+            priority: member.failover_priority,
+            tags: member.tags.clone(),
             spec: spec(config, cluster),
         };
         members.push((definition, Arc::new(database)));
@@ -461,9 +461,15 @@ fn spec(config: &Config, cluster: &config::Cluster) -> ClusterSpec {
         bootstrap_members: cluster.bootstrap_members.iter().cloned().collect(),
         synchronous: match cluster.synchronous {
             config::Synchronous::Quorum => SynchronousMode::Quorum,
+            config::Synchronous::Priority => SynchronousMode::Priority,
             config::Synchronous::Async => SynchronousMode::Async,
         },
         write_quorum: cluster.write_quorum,
+        write_quorum_min: cluster.write_quorum_min,
+        shrink_after_ms: cluster.shrink_after_ms,
+        sync_lag_bytes_max: cluster.sync_lag_bytes_max,
+        max_lag_bytes: cluster.max_lag_bytes,
+        slot_ttl_ms: cluster.slot_ttl_ms,
         crash_failovers_max: cluster.crash_failovers_max,
         crash_window_ms: cluster.crash_window_ms,
         parameters: cluster.parameters.clone(),

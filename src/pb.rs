@@ -60,6 +60,10 @@ pub mod text {
         fencing: Fencing, "FENCING_";
         /// Writes a [`v1::DataState`].
         data_state: DataState, "DATA_STATE_";
+        /// Writes a [`v1::SyncMode`].
+        sync_mode: SyncMode, "SYNC_MODE_";
+        /// Writes a [`v1::SpaceLevel`].
+        space_level: SpaceLevel, "SPACE_LEVEL_";
         /// Writes a [`v1::OperationKind`].
         operation_kind: OperationKind, "OPERATION_KIND_";
         /// Writes a [`v1::OperationState`].

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use quorate::domain::command::{Basis, Change, Grant};
 use quorate::domain::desired::desired;
 use quorate::domain::invariants;
-use quorate::domain::lease::{LeaderLedger, Timing};
+use quorate::domain::lease::LeaderLedger;
 use quorate::domain::lineage::Lineage;
 use quorate::domain::observation::{
     Condition, Confirmed, Data, Fencing, Observations, PrimaryView, Progress, Report, Sealed,
     Sequence, StandbyProgress, StandbyView,
 };
 use quorate::domain::plan::plan;
-use quorate::domain::state::{ClusterSpec, SynchronousMode};
+use quorate::domain::state::ClusterSpec;
 use quorate::domain::sync::SyncConfig;
 use quorate::domain::types::{
     BootTime, ClusterName, Epoch, GuardId, Lsn, MemberName, NodeName, SystemId, WallMillis,
@@ -49,20 +49,12 @@ fn sync(epoch: u64, seq: u64) -> SyncConfig {
         seq,
         w: 1,
         members: MEMBERS[1..].iter().map(|m| member(m)).collect::<BTreeSet<_>>(),
+        order: Vec::new(),
     }
 }
 
 fn spec() -> ClusterSpec {
-    ClusterSpec {
-        timing: Timing::default(),
-        bootstrap_members: MEMBERS.map(member).to_vec(),
-        synchronous: SynchronousMode::Quorum,
-        write_quorum: 1,
-        crash_failovers_max: 3,
-        crash_window_ms: 600_000,
-        parameters: BTreeMap::new(),
-        hba: Vec::new(),
-    }
+    ClusterSpec::of(MEMBERS.map(member).to_vec())
 }
 
 fn register(name: &str, priority: i32) -> Change {
@@ -71,7 +63,7 @@ fn register(name: &str, priority: i32) -> Change {
         node: NodeName::new(format!("node-{name}")).expect("a name"),
         address: format!("{name}.example:5432"),
         priority,
-        nofailover: false,
+        tags: Default::default(),
         system_id: None,
     }
 }
@@ -133,6 +125,7 @@ impl World {
             evidence: vec![evidence],
             sync: sync(2, seq),
             accept_data_loss: None,
+            within_lag_of: None,
         };
         self.must(cluster, Change::Grant(grant));
         let lineage = self.state.cluster(cluster).expect("it was made").lineage.clone();
@@ -164,6 +157,10 @@ fn report(name: &str, condition: Condition) -> Report {
         condition,
         fencing: Fencing::PidNamespace,
         problems: Vec::new(),
+        alarms: Vec::new(),
+        notices: Vec::new(),
+        disks: Default::default(),
+        aside: Vec::new(),
     }
 }
 
@@ -185,6 +182,9 @@ fn observations(syncs: &[SyncConfig], now: BootTime) -> Observations {
         held: Epoch(0),
         sealed: None,
         counts: true,
+
+        primary_end: None,
+        upstream: None,
     };
     let mut observed = Observations::default();
     observed.record(member("a"), report("a", Condition::Primary(primary)), now);

@@ -7,10 +7,12 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::domain::alarm::{Alarm, AlarmCode, NoticeCode};
 use crate::domain::desired::FollowDuty;
 use crate::domain::lineage::Lineage;
 use crate::domain::observation::{Data, Fencing, StandbyProgress};
@@ -196,6 +198,54 @@ pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
 
 type Result<T> = std::result::Result<T, Error>;
 
+/// Another member, as far as its slot needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Other {
+    /// Who.
+    pub member: MemberName,
+    /// Where it last said to be.
+    pub position: Option<Lsn>,
+    /// Whether the leader has heard of it since its election.
+    pub heard: bool,
+    /// For how long the leader has not heard of it; since its election where it never did.
+    pub silent: Duration,
+}
+
+/// What a member is to look after.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Care {
+    /// All other members.
+    pub others: Vec<Other>,
+    /// The synchronous configuration that the primary runs with; `None` on a standby.
+    pub sync: Option<SyncConfig>,
+    /// What the operator asks for.
+    pub spec: ClusterSpec,
+    /// Whether the file systems are as good as full: then nothing is kept for members that are
+    /// away.
+    pub out_of_room: bool,
+}
+
+/// What was found and done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Upkeep {
+    /// What could not be done, for a person.
+    pub problems: Vec<String>,
+    /// All alarms of [`UPKEEP_ALARMS`] that hold.
+    pub alarms: Vec<Alarm>,
+    /// What was done.
+    pub notices: Vec<(NoticeCode, String)>,
+}
+
+/// The kinds of alarms that [`Database::maintain`] finds.
+pub const UPKEEP_ALARMS: &[AlarmCode] = &[
+    AlarmCode::WeakenedCommits,
+    AlarmCode::LogicalSlots,
+    AlarmCode::Impostor,
+    AlarmCode::SettingsChanged,
+    AlarmCode::PendingRestart,
+    AlarmCode::ParametersRefused,
+];
+
 /// A member's database: its directory, its process tree, and the connection to it.
 pub trait Database: Send + Sync + 'static {
     /// The durable record; `None` where there is none.
@@ -321,11 +371,7 @@ pub trait Database: Send + Sync + 'static {
     /// Asks whether the primary still does its work: a held connection, a new one, a local write.
     fn probe(&self) -> impl Future<Output = Result<()>> + Send;
 
-    /// Keeps a slot for each of `others`, advanced to `positions`; drops slots of ours that are
-    /// nobody's. Returns what is wrong, for a person.
-    fn maintain(
-        &self,
-        others: &[MemberName],
-        positions: &BTreeMap<MemberName, Lsn>,
-    ) -> impl Future<Output = Result<Vec<String>>> + Send;
+    /// Looks after what changes slowly: slots, settings that somebody changed, commits that are
+    /// weakened, strangers that call themselves members.
+    fn maintain(&self, care: &Care) -> impl Future<Output = Result<Upkeep>> + Send;
 }

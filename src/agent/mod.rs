@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
-use crate::domain::state::ClusterSpec;
+use crate::domain::state::{ClusterSpec, Tags};
 use crate::domain::types::{ClusterName, MemberName, NodeName};
 use crate::runtime::Runtime;
 use crate::session::{Client, Transport};
@@ -47,8 +47,8 @@ pub struct Member {
     pub address: String,
     /// Breaks ties between candidates.
     pub priority: i32,
-    /// Never made primary automatically.
-    pub nofailover: bool,
+    /// What the operator says of it.
+    pub tags: Tags,
     /// What this node's configuration asks of the cluster: used where the cluster is new.
     pub spec: ClusterSpec,
 }

@@ -8,9 +8,9 @@ use tokio::sync::watch;
 use tracing::debug;
 
 use crate::domain::state::ClusterState;
-use crate::domain::types::{ClusterName, Lsn, MemberName};
+use crate::domain::types::{ClusterName, MemberName};
 use crate::runtime::Runtime;
-use crate::session::wire::PollRequest;
+use crate::session::wire::{PollRequest, Presence};
 use crate::session::{Client, Transport};
 
 /// How long an answer may wait for news.
@@ -30,7 +30,7 @@ pub(super) struct Known(Arc<watch::Sender<Arc<Snapshot>>>);
 pub(super) struct Snapshot {
     pub index: u64,
     pub clusters: BTreeMap<ClusterName, Arc<ClusterState>>,
-    pub positions: BTreeMap<ClusterName, BTreeMap<MemberName, Lsn>>,
+    pub presence: BTreeMap<ClusterName, BTreeMap<MemberName, Presence>>,
 }
 
 impl Known {
@@ -50,7 +50,7 @@ impl Known {
         self.0.send_if_modified(|held| {
             let newer = snapshot.index > held.index;
             if snapshot.index == held.index {
-                // No news but of positions, which wakes nobody.
+                // No news but of presence, which wakes nobody.
                 snapshot.clusters.clone_from(&held.clusters);
             }
             if snapshot.index >= held.index {
@@ -75,7 +75,7 @@ pub(super) async fn run<RT: Runtime, T: Transport>(
         match client.poll(&request, WAIT + GRACE).await {
             Ok(reply) => {
                 let clusters = reply.clusters.into_iter().map(|(k, v)| (k, Arc::new(v))).collect();
-                known.take(Snapshot { index: reply.index, clusters, positions: reply.positions });
+                known.take(Snapshot { index: reply.index, clusters, presence: reply.presence });
             }
             Err(failure) => {
                 debug!(%failure, "no news from the control plane");

@@ -1,6 +1,6 @@
 //! What the tasks of one member share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
@@ -8,6 +8,7 @@ use tokio::sync::{Notify, watch};
 use super::driver::{Database, Seen, Tree};
 use super::{Member, Options};
 use crate::clock::Clock;
+use crate::domain::alarm::{Alarm, AlarmCode, NOTICES_MAX, Notice, NoticeCode};
 use crate::domain::lease::HolderLease;
 use crate::domain::lineage::Lineage;
 use crate::domain::observation::{
@@ -15,6 +16,7 @@ use crate::domain::observation::{
 };
 use crate::domain::reconcile::{Local, Process};
 use crate::domain::record::{DataMark, MemberRecord};
+use crate::domain::space::{Aside, Disks};
 use crate::domain::types::{BootTime, Epoch, GuardId, Lsn};
 
 /// One member, as its tasks see it.
@@ -47,6 +49,8 @@ pub(super) struct Inner {
     pub rewind_failed: bool,
     pub source_lacks_wal: bool,
     pub unstartable: bool,
+    /// Whether the member that it should stream from instead of the primary cannot serve it.
+    pub upstream_lost: bool,
     /// Whether it was seen to be a primary without having been made one.
     pub promoted_by_hand: bool,
     /// Whether the primary was seen to run with other settings than were confirmed.
@@ -62,6 +66,18 @@ pub(super) struct Inner {
     pub busy: Option<Condition>,
     /// What is wrong, by what it concerns.
     pub problems: BTreeMap<&'static str, String>,
+    /// Alarms that hold, by what tells them apart.
+    pub alarms: BTreeMap<(AlarmCode, String), Alarm>,
+    /// The newest things that happened.
+    pub notices: VecDeque<Notice>,
+    /// How many things have happened in this run of the agent.
+    pub noticed: u64,
+    /// How far a primary was when it last said so, and in which epoch.
+    pub primary_end: Option<(Epoch, Lsn)>,
+    /// Room on the file systems.
+    pub disks: Disks,
+    /// Data directories kept aside.
+    pub aside: Vec<Aside>,
     /// Which run of the agent this is, and how many reports it has made.
     pub run: u64,
     pub reports: u64,
@@ -90,6 +106,7 @@ impl<D: Database, C: Clock> Shared<D, C> {
             rewind_failed: false,
             source_lacks_wal: false,
             unstartable: false,
+            upstream_lost: false,
             promoted_by_hand: false,
             drifted: false,
             was_ready: false,
@@ -98,6 +115,12 @@ impl<D: Database, C: Clock> Shared<D, C> {
             seen: None,
             busy: None,
             problems: BTreeMap::new(),
+            alarms: BTreeMap::new(),
+            notices: VecDeque::new(),
+            noticed: 0,
+            primary_end: None,
+            disks: Disks::default(),
+            aside: Vec::new(),
             run: clock.wall().0,
             reports: 0,
             loaded: false,
@@ -141,6 +164,65 @@ impl<D: Database, C: Clock> Shared<D, C> {
         }
     }
 
+    /// Raises an alarm, or changes its text.
+    pub fn raise(&self, alarm: Alarm) {
+        let changed = {
+            let mut inner = self.lock();
+            let key = (alarm.code, alarm.subject.clone());
+            match inner.alarms.insert(key, alarm.clone()) {
+                None => {
+                    tracing::warn!(
+                        member = %self.member.name, alarm = alarm.code.name(),
+                        subject = %alarm.subject, text = %alarm.text, "alarm"
+                    );
+                    true
+                }
+                Some(_) => false,
+            }
+        };
+        if changed {
+            self.news.notify_one();
+        }
+    }
+
+    /// Makes the alarms of these kinds be exactly `wanted`.
+    pub fn set_alarms(&self, codes: &[AlarmCode], wanted: Vec<Alarm>) {
+        let gone: Vec<(AlarmCode, String)> = {
+            let inner = self.lock();
+            let is_wanted = |key: &(AlarmCode, String)| {
+                wanted.iter().any(|a| (a.code, a.subject.as_str()) == (key.0, key.1.as_str()))
+            };
+            let held = inner.alarms.keys().filter(|k| codes.contains(&k.0));
+            held.filter(|k| !is_wanted(k)).cloned().collect()
+        };
+        for key in gone {
+            self.lock().alarms.remove(&key);
+            tracing::info!(
+                member = %self.member.name, alarm = key.0.name(), subject = %key.1, "alarm cleared"
+            );
+            self.news.notify_one();
+        }
+        for alarm in wanted {
+            self.raise(alarm);
+        }
+    }
+
+    /// Tells of something that happened once.
+    pub fn notice(&self, code: NoticeCode, text: impl Into<String>) {
+        let text = text.into();
+        tracing::info!(member = %self.member.name, notice = code.name(), %text, "notice");
+        {
+            let mut inner = self.lock();
+            inner.noticed += 1;
+            let number = inner.noticed;
+            inner.notices.push_back(Notice { number, code, text });
+            while inner.notices.len() > NOTICES_MAX {
+                inner.notices.pop_front();
+            }
+        }
+        self.news.notify_one();
+    }
+
     /// What the worker decides on.
     pub fn local(&self) -> Local {
         let inner = self.lock();
@@ -154,6 +236,8 @@ impl<D: Database, C: Clock> Shared<D, C> {
             rewind_failed: inner.rewind_failed,
             source_lacks_wal: inner.source_lacks_wal,
             unstartable: inner.unstartable,
+            consistent: inner.was_ready,
+            upstream_lost: inner.upstream_lost,
         }
     }
 
@@ -172,6 +256,10 @@ impl<D: Database, C: Clock> Shared<D, C> {
             condition: inner.condition(),
             fencing: inner.fencing,
             problems: inner.problems.values().cloned().collect(),
+            alarms: inner.alarms.values().cloned().collect(),
+            notices: inner.notices.iter().cloned().collect(),
+            disks: inner.disks,
+            aside: inner.aside.clone(),
         })
     }
 }
@@ -202,6 +290,8 @@ impl Inner {
                 held: self.record.held,
                 sealed: Some(position.clone()),
                 counts: self.record.data == DataMark::Intact,
+                primary_end: self.primary_end,
+                upstream: None,
             }),
             Process::Sealed { position: None, .. } => Condition::Starting,
             Process::Following { epoch, .. } => match seen {
@@ -215,6 +305,8 @@ impl Inner {
                         held: self.record.held,
                         sealed: None,
                         counts: self.record.data == DataMark::Intact,
+                        primary_end: self.primary_end,
+                        upstream: None,
                     })
                 }
                 Some(Seen::Starting) => Condition::Starting,

@@ -42,6 +42,7 @@ fn status() -> v1::Status {
         total_bytes: u64::MAX,
     });
     let sync = v1::SyncConfig {
+        first: false,
         epoch: 4,
         w: 1,
         members: vec!["b".to_owned(), "c".to_owned()],

@@ -34,6 +34,7 @@ pub use secret::{Password, PasswordRole, SECRET_CHARS_MIN, Secret};
 pub use settings::{OWNED, OwnedSetting, owned_reason};
 pub use timing::{KILL_MARGIN_MS_MIN, Raft, Timing};
 
+use crate::domain::state::Tags;
 use crate::domain::types::{ClusterName, MemberName, NodeId, NodeName};
 
 /// Longest path of a Unix socket, in bytes: `sun_path` has 108, one of them ends the text
@@ -64,8 +65,11 @@ pub enum LogFormat {
 /// How acknowledged commits of a new cluster are protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Synchronous {
-    /// A commit is acknowledged when `write_quorum` standbys have flushed it.
+    /// A commit is acknowledged when any `write_quorum` standbys have flushed it.
     Quorum,
+    /// The same by the first `write_quorum` of those that are there, in the order of
+    /// `failover_priority`.
+    Priority,
     /// A commit is acknowledged when the primary has flushed it; a failover can lose the last ones.
     Async,
 }
@@ -116,11 +120,22 @@ pub struct Cluster {
     pub name: ClusterName,
     /// `initdb` runs only once all of these have reported that they hold no data.
     pub bootstrap_members: BTreeSet<MemberName>,
-    /// How commits are protected; by default [`Synchronous::Quorum`] from three members up.
+    /// How commits are protected; by default [`Synchronous::Quorum`] from two members up.
     pub synchronous: Synchronous,
     /// W: how many standbys must have flushed a commit. 0 exactly where `synchronous` is
     /// [`Synchronous::Async`].
     pub write_quorum: u32,
+    /// How far W may be lowered while standbys are gone; `write_quorum` with `strict = true`. By
+    /// default 1 from three members up, 0 with two.
+    pub write_quorum_min: u32,
+    /// How long a synchronous standby must be gone or lag before it stops counting; milliseconds.
+    pub shrink_after_ms: u64,
+    /// How many bytes a synchronous standby may be behind for so long.
+    pub sync_lag_bytes_max: u64,
+    /// With [`Synchronous::Async`]: how many bytes a failover may lose by itself; `None` for none.
+    pub max_lag_bytes: Option<u64>,
+    /// After how long the slot of a member that is away is dropped; milliseconds.
+    pub slot_ttl_ms: u64,
     /// So many failovers may follow crashes of PostgreSQL within `crash_window_ms`.
     pub crash_failovers_max: u32,
     /// See `crash_failovers_max`; milliseconds.
@@ -162,10 +177,10 @@ pub struct Member {
     pub rewind_password_file: Option<PathBuf>,
     /// What is done where fencing cannot be guaranteed.
     pub fencing: Fencing,
-    /// Never promoted automatically.
-    pub nofailover: bool,
+    /// What it is to be used for, or not.
+    pub tags: Tags,
     /// Among equally good candidates the greatest is promoted.
-    pub priority: i32,
+    pub failover_priority: i32,
     /// So many replaced data directories are kept aside.
     pub aside_count_max: u32,
     /// So many bytes of them are kept; 0 means no such bound.

@@ -13,7 +13,7 @@ use super::error::Problem;
 use super::reader::Section;
 use super::{
     Address, Cluster, Config, Controller, Fencing, LogFormat, Member, Node, Role, Synchronous,
-    check, hba, settings, timing,
+    Tags, check, hba, settings, timing,
 };
 use crate::domain::types::{MemberName, NodeName};
 
@@ -205,17 +205,33 @@ fn read_cluster(mut s: Section, problems: &mut Vec<Problem>) -> Option<Cluster> 
         s.refuse("bootstrap_members", "", "names no member", mend);
     }
     let default =
-        if bootstrap_members.len() >= 3 { Synchronous::Quorum } else { Synchronous::Async };
+        if bootstrap_members.len() >= 2 { Synchronous::Quorum } else { Synchronous::Async };
     let synchronous = s.word(
         "synchronous",
-        &[("quorum", Synchronous::Quorum), ("async", Synchronous::Async)],
+        &[
+            ("quorum", Synchronous::Quorum),
+            ("priority", Synchronous::Priority),
+            ("async", Synchronous::Async),
+        ],
         default,
     );
-    let write_quorum = s.number("write_quorum", 0..=100);
-    let write_quorum = write_quorum.unwrap_or(match synchronous {
-        Synchronous::Quorum => 1,
-        Synchronous::Async => 0,
-    });
+    let waits = synchronous != Synchronous::Async;
+    let write_quorum = s.number_or("write_quorum", 0..=100, u64::from(waits));
+    let strict = s.flag("strict", false);
+    let floor = s.number("write_quorum_min", 0..=100);
+    if let (true, Some(floor)) = (strict, floor) {
+        let mend = "keep one of them: strict = true means that write_quorum is the least";
+        s.refuse("write_quorum_min", floor, "is given beside strict = true", mend);
+    }
+    let write_quorum_min = match (strict, floor) {
+        (true, _) => write_quorum,
+        (false, Some(floor)) => floor,
+        (false, None) => u64::from(waits && bootstrap_members.len() > 2).min(write_quorum),
+    };
+    let shrink_after_ms = s.number_or("shrink_after_ms", 1000..=86_400_000, 10_000);
+    let sync_lag_bytes_max = s.number_or("sync_lag_bytes_max", 1 << 20..=i64::MAX as u64, 64 << 20);
+    let max_lag_bytes = s.number("max_lag_bytes", 0..=i64::MAX as u64);
+    let slot_ttl_ms = s.number_or("slot_ttl_ms", 1000..=31_536_000_000, 4 * 3_600_000);
     let crash_failovers_max = s.number_or("crash_failovers_max", 0..=1000, 3);
     let crash_window_ms = s.number_or("crash_window_ms", 1000..=86_400_000, 600_000);
     let lines = s.texts("hba", "[\"host all all 10.0.0.0/8 scram-sha-256\"]");
@@ -238,6 +254,11 @@ fn read_cluster(mut s: Section, problems: &mut Vec<Problem>) -> Option<Cluster> 
         bootstrap_members,
         synchronous,
         write_quorum: small(write_quorum),
+        write_quorum_min: small(write_quorum_min),
+        shrink_after_ms,
+        sync_lag_bytes_max,
+        max_lag_bytes,
+        slot_ttl_ms,
         crash_failovers_max: small(crash_failovers_max),
         crash_window_ms,
         parameters,
@@ -292,8 +313,19 @@ fn read_member(
         &[("required", Fencing::Required), ("best-effort", Fencing::BestEffort)],
         Fencing::Required,
     );
-    let nofailover = s.flag("nofailover", false);
-    let priority = s.number_or("priority", 0..=1000, 0);
+    let tags = Tags {
+        nofailover: s.flag("nofailover", false),
+        nosync: s.flag("nosync", false),
+        noloadbalance: s.flag("noloadbalance", false),
+        clonefrom: s.flag("clonefrom", false),
+        replicatefrom: s.parsed("replicatefrom", "\"b\""),
+        delay_ms: s.number_or("delay_ms", 0..=i32::MAX as u64, 0),
+    };
+    if tags.replicatefrom.is_some() && tags.replicatefrom == name {
+        let mend = "name another member, or remove it";
+        s.refuse("replicatefrom", "", "is the member itself", mend);
+    }
+    let failover_priority = s.number_or("failover_priority", 0..=1000, 0);
     let aside_count_max = s.number_or("aside_count_max", 0..=100, 2);
     let aside_bytes_max = s.number_or("aside_bytes_max", 0..=i64::MAX as u64, 0);
     let clean = s.is_clean();
@@ -316,8 +348,8 @@ fn read_member(
         replication_password_file,
         rewind_password_file,
         fencing,
-        nofailover,
-        priority: i32::try_from(priority).unwrap_or(i32::MAX),
+        tags,
+        failover_priority: i32::try_from(failover_priority).unwrap_or(i32::MAX),
         aside_count_max: small(aside_count_max),
         aside_bytes_max,
         cluster,

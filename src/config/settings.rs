@@ -117,13 +117,13 @@ fn unsafe_value(
         "wal_level" if value.eq_ignore_ascii_case("minimal") => {
             refuse("leaves nothing for standbys to replay", "write \"replica\" or \"logical\"")
         }
-        "synchronous_commit" if synchronous == Synchronous::Quorum => {
+        "synchronous_commit" if synchronous != Synchronous::Async => {
             let flushed = ["on", "true", "yes", "1", "remote_apply"];
             if flushed.contains(&value.to_ascii_lowercase().as_str()) {
                 return None;
             }
             refuse(
-                "would acknowledge commits that no standby has flushed, with synchronous = \"quorum\"",
+                "would acknowledge commits that no standby has flushed, unless synchronous = \"async\"",
                 "remove it, or lower it for single sessions or roles only",
             )
         }

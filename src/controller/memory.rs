@@ -9,10 +9,11 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 use crate::domain::command::Rejection;
 use crate::domain::lease::{LeaderLedger, Ticket};
-use crate::domain::observation::{Observations, Report};
+use crate::domain::observation::{Condition, Observations, Report};
 use crate::domain::plan::Finding;
-use crate::domain::types::{BootTime, ClusterName, Epoch, Lsn, MemberName};
+use crate::domain::types::{BootTime, ClusterName, Epoch, MemberName};
 use crate::raft::Role;
+use crate::session::wire::Presence;
 
 /// The memory of one controller. It is empty while the node does not lead.
 #[derive(Default)]
@@ -160,20 +161,31 @@ impl Memory {
         all_known
     }
 
-    /// How far the members of a cluster have flushed, as last reported.
-    pub(super) fn positions(&self, cluster: &ClusterName) -> BTreeMap<MemberName, Lsn> {
-        use crate::domain::observation::Condition;
+    /// What is known of these members of a cluster; nothing where this node does not lead.
+    pub(super) fn presence<'a>(
+        &self,
+        cluster: &ClusterName,
+        members: impl Iterator<Item = &'a MemberName>,
+        now: BootTime,
+    ) -> BTreeMap<MemberName, Presence> {
         let inner = self.lock();
-        let Some(observations) = inner.as_ref().and_then(|l| l.observations.get(cluster)) else {
-            return BTreeMap::new();
-        };
+        let Some(leadership) = &*inner else { return BTreeMap::new() };
+        let observations = leadership.observations.get(cluster);
         let position = |report: &Report| match &report.condition {
             Condition::Standby(view) => Some(view.replay),
             Condition::Primary(view) => Some(view.flushed),
             _ => None,
         };
-        let members = observations.members.iter();
-        members.filter_map(|(name, o)| Some((name.clone(), position(&o.report)?))).collect()
+        let of = |name: &MemberName| {
+            let observed = observations.and_then(|o| o.members.get(name));
+            let since = observed.map_or(leadership.ledger.elected(), |o| o.at);
+            Presence {
+                position: observed.and_then(|o| position(&o.report)),
+                heard: observed.is_some(),
+                silent_ms: u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX),
+            }
+        };
+        members.map(|name| (name.clone(), of(name))).collect()
     }
 
     /// What the leader sees, for the API; empty where this node does not lead.

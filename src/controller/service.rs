@@ -106,7 +106,7 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
             node: request.node.clone(),
             address: request.address.clone(),
             priority: request.priority,
-            nofailover: request.nofailover,
+            tags: request.tags.clone(),
             system_id: request.system_id,
         };
         let outcome = self.propose(&request.cluster, change).await;
@@ -178,17 +178,19 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
 
     fn answer(&self, request: &PollRequest, applied: &Applied) -> PollReply {
         let mut clusters: BTreeMap<ClusterName, ClusterState> = BTreeMap::new();
-        let mut positions = BTreeMap::new();
+        let mut presence = BTreeMap::new();
+        let now = self.clock.now();
         let news = applied.index != request.known_index;
         for name in &request.clusters {
             if let Some(cluster) = applied.state.cluster(name) {
                 if news {
                     clusters.insert(name.clone(), without_history(cluster));
                 }
-                positions.insert(name.clone(), self.memory.positions(name));
+                let known = self.memory.presence(name, cluster.members.keys(), now);
+                presence.insert(name.clone(), known);
             }
         }
-        PollReply { index: applied.index, clusters, positions }
+        PollReply { index: applied.index, clusters, presence }
     }
 
     /// One read barrier serves all claims of a call, and all calls that wait for one. It begins
@@ -290,6 +292,8 @@ fn without_history(cluster: &ClusterState) -> ClusterState {
     let mut copy = cluster.clone();
     copy.history.clear();
     copy.finished.clear();
+    copy.alarms.clear();
+    copy.noticed.clear();
     copy
 }
 

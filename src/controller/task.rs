@@ -238,6 +238,7 @@ fn change_name(change: &Change) -> &'static str {
         Change::FinishSyncChange { .. } => "finish change of synchronous standbys",
         Change::StartSwitchover { .. } => "start switchover",
         Change::StartFailover { .. } => "start failover",
+        Change::NoteHealth { .. } => "note health",
         Change::FinishOperation { .. } => "finish operation",
     }
 }

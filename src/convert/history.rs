@@ -1,7 +1,7 @@
 //! Events: the typed form for programs, and one sentence for people.
 
 use super::{lsn, operation, sync_config};
-use crate::domain::event::{Event, EventKind};
+use crate::domain::event::{AtStake, Event, EventKind};
 use crate::domain::state::CloseReason;
 use crate::pb::v1;
 use v1::event::Kind;
@@ -38,6 +38,32 @@ pub(super) fn close_text(reason: CloseReason) -> &'static str {
         CloseReason::Switchover => "switchover",
         CloseReason::Failover => "failover by the operator",
     }
+}
+
+fn stake(stake: &AtStake) -> v1::AtStake {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let uncovered = stake.uncovered.iter().map(|u| v1::Uncovered {
+        config: Some(sync_config(&u.config, None)),
+        have: count(u.have),
+        need: u.need.map_or(0, count),
+        missing: u.missing.iter().map(ToString::to_string).collect(),
+    });
+    v1::AtStake {
+        by: stake.by.clone(),
+        uncovered: uncovered.collect(),
+        primary_end_lsn: stake.primary_end.map(lsn).unwrap_or_default(),
+    }
+}
+
+fn stake_text(stake: &AtStake) -> String {
+    let configs: Vec<String> = stake.uncovered.iter().map(|u| u.config.to_string()).collect();
+    let end = stake.primary_end.map(|end| format!(", the primary was last at {end}"));
+    format!(
+        "accepted by {}: not proven for {}{}",
+        stake.by,
+        configs.join(", "),
+        end.unwrap_or_default()
+    )
 }
 
 fn kind(kind: &EventKind) -> Kind {
@@ -79,13 +105,14 @@ fn kind(kind: &EventKind) -> Kind {
         EventKind::StopProven { closed, member } => {
             Kind::StopProven(v1::StopProven { closed: closed.0, member: member.to_string() })
         }
-        EventKind::Granted { member, wal_epoch, lsn: end, data_loss_accepted, sync } => {
+        EventKind::Granted { member, wal_epoch, lsn: end, data_loss_accepted, at_stake, sync } => {
             Kind::Granted(v1::Granted {
                 member: member.to_string(),
                 wal_epoch: wal_epoch.0,
                 lsn: lsn(*end),
                 data_loss_accepted: *data_loss_accepted,
                 sync: Some(sync_config(sync, None)),
+                at_stake: at_stake.as_ref().map(stake),
             })
         }
         EventKind::Promoted { member, start } => {
@@ -100,6 +127,20 @@ fn kind(kind: &EventKind) -> Kind {
         EventKind::SyncChanged { to } => {
             Kind::SyncChanged(v1::SyncChanged { to: Some(sync_config(to, None)) })
         }
+        EventKind::AlarmRaised { member, alarm } => Kind::AlarmRaised(v1::AlarmRaised {
+            member: member.to_string(),
+            alarm: Some(super::alarm(alarm)),
+        }),
+        EventKind::AlarmCleared { member, code, subject } => Kind::AlarmCleared(v1::AlarmCleared {
+            member: member.to_string(),
+            code: code.name().to_owned(),
+            subject: subject.clone(),
+        }),
+        EventKind::Noticed { member, code, text } => Kind::Noticed(v1::Noticed {
+            member: member.to_string(),
+            code: code.name().to_owned(),
+            text: text.clone(),
+        }),
         EventKind::OperationStarted { operation: id, kind, by } => {
             let (kind, target, accept_data_loss) = operation::kind(kind);
             Kind::OperationStarted(v1::OperationStarted {
@@ -145,11 +186,11 @@ fn text(kind: &EventKind) -> String {
         EventKind::StopProven { closed, member } => {
             format!("{member} proved that it stopped, epoch {closed}")
         }
-        EventKind::Granted { member, wal_epoch, lsn, data_loss_accepted, sync } => {
-            let loss = if *data_loss_accepted {
-                "; POSSIBLE DATA LOSS, accepted by the operator"
-            } else {
-                ""
+        EventKind::Granted { member, wal_epoch, lsn, data_loss_accepted, at_stake, sync } => {
+            let loss = match (data_loss_accepted, at_stake) {
+                (false, _) => String::new(),
+                (true, None) => "; POSSIBLE DATA LOSS, accepted by the operator".to_owned(),
+                (true, Some(stake)) => format!("; POSSIBLE DATA LOSS, {}", stake_text(stake)),
             };
             format!("granted to {member}, which ends at {lsn} of epoch {wal_epoch}; {sync}{loss}")
         }
@@ -157,6 +198,16 @@ fn text(kind: &EventKind) -> String {
         EventKind::Activated { member } => format!("{member} is open for writes"),
         EventKind::SyncChanging { to } => format!("synchronous standbys change to {to}"),
         EventKind::SyncChanged { to } => format!("synchronous standbys are {to}"),
+        EventKind::AlarmRaised { member, alarm } => {
+            format!("{member}: alarm {}: {}", alarm.code.name(), alarm.text)
+        }
+        EventKind::AlarmCleared { member, code, subject } if subject.is_empty() => {
+            format!("{member}: alarm {} is over", code.name())
+        }
+        EventKind::AlarmCleared { member, code, subject } => {
+            format!("{member}: alarm {} is over: {subject}", code.name())
+        }
+        EventKind::Noticed { member, text, .. } => format!("{member}: {text}"),
         EventKind::OperationStarted { operation: id, kind, by } => {
             let (kind, target, loss) = operation::kind(kind);
             let name = crate::pb::text::of::<v1::OperationKind>(kind.into());

@@ -10,6 +10,7 @@ mod status;
 
 use std::time::Duration;
 
+use crate::domain::alarm::Alarm;
 use crate::domain::sync::SyncConfig;
 use crate::domain::types::Lsn;
 use crate::pb::v1;
@@ -34,7 +35,16 @@ fn sync_config(config: &SyncConfig, streaming: Option<u32>) -> v1::SyncConfig {
         epoch: config.epoch.0,
         seq: config.seq,
         w: config.w,
-        members: config.members.iter().map(ToString::to_string).collect(),
+        members: config.in_order().map(ToString::to_string).collect(),
         streaming,
+        first: !config.order.is_empty(),
+    }
+}
+
+fn alarm(alarm: &Alarm) -> v1::Alarm {
+    v1::Alarm {
+        code: alarm.code.name().to_owned(),
+        subject: alarm.subject.clone(),
+        text: alarm.text.clone(),
     }
 }

@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use super::history::{close_reason, close_text};
 use super::{lsn, millis, operation, sync_config};
+use crate::domain::alarm::AlarmCode;
 use crate::domain::lease::Timing;
 use crate::domain::observation::{
     Condition, Data, Fencing, Observations, Observed, PrimaryView, StandbyProgress,
 };
 use crate::domain::plan::FRESH;
-use crate::domain::state::{ClusterState, Member, Phase, Stage, Tenure};
+use crate::domain::space::{Aside, Level, Space};
+use crate::domain::state::{
+    ClusterSpec, ClusterState, Member, Phase, Stage, SynchronousMode, Tags, Tenure,
+};
 use crate::domain::types::{BootTime, ClusterName, Epoch, Lsn, MemberName};
 use crate::pb::v1;
 
@@ -52,8 +56,67 @@ pub fn cluster(name: &ClusterName, state: &ClusterState, seen: Option<Seen<'_>>)
         lineage: state.lineage.0.iter().map(lineage_entry).collect(),
         members,
         last_operation: state.next_operation.saturating_sub(1),
+        sync_policy: Some(policy(&state.spec)),
         recent_crashes: u32::try_from(state.crashes.len()).unwrap_or(u32::MAX),
     }
+}
+
+fn policy(spec: &ClusterSpec) -> v1::SyncPolicy {
+    let mode = match spec.synchronous {
+        SynchronousMode::Quorum => v1::SyncMode::Quorum,
+        SynchronousMode::Priority => v1::SyncMode::Priority,
+        SynchronousMode::Async => v1::SyncMode::Async,
+    };
+    v1::SyncPolicy {
+        mode: mode.into(),
+        write_quorum: spec.write_quorum,
+        write_quorum_min: spec.write_quorum_min,
+        max_lag_bytes: spec.max_lag_bytes,
+    }
+}
+
+fn tags(tags: &Tags) -> v1::Tags {
+    v1::Tags {
+        nofailover: tags.nofailover,
+        nosync: tags.nosync,
+        noloadbalance: tags.noloadbalance,
+        clonefrom: tags.clonefrom,
+        replicatefrom: tags.replicatefrom.as_ref().map(ToString::to_string).unwrap_or_default(),
+        delay_ms: tags.delay_ms,
+    }
+}
+
+fn space(space: &Space) -> v1::Space {
+    let level = match space.level() {
+        Level::Enough => v1::SpaceLevel::Enough,
+        Level::Low => v1::SpaceLevel::Low,
+        Level::Critical => v1::SpaceLevel::Critical,
+    };
+    v1::Space { free_bytes: space.free_bytes, total_bytes: space.total_bytes, level: level.into() }
+}
+
+fn aside(aside: &Aside) -> v1::Aside {
+    v1::Aside {
+        path: aside.path.clone(),
+        bytes: aside.bytes,
+        reason: aside.reason.clone(),
+        at_unix_ms: aside.at_unix_ms,
+    }
+}
+
+fn upstream(condition: &Condition) -> String {
+    match condition {
+        Condition::Standby(view) => {
+            view.upstream.as_ref().map(ToString::to_string).unwrap_or_default()
+        }
+        _ => String::new(),
+    }
+}
+
+/// The one alarm that the leader raises itself.
+fn commits_wait(state: &ClusterState, name: &MemberName) -> Option<v1::Alarm> {
+    let held = state.alarms.get(name)?;
+    held.iter().find(|a| a.code == AlarmCode::CommitsWait).map(super::alarm)
 }
 
 /// Where a cluster stands, in one sentence.
@@ -125,7 +188,9 @@ fn member(
         synchronous: state.current_sync().is_some_and(|c| c.members.contains(name)),
         fencing: v1::Fencing::Unknown.into(),
         priority: member.priority,
-        nofailover: member.nofailover,
+        nofailover: member.tags.nofailover,
+        tags: Some(tags(&member.tags)),
+        alarms: state.alarms.get(name).into_iter().flatten().map(super::alarm).collect(),
         data: v1::DataState::Unknown.into(),
         ..Default::default()
     };
@@ -160,6 +225,11 @@ fn member(
         clone: clone_progress(&report.condition),
         problems: report.problems.clone(),
         data: data(&report.data).into(),
+        alarms: report.alarms.iter().map(super::alarm).chain(commits_wait(state, name)).collect(),
+        data_space: report.disks.data.as_ref().map(space),
+        wal_space: report.disks.wal.as_ref().map(space),
+        aside: report.aside.iter().map(aside).collect(),
+        upstream: upstream(&report.condition),
         ..agreed
     }
 }

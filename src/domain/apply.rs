@@ -4,10 +4,12 @@
 //! randomness, no unordered map. A rejected command changes nothing. Every guard is checked here
 //! again, whatever the proposer believed.
 
-use super::candidate::{self, Refusal, wished};
+use super::alarm::{ALARMS_MAX, Alarm, NOTICES_MAX, Notice};
+use super::candidate::{self, Proof, Refusal, wished};
 use super::command::{Basis, Change, Command, Grant, Rejection, Reply};
-use super::event::{Event, EventKind};
+use super::event::{AtStake, Event, EventKind};
 use super::lineage::Lineage;
+use super::observation::Sequence;
 use super::state::{
     CloseReason, Closed, ClusterState, ControlState, FinishedOperation, HISTORY_MAX, Member,
     OPERATIONS_MAX, Operation, OperationKind, Outcome, Phase, Stage, Tenure,
@@ -102,6 +104,9 @@ fn change(
         Change::StartFailover { expect_epoch, target, accept_data_loss, by } => {
             start_failover(state, at, *expect_epoch, target.as_ref(), *accept_data_loss, by)
         }
+        Change::NoteHealth { member, alarms, notices, upto } => {
+            note_health(state, at, member, alarms, notices, *upto)
+        }
         Change::FinishOperation { operation, outcome } => {
             match &state.operation {
                 Some(op) if op.id == *operation => {}
@@ -164,7 +169,7 @@ fn expect_member(state: &ClusterState, member: &MemberName) -> Result<(), Reject
 fn expect_promotable(state: &ClusterState, member: &MemberName) -> Result<(), Rejection> {
     expect_member(state, member)?;
     match state.members.get(member) {
-        Some(m) if m.nofailover => Err(Rejection::Tagged { member: member.clone() }),
+        Some(m) if !m.may_lead() => Err(Rejection::Tagged { member: member.clone() }),
         _ => Ok(()),
     }
 }
@@ -197,8 +202,8 @@ fn check_sync(
     }
     for member in &sync.members {
         expect_member(state, member)?;
-        if state.members.get(member).is_some_and(|m| m.nofailover) {
-            return bad(format!("{member} is tagged nofailover, so it counts in no quorum"));
+        if state.members.get(member).is_some_and(|m| !m.may_confirm()) {
+            return bad(format!("{member} is tagged, so it counts in no quorum"));
         }
     }
     Ok(())
@@ -272,8 +277,7 @@ fn finish_operation(state: &mut ClusterState, at: WallMillis, outcome: Outcome) 
 // ---- members and bootstrap ----
 
 fn register(state: &mut ClusterState, at: WallMillis, change: &Change) -> Result<Reply, Rejection> {
-    let Change::RegisterMember { member, node, address, priority, nofailover, system_id } = change
-    else {
+    let Change::RegisterMember { member, node, address, priority, tags, system_id } = change else {
         return Ok(Reply::Nothing);
     };
     if let Some(existing) = state.members.get(member)
@@ -319,7 +323,7 @@ fn register(state: &mut ClusterState, at: WallMillis, change: &Change) -> Result
         node: node.clone(),
         address: bounded(address),
         priority: *priority,
-        nofailover: *nofailover,
+        tags: tags.clone(),
     };
     match state.members.insert(member.clone(), new.clone()) {
         Some(old) if old == new => return Ok(Reply::Nothing),
@@ -457,13 +461,16 @@ fn apply_grant(
             why: format!("{SYNCS_MAX} configurations are in force already"),
         });
     }
-    let loss = match (&state.operation, grant.accept_data_loss) {
-        (_, None) => false,
-        (Some(op), Some(id)) if op.id == id && accepts_loss(op) => true,
-        (_, Some(id)) => return Err(Rejection::NoSuchOperation { id }),
+    let (proof, by) = match (&state.operation, grant.accept_data_loss, grant.within_lag_of) {
+        (_, None, None) => (Proof::Quorum, String::new()),
+        (_, None, Some(end)) => (Proof::WithinLagOf(end), "max_lag_bytes".to_owned()),
+        (Some(op), Some(id), _) if op.id == id && accepts_loss(op) => {
+            (Proof::Waived, op.by.clone())
+        }
+        (_, Some(id), _) => return Err(Rejection::NoSuchOperation { id }),
     };
     let wish = candidate::wish(state, at);
-    let chosen = candidate::choose(state, &grant.evidence, wish.as_ref(), loss)
+    let chosen = candidate::choose(state, &grant.evidence, wish.as_ref(), proof)
         .map_err(Rejection::Candidate)?;
     if chosen.member != grant.member || chosen.guard != grant.guard {
         return Err(Rejection::Candidate(Refusal::NotTheBest {
@@ -472,6 +479,12 @@ fn apply_grant(
         }));
     }
     let (wal_epoch, lsn) = (chosen.wal_epoch, chosen.lsn);
+    let loss = proof != Proof::Quorum;
+    let at_stake = loss.then(|| AtStake {
+        by,
+        uncovered: candidate::uncovered(state, &grant.evidence),
+        primary_end: grant.within_lag_of,
+    });
     state.epoch = next;
     state.tenure = Some(Tenure {
         epoch: next,
@@ -493,6 +506,7 @@ fn apply_grant(
         wal_epoch,
         lsn,
         data_loss_accepted: loss,
+        at_stake,
         sync: grant.sync.clone(),
     };
     record(state, at, kind);
@@ -570,6 +584,60 @@ fn activate(
         finish_operation(state, at, outcome);
     }
     Ok(APPLIED)
+}
+
+// ---- what agents say ----
+
+fn note_health(
+    state: &mut ClusterState,
+    at: WallMillis,
+    member: &MemberName,
+    alarms: &[Alarm],
+    notices: &[Notice],
+    upto: Sequence,
+) -> Result<Reply, Rejection> {
+    expect_member(state, member)?;
+    let wanted: Vec<Alarm> = alarms.iter().take(ALARMS_MAX).map(bounded_alarm).collect();
+    let held = state.alarms.get(member).cloned().unwrap_or_default();
+    let has = |list: &[Alarm], alarm: &Alarm| list.iter().any(|a| a.key() == alarm.key());
+    let mut changed = false;
+    for alarm in wanted.iter().filter(|a| !has(&held, a)) {
+        let (member, alarm) = (member.clone(), alarm.clone());
+        record(state, at, EventKind::AlarmRaised { member, alarm });
+        changed = true;
+    }
+    for alarm in held.iter().filter(|a| !has(&wanted, a)) {
+        let (code, subject) = (alarm.code, alarm.subject.clone());
+        record(state, at, EventKind::AlarmCleared { member: member.clone(), code, subject });
+        changed = true;
+    }
+    if changed {
+        // A text that changes while an alarm holds is no news: the report has the newest.
+        let kept = wanted
+            .into_iter()
+            .map(|a| held.iter().find(|h| h.key() == a.key()).cloned().unwrap_or(a));
+        let kept: Vec<Alarm> = kept.collect();
+        match kept.is_empty() {
+            true => _ = state.alarms.remove(member),
+            false => _ = state.alarms.insert(member.clone(), kept),
+        }
+    }
+    let known = state.noticed.get(member).filter(|s| s.run == upto.run).map_or(0, |s| s.number);
+    let new = notices.iter().filter(|n| n.number > known && n.number <= upto.number);
+    let new: Vec<&Notice> = new.take(NOTICES_MAX).collect();
+    for notice in &new {
+        let (code, text) = (notice.code, bounded(&notice.text));
+        record(state, at, EventKind::Noticed { member: member.clone(), code, text });
+        changed = true;
+    }
+    if !new.is_empty() {
+        state.noticed.insert(member.clone(), upto);
+    }
+    Ok(if changed { APPLIED } else { Reply::Nothing })
+}
+
+fn bounded_alarm(alarm: &Alarm) -> Alarm {
+    Alarm { code: alarm.code, subject: bounded(&alarm.subject), text: bounded(&alarm.text) }
 }
 
 // ---- synchronous configurations ----

@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::mutant::{self, Mutant};
 use super::observation::Sealed;
-use super::state::{CloseReason, ClusterState, Operation, OperationKind};
+use super::state::{CloseReason, ClusterState, Operation, OperationKind, SynchronousMode};
 use super::sync::{self, Uncovered};
-use super::types::{Epoch, MemberName, WallMillis};
+use super::types::{Epoch, Lsn, MemberName, WallMillis};
 
 /// Why nobody, or not this one, is granted the next epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -30,6 +31,12 @@ pub enum Refusal {
         member: MemberName,
         /// Who is better.
         better: MemberName,
+    },
+    /// In asynchronous mode the best candidate is further behind than the operator allows.
+    #[error("{why}")]
+    TooFarBehind {
+        /// Why, with the positions.
+        why: String,
     },
     /// The evidence names a member twice, or one that does not exist, or that has not promised the
     /// epoch.
@@ -65,6 +72,7 @@ impl Refusal {
             Refusal::NotCovered { .. } => "takeover.read-quorum",
             Refusal::NoCandidate { .. } => "takeover.candidate",
             Refusal::NotTheBest { .. } => "takeover.best-candidate",
+            Refusal::TooFarBehind { .. } => "takeover.max-lag",
             Refusal::BadEvidence { .. } => "takeover.evidence",
         }
     }
@@ -79,7 +87,7 @@ fn check_evidence(state: &ClusterState, evidence: &[Sealed]) -> Result<(), Refus
         };
         match state.members.get(&sealed.member) {
             None => return bad("it is not a member"),
-            Some(m) if m.nofailover => return bad("it is tagged nofailover"),
+            Some(m) if !m.may_lead() => return bad("it is tagged nofailover, or delayed"),
             Some(_) => {}
         }
         if evidence[..i].iter().any(|other| other.member == sealed.member) {
@@ -148,32 +156,87 @@ fn counted(state: &ClusterState, evidence: &[Sealed]) -> Vec<Sealed> {
     counted
 }
 
+/// What a grant rests on, as to acknowledged commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// The read quorum: none can be missing.
+    Quorum,
+    /// The operator's `max_lag_bytes`: the primary was last known to be here.
+    WithinLagOf(Lsn),
+    /// The operator's word for this failover.
+    Waived,
+}
+
+/// What is not proven by these sealed members: the configurations that they do not cover.
+pub fn uncovered(state: &ClusterState, evidence: &[Sealed]) -> Vec<Uncovered> {
+    let counted = counted(state, evidence);
+    sync::uncovered(&state.syncs, &counted.iter().collect::<Vec<_>>())
+}
+
 /// Chooses among sealed members. All that counts in the quorum counts in the choice.
 ///
-/// With `accept_data_loss` the read quorum is not asked for, and `wish` is followed even where
-/// another has more.
+/// Where the proof is waived, `wish` is followed even where another has more.
 pub fn choose<'a>(
     state: &ClusterState,
     evidence: &'a [Sealed],
     wish: Option<&MemberName>,
-    accept_data_loss: bool,
+    proof: Proof,
 ) -> Result<&'a Sealed, Refusal> {
     check_evidence(state, evidence)?;
-    let all: Vec<&Sealed> = evidence.iter().collect();
-    if !accept_data_loss {
-        let counted = counted(state, evidence);
-        let uncovered = sync::uncovered(&state.syncs, &counted.iter().collect::<Vec<_>>());
-        if !uncovered.is_empty() {
-            return Err(Refusal::NotCovered { uncovered });
-        }
-    } else if let Some(wished) = all.iter().find(|s| wish == Some(&s.member)) {
+    if proof == Proof::Waived
+        && let Some(wished) = evidence.iter().find(|s| wish == Some(&s.member))
+    {
         return Ok(wished);
     }
     let mut best: Option<&Sealed> = None;
-    for sealed in all {
+    for sealed in evidence {
         if best.is_none_or(|b| better(state, sealed, b, wish)) {
             best = Some(sealed);
         }
     }
-    best.ok_or(Refusal::NoCandidate { epoch: state.epoch.next() })
+    let none = Refusal::NoCandidate { epoch: state.epoch.next() };
+    if proof == Proof::Waived {
+        return best.ok_or(none);
+    }
+    let uncovered = uncovered(state, evidence);
+    if uncovered.is_empty() || mutant::without(Mutant::NoReadQuorum) {
+        return best.ok_or(none);
+    }
+    match (proof, best) {
+        (Proof::WithinLagOf(end), Some(best)) => {
+            check_lag(state, &uncovered, best, end)?;
+            Ok(best)
+        }
+        _ => Err(Refusal::NotCovered { uncovered }),
+    }
+}
+
+/// Whether the operator's `max_lag_bytes` allows for what `best` may lack. It never stands in for
+/// a synchronous configuration, and positions are compared only within the last epoch that wrote.
+fn check_lag(
+    state: &ClusterState,
+    uncovered: &[Uncovered],
+    best: &Sealed,
+    end: Lsn,
+) -> Result<(), Refusal> {
+    let asynchronous = uncovered.iter().all(|u| u.config.w == 0);
+    let max = state.spec.max_lag_bytes.filter(|_| {
+        state.spec.synchronous == SynchronousMode::Async
+            && asynchronous
+            && state.lineage.last().is_some_and(|last| last.epoch == best.wal_epoch)
+    });
+    let Some(max) = max else {
+        return Err(Refusal::NotCovered { uncovered: uncovered.to_vec() });
+    };
+    let behind = end.0.saturating_sub(best.lsn.0);
+    if behind <= max {
+        return Ok(());
+    }
+    let (member, lsn) = (&best.member, best.lsn);
+    Err(Refusal::TooFarBehind {
+        why: format!(
+            "{member} is at {lsn} and the primary was at {end}: {behind} bytes would be lost, and \
+             max_lag_bytes allows {max}"
+        ),
+    })
 }

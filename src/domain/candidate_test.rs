@@ -1,6 +1,6 @@
 //! Who is chosen among sealed members, and each reason against one.
 
-use super::candidate::{Refusal, choose};
+use super::candidate::{Proof, Refusal, choose};
 use super::command::Change;
 use super::fixture_test::{Bench, guard, holder, m, register, sealed, tagged};
 use super::observation::Sealed;
@@ -16,7 +16,7 @@ fn closed() -> Bench {
 
 fn chosen(bench: &Bench, evidence: &[Sealed], wish: Option<&str>) -> Result<String, &'static str> {
     let wish = wish.map(m);
-    choose(bench.state(), evidence, wish.as_ref(), false)
+    choose(bench.state(), evidence, wish.as_ref(), Proof::Quorum)
         .map(|s| s.member.to_string())
         .map_err(|refusal| refusal.rule())
 }
@@ -86,15 +86,16 @@ fn evidence_that_does_not_count_is_refused() {
         (vec![b.clone(), holder("c", 3, 2, 300, 3)], "never granted"),
     ];
     for (evidence, why) in table {
-        match choose(bench.state(), &evidence, None, false) {
+        match choose(bench.state(), &evidence, None, Proof::Quorum) {
             Err(Refusal::BadEvidence { why: said, .. }) => assert!(said.contains(why), "{said}"),
             other => panic!("{evidence:?}: {other:?}"),
         }
         // The operator overrides the read quorum alone.
-        assert!(choose(bench.state(), &evidence, None, true).is_err());
+        assert!(choose(bench.state(), &evidence, None, Proof::Waived).is_err());
     }
     bench.ok(tagged("c"));
-    let refusal = choose(bench.state(), &[b, sealed("c", 3, 2, 300)], None, false).unwrap_err();
+    let refusal =
+        choose(bench.state(), &[b, sealed("c", 3, 2, 300)], None, Proof::Quorum).unwrap_err();
     assert!(refusal.to_string().contains("nofailover"), "{refusal}");
 }
 
@@ -105,7 +106,7 @@ fn accepted_data_loss_overrides_the_quorum_and_follows_the_wish() {
     let one = [sealed("c", 3, 2, 200)];
     let pick = |evidence, wish: Option<&str>| {
         let wish = wish.map(m);
-        choose(bench.state(), evidence, wish.as_ref(), true).map(|s| s.member.clone())
+        choose(bench.state(), evidence, wish.as_ref(), Proof::Waived).map(|s| s.member.clone())
     };
     assert_eq!(pick(&one, None), Ok(m("c")));
     assert_eq!(pick(&evidence, None), Ok(m("b")));

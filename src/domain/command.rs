@@ -3,12 +3,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::alarm::{Alarm, Notice};
 use super::candidate::Refusal;
 use super::lineage::Lineage;
 use super::observation::Sealed;
-use super::state::{CloseReason, ClusterSpec, Outcome};
+use super::observation::Sequence;
+use super::state::{CloseReason, ClusterSpec, Outcome, Tags};
 use super::sync::SyncConfig;
-use super::types::{ClusterName, Epoch, GuardId, MemberName, NodeName, SystemId, WallMillis};
+use super::types::{ClusterName, Epoch, GuardId, Lsn, MemberName, NodeName, SystemId, WallMillis};
 
 /// A command to one cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,8 +43,8 @@ pub enum Change {
         address: String,
         /// Breaks ties between candidates.
         priority: i32,
-        /// Never made primary automatically.
-        nofailover: bool,
+        /// What the operator says of it.
+        tags: Tags,
         /// The system identifier of the data that it holds, where it holds any.
         system_id: Option<SystemId>,
     },
@@ -140,6 +142,17 @@ pub enum Change {
         /// Who asks.
         by: String,
     },
+    /// Takes a member's alarms and notices into the history.
+    NoteHealth {
+        /// Whose.
+        member: MemberName,
+        /// All of its alarms that hold now.
+        alarms: Vec<Alarm>,
+        /// Notices that may not be in the history yet; those that are there are left out.
+        notices: Vec<Notice>,
+        /// Of which run of the agent; its number is that of the newest notice.
+        upto: Sequence,
+    },
     /// Ends the operation under way.
     FinishOperation {
         /// Its number.
@@ -168,6 +181,10 @@ pub struct Grant {
     pub sync: SyncConfig,
     /// Overrides the read quorum, by this operation of the operator.
     pub accept_data_loss: Option<u64>,
+    /// In asynchronous mode: the last known position of the primary, which the operator's
+    /// `max_lag_bytes` allows the member to be short of.
+    #[serde(default)]
+    pub within_lag_of: Option<Lsn>,
 }
 
 /// Why the holder of a closed epoch is no danger any more.

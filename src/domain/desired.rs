@@ -63,6 +63,21 @@ pub struct FollowDuty {
     pub counted: bool,
     /// All other members: each has a slot.
     pub others: Vec<MemberName>,
+    /// Whom it streams from where it can, instead of the primary.
+    pub upstream: Option<Upstream>,
+    /// Standbys that it is copied from where it can be, instead of the primary.
+    pub sources: Vec<Upstream>,
+    /// How late it applies WAL, in milliseconds; 0 for at once.
+    pub delay_ms: u64,
+}
+
+/// A standby that serves others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// Who.
+    pub member: MemberName,
+    /// Its `host:port`.
+    pub address: String,
 }
 
 /// What `state` asks of `member`.
@@ -112,8 +127,39 @@ pub fn desired(state: &ClusterState, member: &MemberName) -> Desired {
                 active: matches!(tenure.stage, Stage::Active { .. }),
                 counted: state.current_sync().is_some_and(|c| c.members.contains(member)),
                 others: others(),
+                upstream: upstream(state, member, &tenure.member),
+                sources: sources(state, member, &tenure.member),
+                delay_ms: state.members.get(member).map_or(0, |m| m.tags.delay_ms),
             }),
             None => Desired::Wait { why: "the primary is not a member any more" },
         },
     }
+}
+
+/// Whom `member` streams from instead of the primary. A chain that comes back to the member, or
+/// that begins at the primary, is none.
+fn upstream(state: &ClusterState, member: &MemberName, primary: &MemberName) -> Option<Upstream> {
+    let next = |m: &MemberName| state.members.get(m)?.tags.replicatefrom.clone();
+    let wanted = next(member).filter(|m| m != primary)?;
+    let mut seen = std::collections::BTreeSet::from([member.clone()]);
+    let mut at = Some(wanted.clone());
+    while let Some(m) = at {
+        if !seen.insert(m.clone()) {
+            return None;
+        }
+        at = next(&m).filter(|n| n != primary);
+    }
+    let address = state.members.get(&wanted)?.address.clone();
+    Some(Upstream { member: wanted, address })
+}
+
+fn sources(state: &ClusterState, member: &MemberName, primary: &MemberName) -> Vec<Upstream> {
+    let serves = |(name, m): &(&MemberName, &super::state::Member)| {
+        m.tags.clonefrom && *name != member && *name != primary
+    };
+    let source = |(name, m): (&MemberName, &super::state::Member)| Upstream {
+        member: name.clone(),
+        address: m.address.clone(),
+    };
+    state.members.iter().filter(serves).map(source).collect()
 }

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::alarm::{Alarm, AlarmCode, NoticeCode};
 use super::state::{CloseReason, OperationKind, Outcome};
-use super::sync::SyncConfig;
+use super::sync::{SyncConfig, Uncovered};
 use super::types::{Epoch, Lsn, MemberName, NodeName, SystemId, WallMillis};
 
 /// One change of state.
@@ -17,6 +18,18 @@ pub struct Event {
     pub epoch: Epoch,
     /// What.
     pub kind: EventKind,
+}
+
+/// What a grant without proof put at stake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AtStake {
+    /// Who accepted it: who asked for the operation, or the cluster's `max_lag_bytes`.
+    pub by: String,
+    /// The configurations whose acknowledged commits were not proven to be there.
+    pub uncovered: Vec<Uncovered>,
+    /// The last known position of the primary, where it was known.
+    #[serde(default)]
+    pub primary_end: Option<Lsn>,
 }
 
 /// What can happen to a cluster.
@@ -86,6 +99,9 @@ pub enum EventKind {
         lsn: Lsn,
         /// Whether a proof was overridden by the operator: acknowledged commits may be lost.
         data_loss_accepted: bool,
+        /// What was not proven, and on whose word it was done nevertheless.
+        #[serde(default)]
+        at_stake: Option<AtStake>,
         /// The synchronous configuration that came with it.
         sync: SyncConfig,
     },
@@ -110,6 +126,31 @@ pub enum EventKind {
     SyncChanged {
         /// The one in force.
         to: SyncConfig,
+    },
+    /// Something is wrong with a member.
+    AlarmRaised {
+        /// With whom.
+        member: MemberName,
+        /// What.
+        alarm: Alarm,
+    },
+    /// An alarm holds no more.
+    AlarmCleared {
+        /// Whose.
+        member: MemberName,
+        /// What kind.
+        code: AlarmCode,
+        /// What it was about.
+        subject: String,
+    },
+    /// Something happened to a member.
+    Noticed {
+        /// To whom.
+        member: MemberName,
+        /// What.
+        code: NoticeCode,
+        /// What, for a person.
+        text: String,
     },
     /// An operation began.
     OperationStarted {

@@ -1,20 +1,21 @@
 //! What the tests of the domain share: names, states in their usual shapes, and a bench that
 //! checks every invariant after every command.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::apply::{Position, apply};
 use super::command::{Basis, Change, Command, Grant, Rejection, Reply};
 use super::invariants;
-use super::lease::{LeaderLedger, Timing};
+use super::lease::LeaderLedger;
 use super::lineage::Lineage;
 use super::observation::{
     Condition, Confirmed, Data, Fencing, Observations, PrimaryView, Progress, Report, Sealed,
     Sequence, StandbyProgress, StandbyView,
 };
 use super::plan::{Plan, plan};
-use super::state::{CloseReason, ClusterSpec, ClusterState, ControlState, SynchronousMode};
+use super::space::Disks;
+use super::state::{CloseReason, ClusterSpec, ClusterState, ControlState, SynchronousMode, Tags};
 use super::sync::SyncConfig;
 use super::types::{
     BootTime, ClusterName, Epoch, GuardId, Lsn, MemberName, NodeName, SystemId, WallMillis,
@@ -49,7 +50,7 @@ pub fn names(list: &str) -> BTreeSet<MemberName> {
 
 /// `ANY w (list)` of an epoch, without a number.
 pub fn any(epoch: u64, w: u32, list: &str) -> SyncConfig {
-    SyncConfig { epoch: Epoch(epoch), seq: 0, w, members: names(list) }
+    SyncConfig { epoch: Epoch(epoch), seq: 0, w, members: names(list), order: Vec::new() }
 }
 
 /// The same configurations without their numbers.
@@ -58,16 +59,9 @@ pub fn plain(syncs: &[SyncConfig]) -> Vec<SyncConfig> {
 }
 
 pub fn spec(list: &str, synchronous: SynchronousMode, write_quorum: u32) -> ClusterSpec {
-    ClusterSpec {
-        timing: Timing::default(),
-        bootstrap_members: list.split_whitespace().map(m).collect(),
-        synchronous,
-        write_quorum,
-        crash_failovers_max: 3,
-        crash_window_ms: 600_000,
-        parameters: BTreeMap::new(),
-        hba: Vec::new(),
-    }
+    let members = list.split_whitespace().map(m).collect();
+    let write_quorum_min = write_quorum.min(1);
+    ClusterSpec { synchronous, write_quorum, write_quorum_min, ..ClusterSpec::of(members) }
 }
 
 /// A sealed member's evidence: it has promised `promised`, and holds WAL up to `(wal_epoch, lsn)`.
@@ -99,6 +93,10 @@ pub fn report(name: &str, condition: Condition) -> Report {
         condition,
         fencing: Fencing::PidNamespace,
         problems: Vec::new(),
+        alarms: Vec::new(),
+        notices: Vec::new(),
+        disks: Disks::default(),
+        aside: Vec::new(),
     }
 }
 
@@ -112,6 +110,8 @@ pub fn standby(name: &str, epoch: u64, lsn: u64) -> Report {
         held: Epoch(0),
         sealed: None,
         counts: true,
+        primary_end: None,
+        upstream: None,
     };
     report(name, Condition::Standby(view))
 }
@@ -126,6 +126,8 @@ pub fn sealed_report(s: &Sealed) -> Report {
         held: s.held,
         sealed: Some(s.clone()),
         counts: true,
+        primary_end: None,
+        upstream: None,
     };
     report(s.member.as_str(), Condition::Standby(view))
 }
@@ -245,7 +247,7 @@ pub fn register(name: &str, node: &str, system_id: Option<SystemId>) -> Change {
         node: NodeName::new(node).unwrap(),
         address: format!("{name}.example:5432"),
         priority: 0,
-        nofailover: false,
+        tags: Tags::default(),
         system_id,
     }
 }
@@ -253,8 +255,8 @@ pub fn register(name: &str, node: &str, system_id: Option<SystemId>) -> Change {
 /// A registration with the tag that keeps a member from every quorum.
 pub fn tagged(name: &str) -> Change {
     let mut change = register(name, &format!("node-{name}"), None);
-    if let Change::RegisterMember { nofailover, .. } = &mut change {
-        *nofailover = true;
+    if let Change::RegisterMember { tags, .. } = &mut change {
+        tags.nofailover = true;
     }
     change
 }
@@ -277,6 +279,7 @@ pub fn grant(bench: &Bench, to: &str, evidence: Vec<Sealed>, sync: SyncConfig) -
         evidence,
         sync: numbered(bench, sync),
         accept_data_loss: None,
+        within_lag_of: None,
     })
 }
 

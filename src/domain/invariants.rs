@@ -226,6 +226,15 @@ pub fn spec_problem(spec: &ClusterSpec) -> Option<String> {
     if t.renew_ms * 2 > t.suspect_ms {
         return Some("two renewals must fit before suspicion".to_owned());
     }
+    if spec.write_quorum_min > spec.write_quorum.max(1) {
+        return Some("W cannot be lowered to more than it is".to_owned());
+    }
+    if spec.shrink_after_ms < 1000 || spec.shrink_after_ms > day_ms {
+        return Some("a standby must be gone for 1 s to a day before it stops counting".to_owned());
+    }
+    if spec.slot_ttl_ms < 1000 {
+        return Some("slots of absent members must be kept for 1 s or more".to_owned());
+    }
     let distinct: BTreeSet<&MemberName> = spec.bootstrap_members.iter().collect();
     if distinct.is_empty() || distinct.len() != spec.bootstrap_members.len() {
         return Some("the members of the bootstrap must be named, each once".to_owned());

@@ -61,7 +61,8 @@ fn change(bench: &Bench, (kind, who, bits, number, fits, flag): Dice) -> Change 
         let members = subset(bits, &member);
         let w = if members.is_empty() { 0 } else { 1 + number as u32 % members.len() as u32 };
         let seq = if fits { state.next_sync } else { number };
-        SyncConfig { epoch, seq, w, members: members.into_iter().collect() }
+        let members = members.into_iter().collect();
+        SyncConfig { epoch, seq, w, members, order: Vec::new() }
     };
     match kind {
         0 => Change::CreateCluster { spec: spec("a b", SynchronousMode::Async, 0) },
@@ -90,6 +91,7 @@ fn change(bench: &Bench, (kind, who, bits, number, fits, flag): Dice) -> Change 
                 basis: if stopped { Basis::Stopped } else { Basis::Expired { term: TERM } },
                 evidence: evidence(bench, if flag { 15 } else { bits }, &member, number),
                 sync: sync(epoch.next()),
+                within_lag_of: None,
                 accept_data_loss: state.operation.as_ref().filter(|_| !flag).map(|op| op.id),
                 member,
             })
@@ -156,7 +158,8 @@ fn the_random_commands_reach_far() {
             (roll(40) as u8, roll(4) as u8, roll(16) as u8, roll(5), roll(9) > 0, roll(2) > 0);
         let change = change(&bench, one);
         applied += usize::from(matches!(bench.run(change), Reply::Applied { .. }));
-        if bench.state().operation.is_some() && bench.state().members.values().all(|x| x.nofailover)
+        if bench.state().operation.is_some()
+            && bench.state().members.values().all(|x| !x.may_lead())
         {
             bench = Bench::active("a b c d", 1);
         }

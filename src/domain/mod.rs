@@ -10,6 +10,7 @@
 //! observations + ControlState + ledger + now -> plan -> commands, and a report of why or why not
 //! ```
 
+pub mod alarm;
 pub mod apply;
 pub mod candidate;
 pub mod command;
@@ -23,6 +24,7 @@ pub mod observation;
 pub mod plan;
 pub mod reconcile;
 pub mod record;
+pub mod space;
 pub mod state;
 pub mod sync;
 pub mod types;

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::alarm::{Alarm, Notice};
 use super::lineage::Lineage;
+use super::space::{Aside, Disks};
 use super::state::{CloseReason, ClusterState, Stage};
 use super::sync::SyncConfig;
 use super::types::{BootTime, Epoch, GuardId, Lsn, MemberName, SystemId};
@@ -52,6 +54,18 @@ pub struct Report {
     /// What is wrong, for a person; empty where nothing is.
     #[serde(default)]
     pub problems: Vec<String>,
+    /// Alarms that hold.
+    #[serde(default)]
+    pub alarms: Vec<Alarm>,
+    /// The newest notices of this run of the agent.
+    #[serde(default)]
+    pub notices: Vec<Notice>,
+    /// Room on the member's file systems.
+    #[serde(default)]
+    pub disks: Disks,
+    /// Data directories that were replaced and kept.
+    #[serde(default)]
+    pub aside: Vec<Aside>,
 }
 
 /// The number of a report.
@@ -131,6 +145,12 @@ pub struct StandbyView {
     pub sealed: Option<Sealed>,
     /// Whether its data counts in quorums: no copy or rewind is unproven.
     pub counts: bool,
+    /// How far the primary was when it last said so, and in which epoch.
+    #[serde(default)]
+    pub primary_end: Option<(Epoch, Lsn)>,
+    /// Whom it streams from, where that is not the primary.
+    #[serde(default)]
+    pub upstream: Option<MemberName>,
 }
 
 /// What is seen of a primary.
@@ -219,6 +239,17 @@ pub struct Observations {
     pub operation_seen: Option<(u64, BootTime)>,
     /// Members that gave a granted epoch up before it was active, and when.
     pub gave_up: BTreeMap<MemberName, BootTime>,
+    /// The furthest position that the primary of an epoch is known to have had.
+    pub primary_end: Option<(Epoch, Lsn)>,
+    /// The cluster's bound of that name.
+    pub sync_lag_bytes_max: u64,
+}
+
+impl PrimaryView {
+    /// How many bytes a standby has not flushed yet.
+    pub fn lag_bytes(&self, standby: &StandbyProgress) -> u64 {
+        self.flushed.0.saturating_sub(standby.flushed.0)
+    }
 }
 
 impl Observations {
@@ -235,16 +266,27 @@ impl Observations {
             && self.epoch_seen.is_some_and(|(epoch, _)| epoch == view.epoch)
         {
             for (standby, progress) in &view.standbys {
-                if progress.streaming {
+                if progress.streaming && view.lag_bytes(progress) <= self.sync_lag_bytes_max {
                     self.last_streaming.insert(standby.clone(), now);
                 }
             }
+            if matches!(view.progress, Progress::Promoted { .. }) {
+                self.note_primary_end((view.epoch, view.flushed));
+            }
+        }
+        if let Condition::Standby(StandbyView { primary_end: Some(end), .. }) = &report.condition {
+            self.note_primary_end(*end);
         }
         self.members.insert(member, Observed { at: now, report });
     }
 
+    fn note_primary_end(&mut self, end: (Epoch, Lsn)) {
+        self.primary_end = self.primary_end.max(Some(end));
+    }
+
     /// Notes what the agreed state says now, for the timers that start with it.
     pub fn note_state(&mut self, state: &ClusterState, now: BootTime) {
+        self.sync_lag_bytes_max = state.spec.sync_lag_bytes_max;
         if self.epoch_seen.is_none_or(|(seen, _)| seen != state.epoch) {
             self.epoch_seen = Some((state.epoch, now));
             self.last_streaming.clear();

@@ -7,21 +7,24 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use super::candidate::{self, Refusal, wished};
+use super::alarm::{Alarm, AlarmCode};
+use super::candidate::{self, Proof, Refusal, wished};
 use super::command::{Basis, Change, Grant};
 use super::lease::LeaderLedger;
-use super::observation::{Condition, Data, Observations, Observed, PrimaryView, Progress, Sealed};
+use super::observation::{
+    Condition, Data, Observations, Observed, PrimaryView, Progress, Sealed, Sequence,
+    StandbyProgress,
+};
+use super::space::Level;
 use super::state::{
     CloseReason, ClusterState, Operation, OperationKind, Outcome, Phase, Stage, SynchronousMode,
     Tenure,
 };
 use super::sync::SyncConfig;
-use super::types::{BootTime, ClusterName, Epoch, MemberName, SystemId, WallMillis};
+use super::types::{BootTime, ClusterName, Epoch, Lsn, MemberName, SystemId, WallMillis};
 
 /// How old a report may be to say what a member is doing now.
 pub const FRESH: Duration = Duration::from_secs(2);
-/// How long a synchronous standby may be gone before it leaves the configuration.
-pub const SYNC_REMOVE_AFTER: Duration = Duration::from_secs(10);
 /// How long the first standbys of an epoch are waited for before others are taken instead.
 pub const FIRST_SYNC_WAIT: Duration = Duration::from_secs(2);
 /// After how long a promoted member that is not confirmed waits for whoever else answers, also for
@@ -86,6 +89,8 @@ pub enum Finding {
     ChangingSync { from: SyncConfig, to: SyncConfig },
     /// Too few synchronous standbys stream: commits wait.
     CommitsWait { config: SyncConfig, streaming: usize },
+    /// Members that could take over have no room on their disks.
+    AwaitingRoom { members: Vec<MemberName> },
     /// A switchover waits for the primary to stop.
     SwitchingOver { target: MemberName },
     /// An operation was given up.
@@ -117,6 +122,7 @@ impl Finding {
             Finding::Granting { .. } => "takeover.grant",
             Finding::ChangingSync { .. } => "sync.joint-change",
             Finding::CommitsWait { .. } => "sync.write-quorum",
+            Finding::AwaitingRoom { .. } => "takeover.room",
             Finding::SwitchingOver { .. } => "switchover",
             Finding::OperationFailed { .. } => "operation.failed",
             Finding::MemberSilent { .. } => "member.reports",
@@ -205,6 +211,15 @@ impl fmt::Display for Finding {
                 "commits wait: {config} needs {} and {streaming} of its members stream",
                 config.w
             ),
+            Finding::AwaitingRoom { members } => {
+                let names: Vec<&str> = members.iter().map(MemberName::as_str).collect();
+                write!(
+                    f,
+                    "not promoted, since their disks are full and they would fail at once: {}; \
+                     make room there",
+                    names.join(", ")
+                )
+            }
             Finding::SwitchingOver { target } => {
                 write!(f, "switching over to {target}: waiting for the primary to stop")
             }
@@ -238,10 +253,21 @@ pub fn plan(
             None => None,
         },
     };
+    let proposal = proposal.or_else(|| pass.note_health());
     if findings.is_empty() {
         findings.push(Finding::Settled);
     }
     Plan { proposal, findings }
+}
+
+/// Whom to grant the next epoch, and on what.
+struct Choice {
+    evidence: Vec<Sealed>,
+    chosen: Sealed,
+    /// The operation that overrides the read quorum.
+    accepted: Option<u64>,
+    /// The position that `max_lag_bytes` is measured from.
+    within_lag_of: Option<Lsn>,
 }
 
 struct Pass<'a> {
@@ -267,7 +293,8 @@ impl Pass<'_> {
                 Some(o) => {
                     let unknown = o.report.condition == Condition::Unknown;
                     let unknown = unknown.then(|| "what it is cannot be found out now".to_owned());
-                    let problems = o.report.problems.iter().cloned().chain(unknown);
+                    let alarms = o.report.alarms.iter().map(|a| a.text.clone());
+                    let problems = o.report.problems.iter().cloned().chain(unknown).chain(alarms);
                     findings.extend(
                         problems.map(|problem| Finding::MemberProblem {
                             member: member.clone(),
@@ -278,6 +305,64 @@ impl Pass<'_> {
             }
         }
         findings
+    }
+
+    /// Takes alarms and notices of one member into the history, where there are new ones.
+    fn note_health(&self) -> Option<Change> {
+        let held = |member: &MemberName| {
+            self.state.alarms.get(member).map(Vec::as_slice).unwrap_or_default()
+        };
+        for member in self.state.members.keys() {
+            let Some(observed) = self.fresh(member) else { continue };
+            let report = &observed.report;
+            let mut alarms = report.alarms.clone();
+            alarms.extend(self.commits_wait(member));
+            alarms.truncate(super::alarm::ALARMS_MAX);
+            let keys = |list: &[Alarm]| -> BTreeSet<(AlarmCode, String)> {
+                list.iter().map(|a| (a.code, a.subject.clone())).collect()
+            };
+            let run = report.sequence.run;
+            let known = self.state.noticed.get(member).filter(|s| s.run == run);
+            let known = known.map_or(0, |s| s.number);
+            let new: Vec<_> = report.notices.iter().filter(|n| n.number > known).cloned().collect();
+            if new.is_empty() && keys(&alarms) == keys(held(member)) {
+                continue;
+            }
+            let number = new.iter().map(|n| n.number).max().unwrap_or(known);
+            return Some(Change::NoteHealth {
+                member: member.clone(),
+                alarms,
+                notices: new,
+                upto: Sequence { run, number },
+            });
+        }
+        None
+    }
+
+    /// The alarm of a primary that too few standbys confirm.
+    fn commits_wait(&self, member: &MemberName) -> Option<Alarm> {
+        let tenure = self.state.open_tenure().filter(|t| t.member == *member)?;
+        if !matches!(tenure.stage, Stage::Active { .. }) {
+            return None;
+        }
+        let (view, current) = (self.primary_view(tenure)?, self.state.current_sync()?);
+        let grace = Duration::from_millis(self.state.spec.shrink_after_ms) / 2;
+        let since = self.since(self.observed.epoch_seen.map(|(_, at)| at));
+        let confirms = |name: &&MemberName| {
+            let last = self.observed.last_streaming.get(*name).copied().unwrap_or(since);
+            view.standbys.get(*name).is_some_and(|p| p.streaming)
+                || self.now.since(last.max(since)) < grace
+        };
+        let able = current.members.iter().filter(confirms).count();
+        (able < current.w as usize).then(|| {
+            let text = format!("commits wait: {current} and only {able} of its members stream");
+            Alarm::new(AlarmCode::CommitsWait, text)
+        })
+    }
+
+    /// `at`, and not before this leadership began: it has not heard of anything before.
+    fn since(&self, at: Option<BootTime>) -> BootTime {
+        at.unwrap_or(self.now).max(self.ledger.elected())
     }
 
     // ---- bootstrap ----
@@ -300,7 +385,7 @@ impl Pass<'_> {
             }
         }
         let priority = |m: &&MemberName| self.state.members.get(*m).map_or(0, |x| x.priority);
-        let fit = |m: &&MemberName| self.state.members.get(*m).is_some_and(|x| !x.nofailover);
+        let fit = |m: &&MemberName| self.state.members.get(*m).is_some_and(|x| x.may_lead());
         let candidates = self.state.spec.bootstrap_members.iter().filter(fit);
         // The first of those with the greatest priority.
         let Some(chosen) =
@@ -453,11 +538,12 @@ impl Pass<'_> {
             .state
             .members
             .iter()
-            .filter(|(_, m)| !m.nofailover)
+            .filter(|(_, m)| m.may_lead())
             .filter_map(|(name, _)| {
                 let report = &self.fresh(name)?.report;
                 let Condition::Standby(view) = &report.condition else { return None };
-                view.counts.then(|| Sealed {
+                let fit = view.counts && report.disks.level() > Level::Critical;
+                fit.then(|| Sealed {
                     member: name.clone(),
                     guard: report.guard.clone().unwrap_or_else(|| tenure_guard(self.state)),
                     promised: self.state.epoch.next(),
@@ -472,7 +558,21 @@ impl Pass<'_> {
                 })
             })
             .collect();
-        candidate::choose(self.state, &likely, None, false).err()
+        let refusal = candidate::choose(self.state, &likely, None, Proof::Quorum).err()?;
+        match self.primary_end() {
+            Some(end) => {
+                candidate::choose(self.state, &likely, None, Proof::WithinLagOf(end)).err()
+            }
+            None => Some(refusal),
+        }
+    }
+
+    /// How far the last primary that wrote is known to have been, where the operator allows a
+    /// member to be short of that.
+    fn primary_end(&self) -> Option<Lsn> {
+        self.state.spec.max_lag_bytes?;
+        let wrote = self.state.lineage.last()?.epoch;
+        self.observed.primary_end.filter(|(epoch, _)| *epoch == wrote).map(|(_, lsn)| lsn)
     }
 
     fn primary_view(&self, tenure: &Tenure) -> Option<&PrimaryView> {
@@ -514,10 +614,16 @@ impl Pass<'_> {
     ) -> Option<Change> {
         let current = self.state.current_sync()?;
         let view = view?;
+        let lag_max = self.state.spec.sync_lag_bytes_max;
+        let near = |name: &MemberName, p: &StandbyProgress| {
+            // One that lagged comes back only once it has nearly caught up.
+            let max = if current.members.contains(name) { lag_max } else { lag_max / 4 };
+            p.streaming && view.lag_bytes(p) <= max
+        };
         let streaming: BTreeSet<MemberName> = view
             .standbys
             .iter()
-            .filter(|(name, p)| p.streaming && self.may_count(name))
+            .filter(|(name, p)| near(name, p) && self.may_count(name))
             .map(|(name, _)| name.clone())
             .collect();
         let able = current.members.intersection(&streaming).count();
@@ -534,13 +640,13 @@ impl Pass<'_> {
         let mut wanted = streaming;
         if !active && self.now.since(since) >= WIDEN_AFTER {
             let answers = |m: &&MemberName| {
-                let tagged = self.state.members.get(*m).is_none_or(|x| x.nofailover);
-                !tagged && self.fresh(m).is_some()
+                let may = self.state.members.get(*m).is_some_and(|x| x.may_confirm());
+                may && self.fresh(m).is_some()
             };
             wanted.extend(self.state.members.keys().filter(answers).cloned());
         }
         let target = self.target_sync(tenure, current, &wanted)?;
-        if target.w == current.w && target.members == current.members {
+        if target.same_as(current) {
             return None;
         }
         // A change cuts the standbys off for a moment: while enough of them confirm, newcomers wait
@@ -562,11 +668,11 @@ impl Pass<'_> {
     }
 
     fn may_count(&self, name: &MemberName) -> bool {
-        let tagged = self.state.members.get(name).is_none_or(|m| m.nofailover);
+        let may = self.state.members.get(name).is_some_and(|m| m.may_confirm());
         let proven = self.fresh(name).is_some_and(
             |o| matches!(&o.report.condition, Condition::Standby(view) if view.counts),
         );
-        !tagged && proven
+        may && proven
     }
 
     fn target_sync(
@@ -575,26 +681,53 @@ impl Pass<'_> {
         current: &SyncConfig,
         streaming: &BTreeSet<MemberName>,
     ) -> Option<SyncConfig> {
-        if self.state.spec.synchronous == SynchronousMode::Async {
+        let spec = &self.state.spec;
+        if spec.synchronous == SynchronousMode::Async {
             return Some(SyncConfig::asynchronous(tenure.epoch, self.state.next_sync));
         }
-        let since = self.observed.epoch_seen.map_or(self.now, |(_, at)| at);
-        let since = since.max(self.ledger.elected());
+        let since = self.since(self.observed.epoch_seen.map(|(_, at)| at));
+        let patience = Duration::from_millis(spec.shrink_after_ms);
         let gone = |name: &MemberName| {
             let last = self.observed.last_streaming.get(name).copied().unwrap_or(since);
-            self.now.since(last.max(since)) >= SYNC_REMOVE_AFTER
+            self.now.since(last.max(since)) >= patience
         };
         let allowed =
-            |name: &MemberName| self.state.members.get(name).is_some_and(|m| !m.nofailover);
+            |name: &MemberName| self.state.members.get(name).is_some_and(|m| m.may_confirm());
         let kept = current.members.iter().filter(|m| allowed(m) && !gone(m));
         let mut members: BTreeSet<MemberName> = kept.chain(streaming).cloned().collect();
         members.remove(&tenure.member);
-        if members.is_empty() {
-            // All are gone: never down to asynchronous by ourselves. Commits wait.
-            return None;
+        let floor = spec.write_quorum_min as usize;
+        if members.is_empty() && floor == 0 {
+            // Nobody is there, and the operator has it that the primary goes on alone.
+            return Some(SyncConfig::asynchronous(tenure.epoch, self.state.next_sync));
         }
-        let w = self.state.spec.write_quorum.max(1).min(members.len() as u32);
-        Some(SyncConfig { epoch: tenure.epoch, seq: self.state.next_sync, w, members })
+        if members.len() < floor.max(1) {
+            if current.w as usize >= floor {
+                // Not below what the operator wants: commits wait.
+                return None;
+            }
+            // The floor was raised: whoever may come back is waited for.
+            members = self.state.members.keys().filter(|m| allowed(m)).cloned().collect();
+            members.remove(&tenure.member);
+            if members.len() < floor.max(1) {
+                return None;
+            }
+        }
+        Some(self.sync_of(tenure.epoch, members))
+    }
+
+    /// The configuration of these members, by the cluster's mode and order.
+    fn sync_of(&self, epoch: Epoch, members: BTreeSet<MemberName>) -> SyncConfig {
+        let spec = &self.state.spec;
+        let w = spec.write_quorum.max(1).min(members.len() as u32);
+        let mut order = Vec::new();
+        if spec.synchronous == SynchronousMode::Priority {
+            order = members.iter().cloned().collect();
+            let priority = |m: &MemberName| self.state.members.get(m).map_or(0, |x| x.priority);
+            // Stable: the names keep their order where priorities are equal.
+            order.sort_by_key(|m| std::cmp::Reverse(priority(m)));
+        }
+        SyncConfig { epoch, seq: self.state.next_sync, w, members, order }
     }
 
     // ---- operations ----
@@ -648,7 +781,7 @@ impl Pass<'_> {
             findings.push(Finding::HolderStopped { member, epoch });
             return Some(Change::RecordStop { expect_epoch: tenure.epoch });
         }
-        let (evidence, chosen, loss) = match self.choose(tenure) {
+        let Choice { evidence, chosen, accepted, within_lag_of } = match self.choose(tenure) {
             Ok(choice) => choice,
             Err(finding) => {
                 findings.push(finding);
@@ -675,7 +808,8 @@ impl Pass<'_> {
             },
             sync: self.first_sync(&chosen.member, &evidence),
             evidence,
-            accept_data_loss: loss,
+            accept_data_loss: accepted,
+            within_lag_of,
         }))
     }
 
@@ -692,9 +826,14 @@ impl Pass<'_> {
         Some(Change::FinishOperation { operation: op.id, outcome: Outcome::Failed { why } })
     }
 
-    /// The evidence, the one to grant, and the operation that overrides the read quorum if any.
-    fn choose(&self, tenure: &Tenure) -> Result<(Vec<Sealed>, Sealed, Option<u64>), Finding> {
-        let all = self.evidence();
+    /// Whom to grant the next epoch, and on what.
+    fn choose(&self, tenure: &Tenure) -> Result<Choice, Finding> {
+        let everybody = self.evidence();
+        // Where the disk is full a promotion would fail at once, and then the next one.
+        let has_room = |s: &&Sealed| {
+            self.fresh(&s.member).is_none_or(|o| o.report.disks.level() > Level::Critical)
+        };
+        let all: Vec<Sealed> = everybody.iter().filter(has_room).cloned().collect();
         let op = self.state.operation.as_ref();
         let wish = candidate::wish(self.state, self.wall);
         if let Some(finding) = self.hold_back(tenure, op, op.and_then(wished).as_ref(), &all) {
@@ -705,29 +844,51 @@ impl Pass<'_> {
             at.is_none_or(|at| self.now.since(*at) >= GAVE_UP_FOR)
         };
         let untried: Vec<Sealed> = all.iter().filter(recent).cloned().collect();
-        let refusal = match candidate::choose(self.state, &untried, wish.as_ref(), false) {
-            Ok(best) => {
-                let best = best.clone();
-                return Ok((untried, best, None));
-            }
+        let pick = |evidence: &[Sealed], proof: Proof| {
+            let chosen = candidate::choose(self.state, evidence, wish.as_ref(), proof)?.clone();
+            let evidence = evidence.to_vec();
+            Ok::<_, Refusal>(Choice { evidence, chosen, accepted: None, within_lag_of: None })
+        };
+        let mut refusal = match pick(&untried, Proof::Quorum) {
+            Ok(choice) => return Ok(choice),
             Err(refusal) => refusal,
         };
         // Whoever could not be promoted a moment ago is asked again only where nobody else will do.
-        if let Ok(best) = candidate::choose(self.state, &all, wish.as_ref(), false) {
-            let best = best.clone();
-            return Ok((all, best, None));
+        if let Ok(choice) = pick(&all, Proof::Quorum) {
+            return Ok(choice);
         }
         let closed = self.observed.closed_seen.map_or(self.now, |(_, at)| at);
+        let waited = self.now.since(closed);
+        if let Some(end) = self.primary_end()
+            && (waited >= LOSS_SETTLE || self.all_sealed(&all))
+        {
+            match pick(&all, Proof::WithinLagOf(end)) {
+                Ok(choice) => return Ok(Choice { within_lag_of: Some(end), ..choice }),
+                Err(why) => refusal = why,
+            }
+        }
         if let Some(op) = op
             && matches!(op.kind, OperationKind::Failover { accept_data_loss: true, .. })
-            && self.now.since(closed) >= LOSS_SETTLE
-            && let Ok(best) = candidate::choose(self.state, &all, wish.as_ref(), true)
+            && waited >= LOSS_SETTLE
+            && let Ok(choice) = pick(&everybody, Proof::Waived)
         {
-            let best = best.clone();
-            return Ok((all, best, Some(op.id)));
+            return Ok(Choice { accepted: Some(op.id), ..choice });
+        }
+        if all.len() < everybody.len() && pick(&everybody, Proof::Quorum).is_ok() {
+            let full = everybody.iter().filter(|s| !has_room(s));
+            return Err(Finding::AwaitingRoom {
+                members: full.map(|s| s.member.clone()).collect(),
+            });
         }
         let sealed = all.iter().map(|s| s.member.clone()).collect();
         Err(Finding::AwaitingCandidates { refusal, sealed })
+    }
+
+    /// Whether every member that answers and may lead is sealed: no better one is to be expected.
+    fn all_sealed(&self, evidence: &[Sealed]) -> bool {
+        self.state.members.iter().filter(|(_, m)| m.may_lead()).all(|(name, _)| {
+            self.fresh(name).is_none() || evidence.iter().any(|s| s.member == *name)
+        })
     }
 
     /// Sealed members that count.
@@ -736,7 +897,7 @@ impl Pass<'_> {
         self.state
             .members
             .iter()
-            .filter(|(_, m)| !m.nofailover)
+            .filter(|(_, m)| m.may_lead())
             .filter_map(|(name, _)| {
                 let report = &self.fresh(name)?.report;
                 let Condition::Standby(view) = &report.condition else { return None };
@@ -784,22 +945,24 @@ impl Pass<'_> {
     }
 
     /// The configuration that a new epoch begins with: those who are there to confirm it; where
-    /// they are too few, everybody who may come back to.
+    /// they are too few, everybody who may come back to; where nobody is there and the operator
+    /// has it so, nobody.
     fn first_sync(&self, primary: &MemberName, evidence: &[Sealed]) -> SyncConfig {
         let epoch = self.state.epoch.next();
         let others = |name: &&MemberName| {
-            *name != primary && self.state.members.get(*name).is_some_and(|m| !m.nofailover)
+            *name != primary && self.state.members.get(*name).is_some_and(|m| m.may_confirm())
         };
         let here: BTreeSet<MemberName> =
             evidence.iter().map(|s| &s.member).filter(others).cloned().collect();
         let all: BTreeSet<MemberName> = self.state.members.keys().filter(others).cloned().collect();
-        let quorum = self.state.spec.write_quorum.max(1);
-        let members = if here.len() >= quorum as usize { here } else { all };
-        if self.state.spec.synchronous == SynchronousMode::Async || members.is_empty() {
+        let spec = &self.state.spec;
+        let floor = spec.write_quorum_min as usize;
+        let alone = here.is_empty() && floor == 0;
+        let members = if here.len() >= floor.max(1) { here } else { all };
+        if spec.synchronous == SynchronousMode::Async || members.is_empty() || alone {
             return SyncConfig::asynchronous(epoch, self.state.next_sync);
         }
-        let w = quorum.min(members.len() as u32);
-        SyncConfig { epoch, seq: self.state.next_sync, w, members }
+        self.sync_of(epoch, members)
     }
 }
 
@@ -838,7 +1001,7 @@ pub enum OperationProblem {
     #[error("operation {0} is under way")]
     OperationUnderWay(u64),
     /// The target is tagged.
-    #[error("{0} is tagged nofailover")]
+    #[error("{0} is tagged nofailover, or applies WAL late")]
     Tagged(MemberName),
     /// The target does not report.
     #[error("{0} does not report")]
@@ -849,6 +1012,9 @@ pub enum OperationProblem {
     /// The target's data is a copy that is not proven yet.
     #[error("{0} was copied and has not caught up since")]
     Unproven(MemberName),
+    /// The target's disk is full.
+    #[error("the disk of {0} is as good as full")]
+    NoRoom(MemberName),
     /// The target is behind.
     #[error("{member} is {lag_bytes} bytes behind, and at most {max_bytes} are allowed")]
     Lagging {
@@ -882,6 +1048,7 @@ impl OperationProblem {
             OperationProblem::Silent(_) => "switchover.target-reports",
             OperationProblem::NotStreaming(_) => "switchover.target-streams",
             OperationProblem::Unproven(_) => "switchover.target-proven",
+            OperationProblem::NoRoom(_) => "switchover.target-room",
             OperationProblem::Lagging { .. } => "switchover.target-lag",
             OperationProblem::NoQuorum(_) => "switchover.read-quorum",
             OperationProblem::NoTarget => "switchover.target",
@@ -952,7 +1119,7 @@ fn target_problems(
         return vec![OperationProblem::AlreadyPrimary(target.clone())];
     }
     let mut problems = Vec::new();
-    if member.nofailover {
+    if !member.may_lead() {
         problems.push(OperationProblem::Tagged(target.clone()));
     }
     let Some(own) = fresh(observed, target, now) else {
@@ -964,6 +1131,9 @@ fn target_problems(
             problems.push(OperationProblem::Unproven(target.clone()));
         }
         _ => {}
+    }
+    if own.report.disks.level() == Level::Critical {
+        problems.push(OperationProblem::NoRoom(target.clone()));
     }
     let Some(view) = primary_of(state, observed, now) else {
         problems.push(OperationProblem::Silent(primary.clone()));
@@ -1004,7 +1174,7 @@ pub fn failover_check(
         problems.push(OperationProblem::UnknownMember(target.clone()));
     }
     if let Some(target) = target
-        && state.members.get(target).is_some_and(|m| m.nofailover)
+        && state.members.get(target).is_some_and(|m| !m.may_lead())
     {
         problems.push(OperationProblem::Tagged(target.clone()));
     }

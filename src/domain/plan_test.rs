@@ -3,10 +3,10 @@
 use super::command::{Basis, Change};
 use super::fixture_test::{
     Bench, Leader, SYSTEM, TERM, WALL, any, grant, guard, holder, m, numbered, primary, promotion,
-    report, rules, sealed, sealed_report, standby,
+    report, rules, sealed, sealed_report, spec, standby,
 };
 use super::observation::{Condition, Data, Progress, Report};
-use super::plan::{FIRST_SYNC_WAIT, GAVE_UP_FOR, PROMOTION_DEADLINE, SYNC_REMOVE_AFTER};
+use super::plan::{FIRST_SYNC_WAIT, GAVE_UP_FOR, PROMOTION_DEADLINE};
 use super::state::{CloseReason, SynchronousMode};
 use super::types::{Epoch, WallMillis};
 
@@ -359,7 +359,7 @@ fn crashes_do_not_walk_through_the_cluster() {
 #[test]
 fn synchronous_standbys_come_at_once_and_go_after_a_while() {
     let (mut bench, mut leader) = settled("a b c", 1);
-    let wait = SYNC_REMOVE_AFTER.as_millis() as u64;
+    let wait = spec("a b c", SynchronousMode::Quorum, 1).shrink_after_ms;
     for step in 0..(wait / 500 + 1) {
         let gone = leader.plan(&bench).proposal;
         assert_eq!(gone.is_some(), step * 500 >= wait, "after {} ms", step * 500);
@@ -381,8 +381,11 @@ fn synchronous_standbys_come_at_once_and_go_after_a_while() {
     leader.renewed(2);
     leader.hears("a", primary("a", 2, "", Some(&bench.state().syncs)));
     let plan = leader.plan(&bench);
-    assert_eq!(plan.proposal, None);
     assert!(rules(&plan).contains(&"sync.write-quorum"));
+    let alarm = plan.proposal.unwrap();
+    assert!(matches!(&alarm, Change::NoteHealth { alarms, .. } if alarms.len() == 1), "{alarm:?}");
+    bench.ok(alarm);
+    assert_eq!(leader.plan(&bench).proposal, None);
     // A copy that is not proven does not count.
     let mut copy = standby("c", 2, 500);
     if let Condition::Standby(view) = &mut copy.condition {
@@ -390,6 +393,9 @@ fn synchronous_standbys_come_at_once_and_go_after_a_while() {
     }
     leader.hears("a", primary("a", 2, "b c", Some(&bench.state().syncs)));
     leader.hears("b", standby("b", 2, 500)).hears("c", copy);
+    let over = leader.plan(&bench).proposal.unwrap();
+    assert!(matches!(&over, Change::NoteHealth { alarms, .. } if alarms.is_empty()), "{over:?}");
+    bench.ok(over);
     assert_eq!(leader.plan(&bench).proposal, None);
     leader.hears("c", standby("c", 2, 500));
     match leader.plan(&bench).proposal {

@@ -33,6 +33,10 @@ pub struct Local {
     pub source_lacks_wal: bool,
     /// Whether PostgreSQL failed to start from this data again and again.
     pub unstartable: bool,
+    /// Whether what runs was ever seen to answer: then its data is consistent.
+    pub consistent: bool,
+    /// Whether the member that it should stream from instead of the primary cannot serve it.
+    pub upstream_lost: bool,
 }
 
 /// What runs.

@@ -32,6 +32,9 @@ fn duty(epoch: u64, active: bool) -> FollowDuty {
         active,
         counted: true,
         others: vec![m("b"), m("c")],
+        upstream: None,
+        sources: Vec::new(),
+        delay_ms: 0,
     }
 }
 
@@ -67,6 +70,8 @@ fn local(process: Process) -> Local {
         rewind_failed: false,
         source_lacks_wal: false,
         unstartable: false,
+        consistent: false,
+        upstream_lost: false,
     }
 }
 

@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use super::alarm::Alarm;
 use super::event::Event;
 use super::lease::Timing;
 use super::lineage::Lineage;
+use super::observation::Sequence;
 use super::sync::SyncConfig;
 use super::types::{ClusterName, Epoch, GuardId, MemberName, NodeName, SystemId, WallMillis};
 
@@ -72,6 +74,12 @@ pub struct ClusterState {
     /// What happened, oldest first, bounded by [`HISTORY_MAX`].
     #[serde(default)]
     pub history: VecDeque<Event>,
+    /// Alarms that hold, by member.
+    #[serde(default)]
+    pub alarms: BTreeMap<MemberName, Vec<Alarm>>,
+    /// The last notice of each member that was taken into the history.
+    #[serde(default)]
+    pub noticed: BTreeMap<MemberName, Sequence>,
     /// Number of the next event.
     #[serde(default)]
     pub next_event: u64,
@@ -99,6 +107,8 @@ impl ClusterState {
             finished: VecDeque::new(),
             crashes: Vec::new(),
             history: VecDeque::new(),
+            alarms: BTreeMap::new(),
+            noticed: BTreeMap::new(),
             next_event: 1,
             next_operation: 1,
             next_sync: 1,
@@ -133,6 +143,26 @@ pub struct ClusterSpec {
     pub synchronous: SynchronousMode,
     /// W: how many standbys must have flushed a commit before it is acknowledged.
     pub write_quorum: u32,
+    /// How far W may be lowered where standbys are gone: at most `write_quorum`. With the same
+    /// number commits wait rather than being confirmed by fewer; with 0 a primary that no standby
+    /// follows goes on alone, and then only it itself can be promoted.
+    #[serde(default = "default_write_quorum_min")]
+    pub write_quorum_min: u32,
+    /// How long a synchronous standby must be gone, or lag, before it leaves the configuration, in
+    /// milliseconds.
+    #[serde(default = "default_shrink_after_ms")]
+    pub shrink_after_ms: u64,
+    /// A synchronous standby that is further behind than this for `shrink_after_ms` leaves the
+    /// configuration while others confirm, in bytes.
+    #[serde(default = "default_sync_lag_bytes_max")]
+    pub sync_lag_bytes_max: u64,
+    /// In asynchronous mode, how many bytes a standby may be behind the last known position of the
+    /// primary to be promoted without it, which loses them. `None`: never without the operator.
+    #[serde(default)]
+    pub max_lag_bytes: Option<u64>,
+    /// After how long the slot of a member that is away is dropped, in milliseconds.
+    #[serde(default = "default_slot_ttl_ms")]
+    pub slot_ttl_ms: u64,
     /// Most failovers after crashes of PostgreSQL within `crash_window_ms`; then the crashed
     /// primary itself is waited for, so that a poison query does not walk through the cluster.
     pub crash_failovers_max: u32,
@@ -146,12 +176,58 @@ pub struct ClusterSpec {
     pub hba: Vec<String>,
 }
 
+fn default_write_quorum_min() -> u32 {
+    1
+}
+
+fn default_shrink_after_ms() -> u64 {
+    10_000
+}
+
+fn default_sync_lag_bytes_max() -> u64 {
+    64 << 20
+}
+
+fn default_slot_ttl_ms() -> u64 {
+    4 * 3600 * 1000
+}
+
+impl ClusterSpec {
+    /// What holds where the operator asks for nothing: quorum commits by one standby, where there
+    /// are other members. With two members the primary may go on alone while the other is gone.
+    pub fn of(bootstrap_members: Vec<MemberName>) -> Self {
+        let (synchronous, write_quorum_min) = match bootstrap_members.len() {
+            0 | 1 => (SynchronousMode::Async, 0),
+            2 => (SynchronousMode::Quorum, 0),
+            _ => (SynchronousMode::Quorum, 1),
+        };
+        Self {
+            timing: Timing::default(),
+            bootstrap_members,
+            synchronous,
+            write_quorum: 1,
+            write_quorum_min,
+            shrink_after_ms: default_shrink_after_ms(),
+            sync_lag_bytes_max: default_sync_lag_bytes_max(),
+            max_lag_bytes: None,
+            slot_ttl_ms: default_slot_ttl_ms(),
+            crash_failovers_max: 3,
+            crash_window_ms: 600_000,
+            parameters: BTreeMap::new(),
+            hba: Vec::new(),
+        }
+    }
+}
+
 /// How commits wait for standbys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SynchronousMode {
     /// `ANY W (N)`: any W of the synchronous standbys (PostgreSQL manual, section 27.2.8).
     Quorum,
+    /// `FIRST W (N)`: the first W of the synchronous standbys that are there, in the order of
+    /// their priorities.
+    Priority,
     /// No waiting: a failover loses what was not yet streamed, and needs the operator's word.
     Async,
 }
@@ -181,9 +257,45 @@ pub struct Member {
     /// Breaks ties between equally advanced candidates; greater is better.
     #[serde(default)]
     pub priority: i32,
+    /// What it is not to be used for, or is to be used for.
+    #[serde(default)]
+    pub tags: Tags,
+}
+
+impl Member {
+    /// Whether it may be made primary. One that applies WAL late would hold a failover up.
+    pub fn may_lead(&self) -> bool {
+        !self.tags.nofailover && self.tags.delay_ms == 0
+    }
+
+    /// Whether commits may wait for it. Who counts in the quorum counts in the choice, so it must
+    /// be able to lead; and the primary must see it, so it follows nobody else.
+    pub fn may_confirm(&self) -> bool {
+        self.may_lead() && !self.tags.nosync && self.tags.replicatefrom.is_none()
+    }
+}
+
+/// What the operator says of a member.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tags {
     /// Never made primary automatically, and never counted in a quorum.
     #[serde(default)]
     pub nofailover: bool,
+    /// Commits never wait for it. It may still be made primary.
+    #[serde(default)]
+    pub nosync: bool,
+    /// Reads are not spread to it.
+    #[serde(default)]
+    pub noloadbalance: bool,
+    /// Other members are copied from it rather than from the primary, where it is a standby.
+    #[serde(default)]
+    pub clonefrom: bool,
+    /// It streams from this member rather than from the primary, where that is a standby.
+    #[serde(default)]
+    pub replicatefrom: Option<MemberName>,
+    /// It applies WAL this late, in milliseconds; 0 for at once. Then it is never made primary.
+    #[serde(default)]
+    pub delay_ms: u64,
 }
 
 /// One leadership: the right of one member, in one life of its guard, to be primary in one epoch.

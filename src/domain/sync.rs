@@ -23,12 +23,17 @@ pub struct SyncConfig {
     pub w: u32,
     /// N: the standbys that count, never the primary itself.
     pub members: BTreeSet<MemberName>,
+    /// The members in the order in which they are preferred, for `FIRST W (N)`; empty for
+    /// `ANY W (N)`. Which of them are there changes, so any W of N can have confirmed a commit, in
+    /// either case.
+    #[serde(default)]
+    pub order: Vec<MemberName>,
 }
 
 impl SyncConfig {
     /// The asynchronous configuration of an epoch.
     pub fn asynchronous(epoch: Epoch, seq: u64) -> Self {
-        Self { epoch, seq, w: 0, members: BTreeSet::new() }
+        Self { epoch, seq, w: 0, members: BTreeSet::new(), order: Vec::new() }
     }
 
     /// Whether whoever covers `newer`, a configuration of a later epoch, covers this one as well.
@@ -58,6 +63,12 @@ impl SyncConfig {
         if self.w == 0 && n > 0 {
             return Some("W is 0, so N must be empty".to_owned());
         }
+        let ordered: BTreeSet<&MemberName> = self.order.iter().collect();
+        if !self.order.is_empty()
+            && (ordered.len() != self.order.len() || !self.members.iter().eq(ordered))
+        {
+            return Some("the order must name each member once".to_owned());
+        }
         None
     }
 
@@ -66,8 +77,26 @@ impl SyncConfig {
         if self.w == 0 {
             return String::new();
         }
-        let names: Vec<String> = self.members.iter().map(|m| format!("\"{m}\"")).collect();
-        format!("ANY {} ({})", self.w, names.join(", "))
+        let names: Vec<String> = self.in_order().map(|m| format!("\"{m}\"")).collect();
+        format!("{} {} ({})", self.method(), self.w, names.join(", "))
+    }
+
+    /// The members as they are written down.
+    pub fn in_order(&self) -> impl Iterator<Item = &MemberName> {
+        let (order, members) = match self.order.is_empty() {
+            false => (Some(self.order.iter()), None),
+            true => (None, Some(self.members.iter())),
+        };
+        order.into_iter().flatten().chain(members.into_iter().flatten())
+    }
+
+    fn method(&self) -> &'static str {
+        if self.order.is_empty() { "ANY" } else { "FIRST" }
+    }
+
+    /// Whether a primary waits for the same standbys by this one as by `other`.
+    pub fn same_as(&self, other: &SyncConfig) -> bool {
+        self.w == other.w && self.members == other.members && self.order == other.order
     }
 
     /// How many sealed members of N make the read quorum; `None` where no number of them does.
@@ -98,8 +127,8 @@ impl fmt::Display for SyncConfig {
         if self.w == 0 {
             return write!(f, "asynchronous (epoch {})", self.epoch);
         }
-        let names: Vec<&str> = self.members.iter().map(|m| m.as_str()).collect();
-        write!(f, "ANY {} ({}) (epoch {})", self.w, names.join(", "), self.epoch)
+        let names: Vec<&str> = self.in_order().map(|m| m.as_str()).collect();
+        write!(f, "{} {} ({}) (epoch {})", self.method(), self.w, names.join(", "), self.epoch)
     }
 }
 
@@ -131,7 +160,7 @@ pub fn to_cover(in_force: &[SyncConfig]) -> Vec<SyncConfig> {
             let members = of_epoch.iter().flat_map(|c| c.members.iter().cloned()).collect();
             let members = if w == 0 { BTreeSet::new() } else { members };
             let seq = of_epoch.iter().map(|c| c.seq).max().unwrap_or_default();
-            all.push(SyncConfig { epoch, seq, w, members });
+            all.push(SyncConfig { epoch, seq, w, members, order: Vec::new() });
         }
     }
     all

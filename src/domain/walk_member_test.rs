@@ -13,6 +13,7 @@ use super::observation::{
 };
 use super::reconcile::{Action, Local, Process};
 use super::record::{DataMark, MemberRecord};
+use super::space::Disks;
 use super::sync::SyncConfig;
 use super::types::{BootTime, Epoch, GuardId, Lsn, MemberName};
 
@@ -55,6 +56,8 @@ impl Member {
             rewind_failed: false,
             source_lacks_wal: false,
             unstartable: false,
+            consistent: false,
+            upstream_lost: false,
         };
         Self {
             name: m(name),
@@ -313,6 +316,8 @@ impl Member {
                 held: self.local.record.held,
                 sealed,
                 counts: self.local.record.data == DataMark::Intact,
+                primary_end: None,
+                upstream: None,
             })
         };
         let condition = match &self.local.process {
@@ -350,6 +355,10 @@ impl Member {
             condition,
             fencing: Fencing::PidNamespace,
             problems: Vec::new(),
+            alarms: Vec::new(),
+            notices: Vec::new(),
+            disks: Disks::default(),
+            aside: Vec::new(),
         }
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::command::Rejection;
 use crate::domain::observation::Report;
-use crate::domain::state::{ClusterSpec, ClusterState};
+use crate::domain::state::{ClusterSpec, ClusterState, Tags};
 use crate::domain::types::{ClusterName, Epoch, GuardId, Lsn, MemberName, NodeName, SystemId};
 
 /// Longest message that is sent or read, in bytes.
@@ -100,8 +100,8 @@ pub struct RegisterRequest {
     pub address: String,
     /// Breaks ties between candidates.
     pub priority: i32,
-    /// Never made primary automatically.
-    pub nofailover: bool,
+    /// What the operator says of it.
+    pub tags: Tags,
     /// The system identifier of the data that it holds.
     pub system_id: Option<SystemId>,
 }
@@ -149,8 +149,19 @@ pub struct PollReply {
     /// The clusters asked for that exist, their histories left out. Empty where the index is the
     /// one that the agent has: there is no news.
     pub clusters: BTreeMap<ClusterName, ClusterState>,
-    /// How far the members of each have flushed, as last reported.
-    pub positions: BTreeMap<ClusterName, BTreeMap<MemberName, Lsn>>,
+    /// What the leader knows of the members of each.
+    pub presence: BTreeMap<ClusterName, BTreeMap<MemberName, Presence>>,
+}
+
+/// What a leader knows of a member: nothing is decided by it but what is kept for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    /// How far it has replayed or flushed, as last reported.
+    pub position: Option<Lsn>,
+    /// Whether it has reported since the leader's election.
+    pub heard: bool,
+    /// For how long it has not, in milliseconds; since the election where it never did.
+    pub silent_ms: u64,
 }
 
 /// Renews leases: all of a node in one call.

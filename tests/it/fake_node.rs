@@ -14,16 +14,13 @@ use tokio_stream::wrappers::TcpListenerStream;
 use quorate::api::*;
 use quorate::domain::apply::Position;
 use quorate::domain::event::{Event, EventKind};
-use quorate::domain::lease::Timing;
 use quorate::domain::lineage::Lineage;
 use quorate::domain::observation::{
     Condition, Data, Fencing, Observations, PrimaryView, Progress, Report, Sequence,
     StandbyProgress, StandbyView,
 };
 use quorate::domain::plan::Finding;
-use quorate::domain::state::{
-    ClusterSpec, ClusterState, Member, Phase, Stage, SynchronousMode, Tenure,
-};
+use quorate::domain::state::{ClusterSpec, ClusterState, Member, Phase, Stage, Tenure};
 use quorate::domain::sync::SyncConfig;
 use quorate::domain::types::{
     BootTime, ClusterName, Epoch, GuardId, Lsn, MemberName, NodeName, SystemId, WallMillis,
@@ -153,23 +150,14 @@ impl Source for Fake {
 /// Three members, a is primary of epoch 3, b and c stream.
 fn state() -> ControlState {
     let names = ["a", "b", "c"];
-    let spec = ClusterSpec {
-        timing: Timing::default(),
-        bootstrap_members: names.map(member).to_vec(),
-        synchronous: SynchronousMode::Quorum,
-        write_quorum: 1,
-        crash_failovers_max: 3,
-        crash_window_ms: 600_000,
-        parameters: BTreeMap::new(),
-        hba: Vec::new(),
-    };
+    let spec = ClusterSpec::of(names.map(member).to_vec());
     let mut cluster = ClusterState::new(spec);
     cluster.phase = Phase::Running;
     cluster.system_id = Some(SystemId(7_300_000_000_000_000_001));
     for (i, name) in names.iter().enumerate() {
         let node = NodeName::new(format!("n{}", i + 1)).unwrap();
         let address = format!("10.0.0.{}:5432", i + 1);
-        let one = Member { node, address, priority: 0, nofailover: false };
+        let one = Member { node, address, priority: 0, tags: Default::default() };
         cluster.members.insert(member(name), one);
     }
     cluster.epoch = Epoch(3);
@@ -182,7 +170,7 @@ fn state() -> ControlState {
         stopped: false,
     });
     let members = BTreeSet::from([member("b"), member("c")]);
-    cluster.syncs = vec![SyncConfig { epoch: Epoch(3), seq: 1, w: 1, members }];
+    cluster.syncs = vec![SyncConfig { epoch: Epoch(3), seq: 1, w: 1, members, order: Vec::new() }];
     cluster.lineage = Lineage::root(Epoch(1)).with(Epoch(2), Lsn(0x100)).with(Epoch(3), Lsn(0x200));
     for id in 1..=5 {
         let kind = EventKind::Activated { member: member("a") };
@@ -203,6 +191,10 @@ fn report(condition: Condition) -> Report {
         condition,
         fencing: Fencing::PidNamespace,
         problems: Vec::new(),
+        alarms: Vec::new(),
+        notices: Vec::new(),
+        disks: Default::default(),
+        aside: Vec::new(),
     }
 }
 
@@ -221,6 +213,8 @@ fn view() -> LeaderView {
             held: Epoch(0),
             sealed: None,
             counts: true,
+            primary_end: None,
+            upstream: None,
         }))
     };
     let primary = report(Condition::Primary(PrimaryView {

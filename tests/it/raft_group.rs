@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use quorate::clock::BootClock;
 use quorate::domain::command::Change;
-use quorate::domain::lease::Timing;
-use quorate::domain::state::{ClusterSpec, SynchronousMode};
+use quorate::domain::state::ClusterSpec;
 use quorate::domain::types::{ClusterName, MemberName, WallMillis};
 use quorate::domain::{Command, Reply};
 use quorate::raft::grpc::{self, GrpcTransport};
@@ -203,16 +202,7 @@ impl Group {
 /// A command that shows in [`count`]: it creates a cluster with a name of its own.
 fn add() -> Command {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let spec = ClusterSpec {
-        timing: Timing::default(),
-        bootstrap_members: vec![MemberName::new("m1").unwrap()],
-        synchronous: SynchronousMode::Quorum,
-        write_quorum: 1,
-        crash_failovers_max: 3,
-        crash_window_ms: 600_000,
-        parameters: BTreeMap::new(),
-        hba: Vec::new(),
-    };
+    let spec = ClusterSpec::of(vec![MemberName::new("m1").unwrap()]);
     let name = format!("c{}", NEXT.fetch_add(1, Ordering::Relaxed));
     let cluster = ClusterName::new(name).unwrap();
     Command { cluster, at: WallMillis(1), change: Change::CreateCluster { spec } }

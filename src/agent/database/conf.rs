@@ -264,7 +264,7 @@ mod tests {
         let members = ["a", "b-2"].map(|m| MemberName::new(m).unwrap()).into();
         for sync in [
             SyncConfig::asynchronous(Epoch(3), 1),
-            SyncConfig { epoch: Epoch(3), seq: 2, w: 1, members },
+            SyncConfig { epoch: Epoch(3), seq: 2, w: 1, members, order: Vec::new() },
         ] {
             assert_eq!(synchronous(&sync).render(), sync.setting());
         }

@@ -30,7 +30,6 @@ mod seal;
 mod settings;
 mod slots;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,8 +37,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::driver::{
-    Attached, Database, Emptiness, Error, Position, Progress, Rewound, RunState, Seen, StartMode,
-    Started, Tree,
+    Attached, Care, Database, Emptiness, Error, Position, Progress, Rewound, RunState, Seen,
+    StartMode, Started, Tree, Upkeep,
 };
 use crate::domain::desired::FollowDuty;
 use crate::domain::lineage::Lineage;
@@ -321,11 +320,7 @@ impl Database for PgDatabase {
         self.probe_primary().await
     }
 
-    async fn maintain(
-        &self,
-        others: &[MemberName],
-        positions: &BTreeMap<MemberName, Lsn>,
-    ) -> Result<Vec<String>> {
-        self.keep_slots(others, positions).await
+    async fn maintain(&self, care: &Care) -> Result<Upkeep> {
+        self.keep_slots(care).await
     }
 }

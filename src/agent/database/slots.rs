@@ -4,25 +4,22 @@
 //! Owns which slots there are. On a standby they are moved forward, since nobody uses them there;
 //! on a primary an unused one keeps the WAL for a member that will come back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::error::{self, Result};
 use super::{PgDatabase, lock};
-use crate::domain::types::{Lsn, MemberName};
+use crate::agent::driver::{Care, Upkeep};
+use crate::domain::types::Lsn;
 use crate::postgres::sql::Session;
 use crate::postgres::status::Slot;
 
-/// Prefix of the names of all slots that are ours, see [`MemberName::slot_name`].
+/// Prefix of the names of all slots that are ours, see `MemberName::slot_name`.
 const PREFIX: &str = "quorate_";
 /// A slot that is less behind than this is left alone: WAL is removed in whole segments.
 const ADVANCE_BYTES_MIN: u64 = 1 << 20;
 
 impl PgDatabase {
-    pub(super) async fn keep_slots(
-        &self,
-        others: &[MemberName],
-        positions: &BTreeMap<MemberName, Lsn>,
-    ) -> Result<Vec<String>> {
+    pub(super) async fn keep_slots(&self, care: &Care) -> Result<Upkeep> {
         self.running()?;
         let mut session = self.take_worker();
         let status = session.primary_status().await.map_err(error::sql)?;
@@ -32,8 +29,8 @@ impl PgDatabase {
             None
         };
         let mut problems = Vec::new();
-        for member in others {
-            let name = member.slot_name();
+        for other in &care.others {
+            let name = other.member.slot_name();
             let slot = status.slots.get(&name);
             let done = match slot {
                 None => session.create_slot(&name, true).await.map(drop),
@@ -41,7 +38,7 @@ impl PgDatabase {
                     problems.push(format!("slot {name} had lost its WAL and was made anew"));
                     remake(&mut session, &name).await
                 }
-                Some(slot) => match target(slot, replay, positions.get(member)) {
+                Some(slot) => match target(slot, replay, other.position.as_ref()) {
                     Some(to) => session.advance_slot(&name, to).await,
                     None => Ok(()),
                 },
@@ -50,7 +47,7 @@ impl PgDatabase {
                 problems.push(format!("slot {name} is not kept: {e}"));
             }
         }
-        let wanted: BTreeSet<_> = others.iter().map(MemberName::slot_name).collect();
+        let wanted: BTreeSet<_> = care.others.iter().map(|o| o.member.slot_name()).collect();
         let nobodys = status.slots.values().filter(|s| {
             s.name.starts_with(PREFIX)
                 && !wanted.contains(&s.name)
@@ -77,7 +74,7 @@ impl PgDatabase {
             self.refused_parameters()
                 .map(|why| format!("the cluster's parameters are refused: {why}")),
         );
-        Ok(problems)
+        Ok(Upkeep { problems, ..Upkeep::default() })
     }
 }
 

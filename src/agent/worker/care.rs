@@ -1,16 +1,19 @@
 //! What is done while nothing is asked for: slots, and the proof of a copy.
 
+use std::time::Duration;
+
 use tracing::info;
 
 use super::{CARE_EVERY, Pause, QUICK, TICK, Worker};
-use crate::agent::driver::{Database, Error, Seen};
+use crate::agent::driver::{Care, Database, Error, Other, Seen, UPKEEP_ALARMS, Upkeep};
 use crate::agent::poll::Snapshot;
 use crate::clock::Clock;
 use crate::domain::desired::{Desired, FollowDuty, desired};
 use crate::domain::reconcile::Process;
 use crate::domain::record::DataMark;
+use crate::domain::space::Level;
 use crate::domain::state::ClusterState;
-use crate::domain::types::{Epoch, Lsn};
+use crate::domain::types::{Epoch, Lsn, MemberName};
 use crate::runtime::Runtime;
 use crate::session::Transport;
 
@@ -41,18 +44,33 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         if now < self.care_at && as_before {
             return Pause::For(TICK);
         }
-        let positions =
-            snapshot.positions.get(&self.shared.member.cluster).cloned().unwrap_or_default();
+        let presence = snapshot.presence.get(&self.shared.member.cluster);
+        let other = |member: &MemberName| {
+            let known = presence.and_then(|p| p.get(member));
+            Other {
+                member: member.clone(),
+                position: known.and_then(|p| p.position),
+                heard: known.is_some_and(|p| p.heard),
+                silent: known.map_or(Duration::ZERO, |p| Duration::from_millis(p.silent_ms)),
+            }
+        };
+        let care = Care {
+            others: others.iter().map(other).collect(),
+            sync: state.current_sync().filter(|_| primary).cloned(),
+            spec: state.spec.clone(),
+            out_of_room: self.shared.lock().disks.level() == Level::Critical,
+        };
         let database = self.shared.database.clone();
-        match self
-            .bounded("looking after slots", QUICK, database.maintain(&others, &positions))
-            .await
-        {
-            Ok(problems) => {
+        match self.bounded("looking after slots", QUICK, database.maintain(&care)).await {
+            Ok(Upkeep { problems, alarms, notices }) => {
                 self.care_at = now.plus(CARE_EVERY);
                 self.cared_as = Some((primary, others));
                 let text = (!problems.is_empty()).then(|| problems.join("; "));
                 self.shared.problem("maintenance", text);
+                self.shared.set_alarms(UPKEEP_ALARMS, alarms);
+                for (code, text) in notices {
+                    self.shared.notice(code, text);
+                }
             }
             Err(Error::NotReady(_)) => self.care_at = now.plus(TICK),
             Err(error) => {

@@ -20,7 +20,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         let listed = state.and_then(|s| s.members.get(&member.name)).is_some_and(|m| {
             m.address == member.address
                 && m.priority == member.priority
-                && m.nofailover == member.nofailover
+                && m.tags == member.tags
                 && m.node == self.shared.options.node
         });
         let now = self.shared.clock.now();
@@ -40,7 +40,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             node: self.shared.options.node.clone(),
             address: member.address.clone(),
             priority: member.priority,
-            nofailover: member.nofailover,
+            tags: member.tags.clone(),
             system_id: match &data {
                 Data::Present { system_id } => Some(*system_id),
                 _ => None,

@@ -90,7 +90,7 @@ fn a_valid_file_gets_the_documented_defaults() {
     assert_eq!(m.postgres_socket(), Path::new("/etc/quorate/n1/run/main.a/socket/.s.PGSQL.5501"));
     assert_eq!(c.guard_dir(m), Path::new("/etc/quorate/n1/run/main.a.guard"));
     assert_eq!(c.member_run_dir(m), Path::new("/etc/quorate/n1/run/main.a"));
-    assert_eq!((m.fencing, m.nofailover, m.priority), (Fencing::Required, false, 0));
+    assert_eq!((m.fencing, m.tags.nofailover, m.failover_priority), (Fencing::Required, false, 0));
     assert_eq!((m.aside_count_max, m.aside_bytes_max), (2, 0));
     assert_eq!(c.warnings, []);
 }
@@ -105,9 +105,21 @@ fn the_sums_of_the_default_times() {
 
 #[test]
 fn forms_that_are_accepted() {
-    let async_two = edited("[\"a\", \"b\", \"c\"]", "[\"a\", \"b\"]");
-    let c = parse(&async_two).unwrap();
-    assert_eq!((c.clusters[0].synchronous, c.clusters[0].write_quorum), (Synchronous::Async, 0));
+    // How commits are protected, where nothing is said of it: by the number of members.
+    let protection = |text: &str| {
+        let cluster = parse(text).unwrap().clusters.remove(0);
+        (cluster.synchronous, cluster.write_quorum, cluster.write_quorum_min)
+    };
+    let members = |list: &str| edited("[\"a\", \"b\", \"c\"]", list);
+    assert_eq!(protection(&members("[\"a\"]")), (Synchronous::Async, 0, 0));
+    assert_eq!(protection(&members("[\"a\", \"b\"]")), (Synchronous::Quorum, 1, 0));
+    assert_eq!(protection(&members("[\"a\", \"b\", \"c\"]")), (Synchronous::Quorum, 1, 1));
+    let with = |lines: &str| edited("hba =", &format!("{lines}\nhba ="));
+    let priority = "synchronous = \"priority\"\nwrite_quorum = 2";
+    assert_eq!(protection(&with(priority)), (Synchronous::Priority, 2, 1));
+    assert_eq!(protection(&with("write_quorum = 2\nstrict = true")), (Synchronous::Quorum, 2, 2));
+    let lossy = with("synchronous = \"async\"\nmax_lag_bytes = 1048576");
+    assert_eq!(parse(&lossy).unwrap().clusters[0].max_lag_bytes, Some(1 << 20));
 
     let named = edited("10.0.0.1:5501", "db1.example.org:5501");
     assert_eq!(parse(&named).unwrap().members[0].listen_addresses, "*");

@@ -190,6 +190,20 @@ fn every_refusal() {
             "slot name",
         ),
         ("hba =", "synchronous = \"sync\"\nhba =", "cluster[main].synchronous", "not a word"),
+        (
+            "hba =",
+            "write_quorum = 1\nwrite_quorum_min = 2\nhba =",
+            "cluster[main].write_quorum_min",
+            "above write_quorum",
+        ),
+        (
+            "hba =",
+            "strict = true\nwrite_quorum_min = 1\nhba =",
+            "cluster[main].write_quorum_min",
+            "beside strict",
+        ),
+        ("hba =", "max_lag_bytes = 1\nhba =", "cluster[main].max_lag_bytes", "none is lost"),
+        ("hba =", "slot_ttl_ms = 5\nhba =", "cluster[main].slot_ttl_ms", "not between"),
         ("hba =", "write_quorum = 0\nhba =", "cluster[main].write_quorum", "without a standby"),
         (
             "hba =",
@@ -293,8 +307,8 @@ fn every_refusal() {
         ),
         (
             "name = \"a\"",
-            "name = \"x-y\"\npriority = 1001",
-            "member[main/x-y].priority",
+            "name = \"x-y\"\nfailover_priority = 1001",
+            "member[main/x-y].failover_priority",
             "not between",
         ),
         ("address = \"10.0.0.1:5501\"", "", "member[main/a].address", "is missing"),
@@ -336,6 +350,12 @@ fn every_refusal() {
             "\"/srv/a\"\nrun_as = \"root\"",
             "member[main/a].run_as",
             "refused by PostgreSQL",
+        ),
+        (
+            "\"/srv/a\"",
+            "\"/srv/a\"\nreplicatefrom = \"a\"",
+            "member[main/a].replicatefrom",
+            "the member itself",
         ),
         ("\"/srv/a\"", "\"/srv/a\"\nfencing = \"none\"", "member[main/a].fencing", "not a word"),
         (

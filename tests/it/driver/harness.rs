@@ -9,14 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate::agent::database::{PgDatabase, Settings};
-use quorate::agent::driver::{Database, Error, Position, Seen, StartMode, Tree};
+use quorate::agent::driver::{Care, Database, Error, Other, Position, Seen, StartMode, Tree};
 use quorate::clock::boot_now;
 use quorate::config::{Config, Secret};
 use quorate::domain::desired::FollowDuty;
-use quorate::domain::lease::Timing;
 use quorate::domain::lineage::Lineage;
 use quorate::domain::record::MemberRecord;
-use quorate::domain::state::{ClusterSpec, SynchronousMode};
+use quorate::domain::state::ClusterSpec;
 use quorate::domain::sync::SyncConfig;
 use quorate::domain::types::{Epoch, GuardId, MemberName, SystemId};
 use quorate::postgres::connect::Target;
@@ -74,12 +73,6 @@ pub fn member(name: &str) -> MemberName {
 pub fn spec() -> ClusterSpec {
     let parameter = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
     ClusterSpec {
-        timing: Timing::default(),
-        bootstrap_members: vec![member("a"), member("b")],
-        synchronous: SynchronousMode::Quorum,
-        write_quorum: 1,
-        crash_failovers_max: 3,
-        crash_window_ms: 600_000,
         parameters: [
             ("shared_buffers", "16MB"),
             ("max_connections", "20"),
@@ -91,12 +84,19 @@ pub fn spec() -> ClusterSpec {
         .map(parameter)
         .into(),
         hba: vec!["host all all 127.0.0.1/32 scram-sha-256".into()],
+        ..ClusterSpec::of(vec![member("a"), member("b")])
     }
 }
 
 pub fn sync(epoch: u64, members: &[&str]) -> SyncConfig {
     let members: BTreeSet<_> = members.iter().map(|m| member(m)).collect();
-    SyncConfig { epoch: Epoch(epoch), seq: 1, w: u32::from(!members.is_empty()), members }
+    SyncConfig {
+        epoch: Epoch(epoch),
+        seq: 1,
+        w: u32::from(!members.is_empty()),
+        members,
+        order: Vec::new(),
+    }
 }
 
 fn free_port() -> u16 {
@@ -225,6 +225,9 @@ impl Member {
             active: true,
             counted: true,
             others: vec![],
+            upstream: None,
+            sources: Vec::new(),
+            delay_ms: 0,
         }
     }
 
@@ -332,4 +335,20 @@ pub async fn first_primary(site: &Site) -> (Member, GuardId, Lineage) {
         .await
         .unwrap();
     (a, guard, lineage)
+}
+
+/// What is asked of the upkeep, with these other members, of whom nothing was heard.
+pub fn care(others: &[&str]) -> Care {
+    let other = |name: &&str| Other {
+        member: member(name),
+        position: None,
+        heard: false,
+        silent: Duration::ZERO,
+    };
+    Care {
+        others: others.iter().map(other).collect(),
+        sync: None,
+        spec: spec(),
+        out_of_room: false,
+    }
 }

@@ -1,7 +1,5 @@
 //! The life of two members: birth, copy, switchover, crash, rewind.
 
-use std::collections::BTreeMap;
-
 use quorate::agent::driver::{Database, Emptiness, Rewound, RunRole, RunState, Seen};
 use quorate::domain::observation::{Data, Fencing};
 use quorate::domain::types::Epoch;
@@ -52,14 +50,8 @@ async fn two_members_live_through_everything() {
     })
     .await;
     a.db.probe().await.unwrap();
-    assert_eq!(
-        a.db.maintain(&[member("b")], &BTreeMap::new()).await.unwrap(),
-        Vec::<String>::new()
-    );
-    assert_eq!(
-        b.db.maintain(&[member("a")], &BTreeMap::new()).await.unwrap(),
-        Vec::<String>::new()
-    );
+    assert_eq!(a.db.maintain(&care(&["b"])).await.unwrap().problems, Vec::<String>::new());
+    assert_eq!(b.db.maintain(&care(&["a"])).await.unwrap().problems, Vec::<String>::new());
     let slots = b.session().slots().await.unwrap();
     assert_eq!(slots.keys().collect::<Vec<_>>(), ["quorate_a"]);
 

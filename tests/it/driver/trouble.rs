@@ -1,7 +1,6 @@
 //! What goes wrong: records that cannot be read, bad parameters, frozen standbys, lost guards,
 //! strangers, hands of operators.
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
@@ -179,7 +178,7 @@ async fn hands_of_operators_are_no_way_to_a_primary() {
     assert!(a.session().is_in_recovery().await.unwrap());
     let shared_buffers = a.session().setting("shared_buffers").await.unwrap();
     assert_eq!(shared_buffers.as_deref(), Some("16MB"));
-    let problems = a.db.maintain(&[], &BTreeMap::new()).await.unwrap();
+    let problems = a.db.maintain(&care(&[])).await.unwrap().problems;
     assert!(problems.iter().any(|p| p.contains("work_mem")), "{problems:?}");
 
     // The guard is killed: nothing of the tree stays, and the driver tells.
@@ -221,14 +220,14 @@ async fn a_stranger_is_not_copied_and_lost_wal_is_told() {
         slots.get("quorate_b").is_some_and(|s| s.active_pid.is_none()).then_some(())
     })
     .await;
-    assert!(a.db.maintain(&[], &BTreeMap::new()).await.unwrap().is_empty());
+    assert!(a.db.maintain(&care(&[])).await.unwrap().problems.is_empty());
     assert!(a.session().slots().await.unwrap().is_empty());
     for n in 0..4 {
         let sql = format!("INSERT INTO public.t VALUES ({n}); SELECT pg_switch_wal()");
         session.query(&sql).await.unwrap();
         session.checkpoint(LONG).await.unwrap();
     }
-    a.db.maintain(&[member("b")], &BTreeMap::new()).await.unwrap();
+    a.db.maintain(&care(&["b"])).await.unwrap();
     b.start(StartMode::Following(duty.clone())).await;
     let why = eventually("it is told that WAL is gone", || async {
         match b.db.observe().await {

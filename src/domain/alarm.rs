@@ -1,0 +1,166 @@
+//! What an agent finds wrong with its member, and what it did about it, for operators.
+//!
+//! An *alarm* holds for a time: it is raised, shown in the status, and cleared. A *notice* is a
+//! thing that happened once. The leader takes both into the replicated history.
+
+use serde::{Deserialize, Serialize};
+
+/// Most alarms of one member that are taken.
+pub const ALARMS_MAX: usize = 32;
+/// Most notices that one report carries: the newest.
+pub const NOTICES_MAX: usize = 32;
+
+/// What kind of trouble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlarmCode {
+    /// A file system is filling up.
+    SpaceLow,
+    /// A file system is as good as full: the member is not promoted.
+    SpaceCritical,
+    /// A connection that is open is not answered.
+    HeldConnection,
+    /// No new connection is answered.
+    NewConnection,
+    /// Nothing is flushed to disk.
+    LocalWrite,
+    /// The checkpointer does not move.
+    Checkpointer,
+    /// All connections but the superuser's are taken.
+    ConnectionsExhausted,
+    /// Roles or databases acknowledge commits without a standby.
+    WeakenedCommits,
+    /// Logical slots that a failover would lose.
+    LogicalSlots,
+    /// Somebody who is no member calls itself one to the primary.
+    Impostor,
+    /// Settings that are ours were changed by hand.
+    SettingsChanged,
+    /// Settings wait for a restart of PostgreSQL.
+    PendingRestart,
+    /// The cluster's parameters are refused by PostgreSQL.
+    ParametersRefused,
+    /// What the member needs to follow is gone: it has to be copied.
+    WalMissing,
+    /// There is no room for the copy that the member needs.
+    NoRoomForCopy,
+    /// Too few standbys confirm: commits wait.
+    CommitsWait,
+    /// The member it should replicate from cannot serve it: it follows the primary.
+    UpstreamLost,
+}
+
+impl AlarmCode {
+    /// The name, for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            AlarmCode::SpaceLow => "space-low",
+            AlarmCode::SpaceCritical => "space-critical",
+            AlarmCode::HeldConnection => "held-connection",
+            AlarmCode::NewConnection => "new-connection",
+            AlarmCode::LocalWrite => "local-write",
+            AlarmCode::Checkpointer => "checkpointer",
+            AlarmCode::ConnectionsExhausted => "connections-exhausted",
+            AlarmCode::WeakenedCommits => "weakened-commits",
+            AlarmCode::LogicalSlots => "logical-slots",
+            AlarmCode::Impostor => "impostor",
+            AlarmCode::SettingsChanged => "settings-changed",
+            AlarmCode::PendingRestart => "pending-restart",
+            AlarmCode::ParametersRefused => "parameters-refused",
+            AlarmCode::WalMissing => "wal-missing",
+            AlarmCode::NoRoomForCopy => "no-room-for-copy",
+            AlarmCode::CommitsWait => "commits-wait",
+            AlarmCode::UpstreamLost => "upstream-lost",
+        }
+    }
+}
+
+/// Something that is wrong with a member, for as long as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Alarm {
+    /// What kind.
+    pub code: AlarmCode,
+    /// What it is about, such as a path, a role, a slot; with the code it tells alarms apart.
+    #[serde(default)]
+    pub subject: String,
+    /// What is wrong and what to do, for a person.
+    pub text: String,
+}
+
+impl Alarm {
+    /// An alarm about the member as a whole.
+    pub fn new(code: AlarmCode, text: impl Into<String>) -> Self {
+        Self { code, subject: String::new(), text: text.into() }
+    }
+
+    /// An alarm about a part of it.
+    pub fn about(code: AlarmCode, subject: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { code, subject: subject.into(), text: text.into() }
+    }
+
+    /// What tells it from others.
+    pub fn key(&self) -> (AlarmCode, &str) {
+        (self.code, &self.subject)
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoticeCode {
+    /// The data directory was rewound.
+    Rewound,
+    /// The data directory was copied.
+    Copied,
+    /// A copy or a rewind counts again.
+    CopyProven,
+    /// A slot of a member that is away was dropped.
+    SlotDropped,
+    /// A slot was made again, or made anew since its WAL was lost.
+    SlotMade,
+    /// A slot of a member that is away no longer holds back the removal of dead rows.
+    SlotReleased,
+    /// A setting that was changed by hand was put right.
+    SettingsRepaired,
+    /// A connection of somebody who called itself a member was ended.
+    ImpostorEnded,
+    /// The member was promoted by somebody else.
+    PromotedByHand,
+    /// PostgreSQL was given up as hung.
+    GivenUp,
+    /// PostgreSQL ended by itself, or by hand.
+    Ended,
+    /// A data directory that was kept aside was removed.
+    AsideRemoved,
+}
+
+impl NoticeCode {
+    /// The name, for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            NoticeCode::Rewound => "rewound",
+            NoticeCode::Copied => "copied",
+            NoticeCode::CopyProven => "copy-proven",
+            NoticeCode::SlotDropped => "slot-dropped",
+            NoticeCode::SlotMade => "slot-made",
+            NoticeCode::SlotReleased => "slot-released",
+            NoticeCode::SettingsRepaired => "settings-repaired",
+            NoticeCode::ImpostorEnded => "impostor-ended",
+            NoticeCode::PromotedByHand => "promoted-by-hand",
+            NoticeCode::GivenUp => "given-up",
+            NoticeCode::Ended => "ended",
+            NoticeCode::AsideRemoved => "aside-removed",
+        }
+    }
+}
+
+/// Something that happened to a member once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice {
+    /// Number within the run of the agent, growing by one from 1.
+    pub number: u64,
+    /// What.
+    pub code: NoticeCode,
+    /// What, for a person.
+    pub text: String,
+}
