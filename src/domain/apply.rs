@@ -4,12 +4,15 @@
 //! randomness, no unordered map. A rejected command changes nothing. Every guard is checked here
 //! again, whatever the proposer believed.
 
+use std::collections::BTreeSet;
+
 use super::alarm::{ALARMS_MAX, Alarm, NOTICES_MAX, Notice};
 use super::candidate::{self, Proof, Refusal, wished};
 use super::command::{Basis, Change, Command, Grant, Rejection, Reply};
 use super::event::{AtStake, Event, EventKind};
 use super::lineage::Lineage;
-use super::observation::Sequence;
+use super::mutant::{self, Mutant};
+use super::observation::{Sealed, Sequence};
 use super::state::{
     CloseReason, Closed, ClusterState, ControlState, FinishedOperation, HISTORY_MAX, Member,
     OPERATIONS_MAX, Operation, OperationKind, Outcome, Phase, Stage, Tenure,
@@ -155,7 +158,11 @@ fn expect_holder<'a>(
 }
 
 fn expect_syncs(state: &ClusterState, expected: &[SyncConfig]) -> Result<(), Rejection> {
-    if state.syncs == expected { Ok(()) } else { Err(Rejection::StaleSyncs) }
+    if state.syncs == expected || mutant::without(Mutant::NoCompareAndSet) {
+        Ok(())
+    } else {
+        Err(Rejection::StaleSyncs)
+    }
 }
 
 fn expect_member(state: &ClusterState, member: &MemberName) -> Result<(), Rejection> {
@@ -443,7 +450,9 @@ fn apply_grant(
     let tenure = expect_closed(state, epoch)?;
     match grant.basis {
         Basis::Stopped if !tenure.stopped => return Err(Rejection::NotStopped { epoch }),
-        Basis::Expired { term } if term != position.term => {
+        Basis::Expired { term }
+            if term != position.term && !mutant::without(Mutant::ExpiryOfAnyTerm) =>
+        {
             return Err(Rejection::OtherLeadership { epoch });
         }
         Basis::Stopped | Basis::Expired { .. } => {}
@@ -479,12 +488,18 @@ fn apply_grant(
         }));
     }
     let (wal_epoch, lsn) = (chosen.wal_epoch, chosen.lsn);
-    let loss = proof != Proof::Quorum;
-    let at_stake = loss.then(|| AtStake {
-        by,
-        uncovered: candidate::uncovered(state, &grant.evidence),
-        primary_end: grant.within_lag_of,
-    });
+    // A proof that was not needed gives nothing up.
+    let uncovered = candidate::uncovered(state, &grant.evidence);
+    let more = |s: &Sealed| (s.wal_epoch, s.lsn) > (wal_epoch, lsn);
+    let loss = proof != Proof::Quorum && (!uncovered.is_empty() || grant.evidence.iter().any(more));
+    if loss {
+        // What is not covered is given up; what is stays in force, and has to be covered
+        // by the next takeover too, should this member be lost before it is active.
+        let given_up: BTreeSet<Epoch> = uncovered.iter().map(|u| u.config.epoch).collect();
+        state.syncs.retain(|c| !given_up.contains(&c.epoch));
+    }
+    let primary_end = grant.within_lag_of;
+    let at_stake = loss.then(|| AtStake { by, uncovered, primary_end });
     state.epoch = next;
     state.tenure = Some(Tenure {
         epoch: next,
@@ -494,10 +509,9 @@ fn apply_grant(
         closed: None,
         stopped: false,
     });
-    if loss {
-        // What the older configurations promised is given up, by the operator's word.
-        state.syncs.clear();
-        push_sync(state, grant.sync.clone());
+    if mutant::without(Mutant::GrantReplacesSyncs) {
+        state.syncs = vec![grant.sync.clone()];
+        state.next_sync = grant.sync.seq + 1;
     } else {
         add_sync(state, grant.sync.clone());
     }
@@ -680,6 +694,9 @@ fn begin_sync_change(
         });
     }
     push_sync(state, to.clone());
+    if mutant::without(Mutant::NoJointChange) {
+        keep_newest_sync(state);
+    }
     record(state, at, EventKind::SyncChanging { to: to.clone() });
     Ok(APPLIED)
 }

@@ -108,7 +108,9 @@ fn check_evidence(state: &ClusterState, evidence: &[Sealed]) -> Result<(), Refus
 fn better(state: &ClusterState, a: &Sealed, b: &Sealed, wish: Option<&MemberName>) -> bool {
     let rank = |s: &Sealed| {
         let priority = state.members.get(&s.member).map_or(0, |m| m.priority);
-        (s.wal_epoch, s.lsn, wish == Some(&s.member), priority)
+        let by_position = mutant::without(Mutant::OrderByPosition);
+        let wal_epoch = if by_position { Epoch(0) } else { s.wal_epoch };
+        (wal_epoch, s.lsn, wish == Some(&s.member), priority)
     };
     rank(a) > rank(b) || (rank(a) == rank(b) && a.member < b.member)
 }

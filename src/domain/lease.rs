@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::mutant::{self, Mutant};
 use super::types::{BootTime, ClusterName, Epoch};
 
 /// The times of the lease protocol. One set for a whole cluster, agreed on through Raft.
@@ -57,7 +58,10 @@ impl Timing {
     /// within the bound: `ttl * (1 + rho) / (1 - rho)`, rounded up.
     pub fn takeover_wait(&self) -> Duration {
         let million = 1_000_000u128;
-        let rho = u128::from(self.clock_error_ppm).min(million - 1);
+        let rho = match mutant::without(Mutant::NoClockFactor) {
+            true => 0,
+            false => u128::from(self.clock_error_ppm).min(million - 1),
+        };
         let ttl_us = u128::from(self.ttl_ms) * 1000;
         let us = (ttl_us * (million + rho)).div_ceil(million - rho);
         Duration::from_micros(u64::try_from(us).unwrap_or(u64::MAX))
@@ -90,7 +94,7 @@ impl HolderLease {
     /// Whether PostgreSQL may run as primary of `epoch` now. Asked again before each act, not only
     /// on a timer: timers do not run while a machine is suspended.
     pub fn may_write(&self, epoch: Epoch, now: BootTime) -> bool {
-        self.epoch == epoch && now < self.stop_at
+        self.epoch == epoch && (now < self.stop_at || mutant::without(Mutant::LeaseNeverEnds))
     }
 
     /// The later of two leases of one epoch; a newer epoch's where they differ.
@@ -176,9 +180,17 @@ impl LeaderLedger {
     pub fn base(&self, cluster: &ClusterName, epoch: Epoch) -> BootTime {
         let acknowledged =
             self.acknowledged.get(cluster).filter(|(e, _)| *e == epoch).map(|(_, at)| *at);
-        let pending =
-            self.pending.values().filter(|(c, e, _)| c == cluster && *e == epoch).map(|p| p.2);
-        pending.chain(acknowledged).fold(self.elected, BootTime::max)
+        let counts = !mutant::without(Mutant::PendingNotCounted);
+        let pending = self
+            .pending
+            .values()
+            .filter(|(c, e, _)| counts && c == cluster && *e == epoch)
+            .map(|p| p.2);
+        let begin = match mutant::without(Mutant::NoFullWindow) {
+            true => BootTime::default(),
+            false => self.elected,
+        };
+        pending.chain(acknowledged).fold(begin, BootTime::max)
     }
 
     /// When the last renewal of `epoch` was acknowledged by this leader.

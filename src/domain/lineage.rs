@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::mutant::{self, Mutant};
 use super::types::{Epoch, Lsn};
 
 /// Where an epoch begins.
@@ -90,6 +91,7 @@ impl Lineage {
             },
             // Its last epoch was never part of the log: all that is surely shared is what lies
             // before the first epoch that came after it.
+            None if mutant::without(Mutant::ForeignEpochIsPrefix) => Relation::Prefix,
             None => Relation::Diverged {
                 common: self
                     .0

@@ -36,6 +36,8 @@ pub use state::{ClusterState, ControlState};
 #[cfg(test)]
 mod apply_test;
 #[cfg(test)]
+mod candidate_property_test;
+#[cfg(test)]
 mod candidate_test;
 #[cfg(test)]
 mod desired_test;
@@ -48,9 +50,13 @@ mod lease_test;
 #[cfg(test)]
 mod operation_test;
 #[cfg(test)]
+mod plan_modes_test;
+#[cfg(test)]
 mod plan_test;
 #[cfg(test)]
 mod reconcile_test;
+#[cfg(test)]
+mod sync_property_test;
 #[cfg(test)]
 mod sync_test;
 #[cfg(test)]

@@ -44,6 +44,14 @@ pub enum Mutant {
     ExpiryOfAnyTerm,
     /// A stop is believed whatever guard it is of.
     ProofOfAnyGuard,
+    /// A renewal that was not answered yet does not count in the leader's ledger.
+    PendingNotCounted,
+    /// A leader waits for the length of a lease by its own clock, as if all clocks were equal.
+    NoClockFactor,
+    /// The holder does not look at the clock before it acts.
+    LeaseNeverEnds,
+    /// Any life of a member's guard may run the epoch that was granted to one of them.
+    GuardNotCompared,
 }
 
 #[cfg(quorate_mutants)]

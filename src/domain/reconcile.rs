@@ -6,6 +6,7 @@
 use super::desired::{Desired, FollowDuty, PrimaryDuty};
 use super::lease::HolderLease;
 use super::lineage::Relation;
+use super::mutant::{self, Mutant};
 use super::observation::{Confirmed, Data, Sealed};
 use super::record::{DataMark, MemberRecord};
 use super::state::Stage;
@@ -188,7 +189,9 @@ fn must_end(epoch: Epoch, desired: &Desired, local: &Local, now: BootTime) -> Op
     // and the lease is there for the case that no newer one comes.
     let lost = match desired {
         Desired::Primary(duty) => {
-            duty.epoch > epoch || (duty.epoch == epoch && Some(&duty.guard) != local.guard.as_ref())
+            let other_guard = Some(&duty.guard) != local.guard.as_ref()
+                && !mutant::without(Mutant::GuardNotCompared);
+            duty.epoch > epoch || (duty.epoch == epoch && other_guard)
         }
         Desired::Follow(duty) => duty.epoch >= epoch,
         Desired::Sealed { promise } => *promise > epoch,
@@ -221,6 +224,9 @@ fn sealed(promise: Epoch, local: &Local) -> Action {
     match &local.process {
         Process::Down => match (&local.data, local.record.data) {
             (Data::Present { .. }, DataMark::Intact) => Action::StartSealed { promise },
+            (Data::Present { .. }, _) if mutant::without(Mutant::ReplacedCounts) => {
+                Action::StartSealed { promise }
+            }
             (Data::Present { .. }, DataMark::Copied { .. }) => {
                 Action::Nothing { why: "its copy is not proven, and there is no primary to follow" }
             }
@@ -243,15 +249,16 @@ fn sealed(promise: Epoch, local: &Local) -> Action {
 }
 
 fn primary(duty: &PrimaryDuty, local: &Local, now: BootTime) -> Action {
-    if local.record.ended >= duty.epoch {
+    if local.record.ended >= duty.epoch && !mutant::without(Mutant::StopNotFinal) {
         return Action::Nothing { why: "the end of this epoch is recorded and reported" };
     }
-    if local.guard.as_ref() != Some(&duty.guard) {
+    if local.guard.as_ref() != Some(&duty.guard) && !mutant::without(Mutant::GuardNotCompared) {
         // The life of the guard that was granted the epoch is over, and a new one is told from it
         // only after the old tree was proven empty.
         return Action::Disown { epoch: duty.epoch };
     }
-    let leased = local.lease.is_some_and(|lease| lease.may_write(duty.epoch, now));
+    let leased = local.lease.is_some_and(|lease| lease.may_write(duty.epoch, now))
+        || mutant::without(Mutant::NoLease);
     let granted = duty.stage == Stage::Granted && local.record.may_hold(duty.epoch);
     match &local.process {
         Process::Sealed { position: Some(_), .. } if granted => {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::mutant::{self, Mutant};
 use super::types::{ClusterName, Epoch, GuardId, Lsn, MemberName, SystemId};
 
 /// The durable record of a member. It lies beside the data directory, never in it, so that a
@@ -82,6 +83,9 @@ impl MemberRecord {
 
     /// Whether it may run `epoch` as primary.
     pub fn may_hold(&self, epoch: Epoch) -> bool {
-        epoch > self.ended && epoch >= self.promised && self.data == DataMark::Intact
+        let runs_again = mutant::without(Mutant::StopNotFinal);
+        (epoch > self.ended || runs_again)
+            && epoch >= self.promised
+            && self.data == DataMark::Intact
     }
 }

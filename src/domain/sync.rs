@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::mutant::{self, Mutant};
 use super::observation::Sealed;
 use super::types::{Epoch, MemberName};
 
@@ -45,7 +46,9 @@ impl SyncConfig {
         }
         match (self.read_quorum(), newer.read_quorum()) {
             // Only a holder or a record covers the newer one.
-            (_, None) => true,
+            (None, None) => true,
+            // It does cover this one too, but where the newer one is waived, this one is not.
+            (Some(_), None) => false,
             (None, Some(_)) => false,
             (Some(need), Some(have)) => {
                 let outside = newer.members.difference(&self.members).count();
@@ -111,10 +114,12 @@ impl SyncConfig {
         // The stopped, intact holder of this or a later granted epoch has all of it; and so has
         // whoever has a record of a later epoch, since that epoch's first record came after its
         // own read quorum.
-        if sealed.iter().any(|s| s.held >= self.epoch && s.held.0 > 0) {
+        let any_epoch = mutant::without(Mutant::AnyHolderCovers);
+        if sealed.iter().any(|s| (s.held >= self.epoch || any_epoch) && s.held.0 > 0) {
             return true;
         }
-        if sealed.iter().any(|s| s.wal_epoch > self.epoch) {
+        let no_records = mutant::without(Mutant::NoCoverageByRecord);
+        if sealed.iter().any(|s| s.wal_epoch > self.epoch && !no_records) {
             return true;
         }
         let have = sealed.iter().filter(|s| self.members.contains(&s.member)).count();
@@ -155,7 +160,7 @@ pub fn to_cover(in_force: &[SyncConfig]) -> Vec<SyncConfig> {
     let epochs: BTreeSet<Epoch> = in_force.iter().map(|c| c.epoch).collect();
     for epoch in epochs {
         let of_epoch: Vec<&SyncConfig> = in_force.iter().filter(|c| c.epoch == epoch).collect();
-        if of_epoch.len() > 1 {
+        if of_epoch.len() > 1 && !mutant::without(Mutant::NoMixture) {
             let w = of_epoch.iter().map(|c| c.w).min().unwrap_or_default();
             let members = of_epoch.iter().flat_map(|c| c.members.iter().cloned()).collect();
             let members = if w == 0 { BTreeSet::new() } else { members };

@@ -1,0 +1,192 @@
+//! A closed epoch: choosing who is granted the next.
+
+use super::super::candidate::{self, Proof, Refusal, wished};
+use super::super::command::{Basis, Change, Grant};
+use super::super::observation::{Condition, Sealed};
+use super::super::space::Level;
+use super::super::state::{CloseReason, Operation, OperationKind, Outcome, Tenure};
+use super::super::types::{Lsn, MemberName};
+use super::{
+    FAILOVER_DEADLINE, FAILOVER_TARGET_WAIT, Finding, GAVE_UP_FOR, LOSS_SETTLE, Pass, TARGET_WAIT,
+};
+
+/// Whom to grant the next epoch, and on what.
+struct Choice {
+    evidence: Vec<Sealed>,
+    chosen: Sealed,
+    /// The operation that overrides the read quorum.
+    accepted: Option<u64>,
+    /// The position that `max_lag_bytes` is measured from.
+    within_lag_of: Option<Lsn>,
+}
+
+impl Pass<'_> {
+    pub(super) fn take_over(&self, tenure: &Tenure, findings: &mut Vec<Finding>) -> Option<Change> {
+        if !tenure.stopped && self.proven_stop(tenure) {
+            let (member, epoch) = (tenure.member.clone(), tenure.epoch);
+            findings.push(Finding::HolderStopped { member, epoch });
+            return Some(Change::RecordStop { expect_epoch: tenure.epoch });
+        }
+        let Choice { evidence, chosen, accepted, within_lag_of } = match self.choose(tenure) {
+            Ok(choice) => choice,
+            Err(finding) => {
+                findings.push(finding);
+                return self.failover_overdue(findings);
+            }
+        };
+        let timing = &self.state.spec.timing;
+        let expires = self.ledger.expires(self.cluster, tenure.epoch, timing);
+        if !tenure.stopped && self.now < expires {
+            let remaining = expires.since(self.now);
+            findings.push(Finding::AwaitingExpiry { member: tenure.member.clone(), remaining });
+            return None;
+        }
+        let epoch = self.state.epoch.next();
+        findings.push(Finding::Granting { member: chosen.member.clone(), epoch });
+        Some(Change::Grant(Grant {
+            expect_epoch: self.state.epoch,
+            expect_syncs: self.state.syncs.clone(),
+            member: chosen.member.clone(),
+            guard: chosen.guard.clone(),
+            basis: match tenure.stopped {
+                true => Basis::Stopped,
+                false => Basis::Expired { term: self.ledger.term() },
+            },
+            sync: self.first_sync(&chosen.member, &evidence),
+            evidence,
+            accept_data_loss: accepted,
+            within_lag_of,
+        }))
+    }
+
+    /// A failover by hand that finds nobody is given up as an operation, so that another can be
+    /// asked for. The takeover itself goes on.
+    fn failover_overdue(&self, findings: &mut Vec<Finding>) -> Option<Change> {
+        let op = self.state.operation.as_ref()?;
+        let (_, seen) = self.observed.operation_seen.filter(|(id, _)| *id == op.id)?;
+        if self.now.since(seen) < FAILOVER_DEADLINE {
+            return None;
+        }
+        let why = findings.last().map_or_else(String::new, Finding::to_string);
+        findings.push(Finding::OperationFailed { why: why.clone() });
+        Some(Change::FinishOperation { operation: op.id, outcome: Outcome::Failed { why } })
+    }
+
+    /// Whom to grant the next epoch, and on what.
+    fn choose(&self, tenure: &Tenure) -> Result<Choice, Finding> {
+        let everybody = self.evidence();
+        // Where the disk is full a promotion would fail at once, and then the next one.
+        let has_room = |s: &&Sealed| {
+            self.fresh(&s.member).is_none_or(|o| o.report.disks.level() > Level::Critical)
+        };
+        let all: Vec<Sealed> = everybody.iter().filter(has_room).cloned().collect();
+        let op = self.state.operation.as_ref();
+        let wish = candidate::wish(self.state, self.wall);
+        if let Some(finding) = self.hold_back(tenure, op, op.and_then(wished).as_ref(), &all) {
+            return Err(finding);
+        }
+        let recent = |s: &&Sealed| {
+            let at = self.observed.gave_up.get(&s.member);
+            at.is_none_or(|at| self.now.since(*at) >= GAVE_UP_FOR)
+        };
+        let untried: Vec<Sealed> = all.iter().filter(recent).cloned().collect();
+        let pick = |evidence: &[Sealed], proof: Proof| {
+            let chosen = candidate::choose(self.state, evidence, wish.as_ref(), proof)?.clone();
+            let evidence = evidence.to_vec();
+            Ok::<_, Refusal>(Choice { evidence, chosen, accepted: None, within_lag_of: None })
+        };
+        let mut refusal = match pick(&untried, Proof::Quorum) {
+            Ok(choice) => return Ok(choice),
+            Err(refusal) => refusal,
+        };
+        // Whoever could not be promoted a moment ago is asked again only where nobody else will do.
+        if let Ok(choice) = pick(&all, Proof::Quorum) {
+            return Ok(choice);
+        }
+        let closed = self.observed.closed_seen.map_or(self.now, |(_, at)| at);
+        let waited = self.now.since(closed);
+        if let Some(end) = self.primary_end()
+            && (waited >= LOSS_SETTLE || self.all_sealed(&all))
+        {
+            match pick(&all, Proof::WithinLagOf(end)) {
+                Ok(choice) => return Ok(Choice { within_lag_of: Some(end), ..choice }),
+                Err(why) => refusal = why,
+            }
+        }
+        if let Some(op) = op
+            && matches!(op.kind, OperationKind::Failover { accept_data_loss: true, .. })
+            && waited >= LOSS_SETTLE
+            && let Ok(choice) = pick(&everybody, Proof::Waived)
+        {
+            return Ok(Choice { accepted: Some(op.id), ..choice });
+        }
+        if all.len() < everybody.len() && pick(&everybody, Proof::Quorum).is_ok() {
+            let full = everybody.iter().filter(|s| !has_room(s));
+            return Err(Finding::AwaitingRoom {
+                members: full.map(|s| s.member.clone()).collect(),
+            });
+        }
+        let sealed = all.iter().map(|s| s.member.clone()).collect();
+        Err(Finding::AwaitingCandidates { refusal, sealed })
+    }
+
+    /// Whether every member that answers and may lead is sealed: no better one is to be expected.
+    fn all_sealed(&self, evidence: &[Sealed]) -> bool {
+        self.state.members.iter().filter(|(_, m)| m.may_lead()).all(|(name, _)| {
+            self.fresh(name).is_none() || evidence.iter().any(|s| s.member == *name)
+        })
+    }
+
+    /// Sealed members that count.
+    fn evidence(&self) -> Vec<Sealed> {
+        let next = self.state.epoch.next();
+        self.state
+            .members
+            .iter()
+            .filter(|(_, m)| m.may_lead())
+            .filter_map(|(name, _)| {
+                let report = &self.fresh(name)?.report;
+                let Condition::Standby(view) = &report.condition else { return None };
+                let sealed = view.sealed.as_ref()?;
+                let same_life = report.guard.as_ref() == Some(&sealed.guard);
+                // WAL of an epoch that was never granted is nobody's: it must not decide anything.
+                let known = sealed.wal_epoch < next && sealed.held < next;
+                let fit = view.counts && same_life && known && sealed.promised >= next;
+                (fit && sealed.member == *name).then(|| sealed.clone())
+            })
+            .collect()
+    }
+
+    /// Reasons to wait although a candidate may be there.
+    fn hold_back(
+        &self,
+        tenure: &Tenure,
+        op: Option<&Operation>,
+        wish: Option<&MemberName>,
+        evidence: &[Sealed],
+    ) -> Option<Finding> {
+        let is_sealed = |m: &MemberName| evidence.iter().any(|s| s.member == *m);
+        if let (Some(op), Some(target)) = (op, wish)
+            && !is_sealed(target)
+        {
+            let closed = self.observed.closed_seen.map_or(self.now, |(_, at)| at);
+            let patience = match op.kind {
+                OperationKind::Switchover { .. } => TARGET_WAIT,
+                OperationKind::Failover { .. } => FAILOVER_TARGET_WAIT,
+            };
+            if self.now.since(closed) < patience {
+                return Some(Finding::AwaitingTarget { member: target.clone() });
+            }
+        }
+        let reason = tenure.closed.as_ref().map(|c| c.reason);
+        if reason == Some(CloseReason::Crashed)
+            && op.is_none()
+            && candidate::crash_bound_exceeded(self.state, self.wall)
+            && !is_sealed(&tenure.member)
+        {
+            let crashes = self.state.crashes.len();
+            return Some(Finding::CrashBound { member: tenure.member.clone(), crashes });
+        }
+        None
+    }
+}

@@ -1,0 +1,185 @@
+//! Why the planner did or did not act: typed, with the name of its rule.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::super::candidate::Refusal;
+use super::super::sync::SyncConfig;
+use super::super::types::{Epoch, MemberName, SystemId};
+
+/// A reason for what the planner did or did not do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Finding {
+    /// Nothing is to be done.
+    Settled,
+    /// A member of the bootstrap has not registered, or does not report.
+    AwaitingMember { member: MemberName },
+    /// A member holds data, and the control plane knows of none.
+    UnknownData { member: MemberName, system_id: SystemId },
+    /// `initdb` is under way, or failed.
+    Bootstrapping { member: MemberName, problem: Option<String> },
+    /// The holder proved that its epoch ended.
+    HolderStopped { member: MemberName, epoch: Epoch },
+    /// No renewal has come for the suspicion time.
+    HolderSilent { member: MemberName, silence: Duration },
+    /// The holder is silent, but a takeover could not succeed, so its epoch stays open.
+    TakeoverWouldFail { refusal: Refusal },
+    /// The granted member is on its way to be primary.
+    Promoting { member: MemberName, epoch: Epoch, step: &'static str },
+    /// The old lease may still run.
+    AwaitingExpiry { member: MemberName, remaining: Duration },
+    /// The read quorum or a candidate is missing.
+    AwaitingCandidates { refusal: Refusal, sealed: Vec<MemberName> },
+    /// The target of the switchover is about to be sealed.
+    AwaitingTarget { member: MemberName },
+    /// Too many failovers after crashes: the crashed member itself is waited for.
+    CrashBound { member: MemberName, crashes: usize },
+    /// A new epoch is granted.
+    Granting { member: MemberName, epoch: Epoch },
+    /// The synchronous configuration is being changed.
+    ChangingSync { from: SyncConfig, to: SyncConfig },
+    /// Too few synchronous standbys stream: commits wait.
+    CommitsWait { config: SyncConfig, streaming: usize },
+    /// Members that could take over have no room on their disks.
+    AwaitingRoom { members: Vec<MemberName> },
+    /// A switchover waits for the primary to stop.
+    SwitchingOver { target: MemberName },
+    /// An operation was given up.
+    OperationFailed { why: String },
+    /// A member does not report.
+    MemberSilent { member: MemberName },
+    /// A member asked to be registered, and was refused.
+    RegistrationRefused { member: MemberName, rule: &'static str, why: String },
+    /// A member says that something is wrong.
+    MemberProblem { member: MemberName, problem: String },
+}
+
+impl Finding {
+    /// The name of the rule, for programs.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Finding::Settled => "settled",
+            Finding::AwaitingMember { .. } => "bootstrap.all-members",
+            Finding::UnknownData { .. } => "data.no-bootstrap-beside",
+            Finding::Bootstrapping { .. } => "bootstrap",
+            Finding::HolderStopped { .. } => "takeover.proven-stop",
+            Finding::HolderSilent { .. } => "takeover.lease-lost",
+            Finding::TakeoverWouldFail { .. } => "takeover.likely-quorum",
+            Finding::Promoting { .. } => "promotion",
+            Finding::AwaitingExpiry { .. } => "takeover.expiry",
+            Finding::AwaitingCandidates { refusal, .. } => refusal.rule(),
+            Finding::AwaitingTarget { .. } => "switchover.target-sealed",
+            Finding::CrashBound { .. } => "takeover.crash-bound",
+            Finding::Granting { .. } => "takeover.grant",
+            Finding::ChangingSync { .. } => "sync.joint-change",
+            Finding::CommitsWait { .. } => "sync.write-quorum",
+            Finding::AwaitingRoom { .. } => "takeover.room",
+            Finding::SwitchingOver { .. } => "switchover",
+            Finding::OperationFailed { .. } => "operation.failed",
+            Finding::MemberSilent { .. } => "member.reports",
+            Finding::RegistrationRefused { rule, .. } => rule,
+            Finding::MemberProblem { .. } => "member.problem",
+        }
+    }
+
+    /// The member that it is about, where there is one.
+    pub fn member(&self) -> Option<&MemberName> {
+        match self {
+            Finding::AwaitingMember { member }
+            | Finding::UnknownData { member, .. }
+            | Finding::Bootstrapping { member, .. }
+            | Finding::HolderStopped { member, .. }
+            | Finding::HolderSilent { member, .. }
+            | Finding::Promoting { member, .. }
+            | Finding::AwaitingExpiry { member, .. }
+            | Finding::AwaitingTarget { member }
+            | Finding::CrashBound { member, .. }
+            | Finding::Granting { member, .. }
+            | Finding::SwitchingOver { target: member }
+            | Finding::MemberSilent { member }
+            | Finding::RegistrationRefused { member, .. }
+            | Finding::MemberProblem { member, .. } => Some(member),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Finding::Settled => write!(f, "nothing is to be done"),
+            Finding::AwaitingMember { member } => {
+                write!(f, "waiting for {member} to report before any data is made")
+            }
+            Finding::UnknownData { member, system_id } => write!(
+                f,
+                "{member} holds data with system identifier {system_id} that this control plane \
+                 has never seen; no cluster is created beside it"
+            ),
+            Finding::Bootstrapping { member, problem: None } => {
+                write!(f, "{member} makes the data directory")
+            }
+            Finding::Bootstrapping { member, problem: Some(why) } => {
+                write!(f, "{member} could not make the data directory and tries again: {why}")
+            }
+            Finding::HolderStopped { member, epoch } => {
+                write!(f, "{member} proved that it stopped epoch {epoch}")
+            }
+            Finding::HolderSilent { member, silence } => {
+                write!(f, "{member} has not renewed its lease for {} ms", silence.as_millis())
+            }
+            Finding::TakeoverWouldFail { refusal } => write!(
+                f,
+                "the primary is silent, but its epoch stays open since a takeover would not \
+                 succeed: {refusal}"
+            ),
+            Finding::Promoting { member, epoch, step } => {
+                write!(f, "{member} becomes primary of epoch {epoch}: {step}")
+            }
+            Finding::AwaitingExpiry { member, remaining } => write!(
+                f,
+                "the lease of {member} may still run: waiting {} ms more",
+                remaining.as_millis()
+            ),
+            Finding::AwaitingCandidates { refusal, sealed } => {
+                let names: Vec<&str> = sealed.iter().map(MemberName::as_str).collect();
+                write!(f, "no promotion yet: {refusal} (sealed: {})", names.join(", "))
+            }
+            Finding::AwaitingTarget { member } => {
+                write!(f, "waiting for {member}, which is to take over, to be sealed")
+            }
+            Finding::CrashBound { member, crashes } => write!(
+                f,
+                "PostgreSQL crashed {crashes} times of late: waiting for {member} itself to \
+                 return instead of letting the crash walk through the cluster"
+            ),
+            Finding::Granting { member, epoch } => {
+                write!(f, "{member} is granted epoch {epoch}")
+            }
+            Finding::ChangingSync { from, to } => write!(f, "changing {from} to {to}"),
+            Finding::CommitsWait { config, streaming } => write!(
+                f,
+                "commits wait: {config} needs {} and {streaming} of its members stream",
+                config.w
+            ),
+            Finding::AwaitingRoom { members } => {
+                let names: Vec<&str> = members.iter().map(MemberName::as_str).collect();
+                write!(
+                    f,
+                    "not promoted, since their disks are full and they would fail at once: {}; \
+                     make room there",
+                    names.join(", ")
+                )
+            }
+            Finding::SwitchingOver { target } => {
+                write!(f, "switching over to {target}: waiting for the primary to stop")
+            }
+            Finding::OperationFailed { why } => write!(f, "the operation was given up: {why}"),
+            Finding::MemberSilent { member } => write!(f, "{member} does not report"),
+            Finding::RegistrationRefused { member, why, .. } => {
+                write!(f, "{member} is not taken in: {why}")
+            }
+            Finding::MemberProblem { member, problem } => write!(f, "{member}: {problem}"),
+        }
+    }
+}

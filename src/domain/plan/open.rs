@@ -1,0 +1,184 @@
+//! An open epoch: watching over its holder, and closing it.
+
+use super::super::candidate::{self, Proof, Refusal};
+use super::super::command::Change;
+use super::super::mutant::{self, Mutant};
+use super::super::observation::{Condition, PrimaryView, Progress, Sealed};
+use super::super::space::Level;
+use super::super::state::{CloseReason, OperationKind, Stage, Tenure};
+use super::super::types::Lsn;
+use super::{Finding, PROMOTION_DEADLINE, Pass, promoting, tenure_guard};
+
+impl Pass<'_> {
+    pub(super) fn watch_over(
+        &self,
+        tenure: &Tenure,
+        findings: &mut Vec<Finding>,
+    ) -> Option<Change> {
+        if let Some(change) = self.holder_stopped(tenure, findings) {
+            return Some(change);
+        }
+        if let Some(change) = self.holder_silent(tenure, findings) {
+            return change;
+        }
+        if let Some(change) = self.promotion_overdue(tenure, findings) {
+            return Some(change);
+        }
+        let view = self.primary_view(tenure);
+        let sync_change = self.sync_change(tenure, view, findings);
+        match tenure.stage {
+            Stage::Granted => {
+                let step = if view.is_some() { "promoting" } else { "accepting the grant" };
+                findings.push(promoting(tenure, step));
+                match view.map(|v| &v.progress) {
+                    Some(Progress::Promoted { lineage }) => Some(Change::RecordPromotion {
+                        expect_epoch: tenure.epoch,
+                        guard: tenure.guard.clone(),
+                        lineage: lineage.clone(),
+                    }),
+                    _ => None,
+                }
+            }
+            Stage::Promoted => {
+                findings.push(promoting(tenure, "waiting for the barrier"));
+                match view.and_then(|v| v.confirmed.as_ref()) {
+                    Some(c) if c.syncs == self.state.syncs => Some(Change::Activate {
+                        expect_epoch: tenure.epoch,
+                        guard: tenure.guard.clone(),
+                        expect_syncs: c.syncs.clone(),
+                        postmaster_start_us: c.postmaster_start_us,
+                    }),
+                    _ => sync_change,
+                }
+            }
+            Stage::Active { .. } => self
+                .finish_sync_change(tenure, view, findings)
+                .or_else(|| self.attend_operation(tenure, findings))
+                .or(sync_change),
+        }
+    }
+
+    /// A member that renews its lease and is never promoted must not hold the cluster for ever.
+    fn promotion_overdue(&self, tenure: &Tenure, findings: &mut Vec<Finding>) -> Option<Change> {
+        let (_, seen) = self.observed.epoch_seen.filter(|(e, _)| *e == tenure.epoch)?;
+        let late = self.now.since(seen) >= PROMOTION_DEADLINE;
+        if tenure.stage != Stage::Granted || !late || self.likely_refusal().is_some() {
+            return None;
+        }
+        findings.push(promoting(tenure, "it took too long, and the epoch is closed"));
+        let reason = CloseReason::GivenUp;
+        Some(Change::Close { expect_epoch: tenure.epoch, reason, stopped: false })
+    }
+
+    /// Whether the holder's process tree is proven empty: by the record of the very guard that was
+    /// granted the epoch, and of nobody else.
+    pub(super) fn proven_stop(&self, tenure: &Tenure) -> bool {
+        let report = self.observed.members.get(&tenure.member).map(|o| &o.report);
+        let any_guard = mutant::without(Mutant::ProofOfAnyGuard);
+        report.is_some_and(|r| {
+            r.ended >= tenure.epoch && (any_guard || r.emptied.contains(&tenure.guard))
+        })
+    }
+
+    /// A proven stop ends the epoch at once.
+    fn holder_stopped(&self, tenure: &Tenure, findings: &mut Vec<Finding>) -> Option<Change> {
+        // A proof is durable on the member: it does not grow old.
+        let report = &self.observed.members.get(&tenure.member)?.report;
+        if !self.proven_stop(tenure) {
+            return None;
+        }
+        let (member, epoch) = (tenure.member.clone(), tenure.epoch);
+        findings.push(Finding::HolderStopped { member, epoch });
+        let asked = self.state.operation.as_ref().is_some_and(|op| {
+            op.epoch == tenure.epoch && matches!(op.kind, OperationKind::Switchover { .. })
+        });
+        let reason = match (report.crashed, asked) {
+            (true, _) => CloseReason::Crashed,
+            (false, true) => CloseReason::Switchover,
+            (false, false) => CloseReason::GivenUp,
+        };
+        Some(Change::Close { expect_epoch: tenure.epoch, reason, stopped: true })
+    }
+
+    /// A silent holder is closed where a takeover is likely to succeed. `Some(None)`: it is silent,
+    /// and nothing can be done.
+    fn holder_silent(
+        &self,
+        tenure: &Tenure,
+        findings: &mut Vec<Finding>,
+    ) -> Option<Option<Change>> {
+        let seen = self.observed.epoch_seen.filter(|(e, _)| *e == tenure.epoch).map(|(_, at)| at);
+        let base = self.ledger.base(self.cluster, tenure.epoch).max(seen.unwrap_or(self.now));
+        let silence = self.now.since(base);
+        if silence < self.state.spec.timing.suspect() {
+            return None;
+        }
+        findings.push(Finding::HolderSilent { member: tenure.member.clone(), silence });
+        match self.likely_refusal() {
+            Some(refusal) => {
+                findings.push(Finding::TakeoverWouldFail { refusal });
+                Some(None)
+            }
+            None => Some(Some(Change::Close {
+                expect_epoch: tenure.epoch,
+                reason: CloseReason::LeaseLost,
+                stopped: false,
+            })),
+        }
+    }
+
+    /// Why a takeover would be refused if every standby that answers now were sealed now.
+    fn likely_refusal(&self) -> Option<Refusal> {
+        let likely: Vec<Sealed> = self
+            .state
+            .members
+            .iter()
+            .filter(|(_, m)| m.may_lead())
+            .filter_map(|(name, _)| {
+                let report = &self.fresh(name)?.report;
+                let Condition::Standby(view) = &report.condition else { return None };
+                let fit = view.counts && report.disks.level() > Level::Critical;
+                fit.then(|| Sealed {
+                    member: name.clone(),
+                    guard: report.guard.clone().unwrap_or_else(|| tenure_guard(self.state)),
+                    promised: self.state.epoch.next(),
+                    wal_epoch: view.wal_epoch.min(self.state.epoch),
+                    lsn: view.flushed,
+                    // The member of the epoch counts as its holder once that is closed.
+                    held: match &self.state.tenure {
+                        Some(t) if t.member == *name => t.epoch,
+                        _ => view.held.min(self.state.epoch),
+                    },
+                    lineage: self.state.lineage.clone(),
+                })
+            })
+            .collect();
+        let refusal = candidate::choose(self.state, &likely, None, Proof::Quorum).err()?;
+        match self.primary_end() {
+            Some(end) => {
+                candidate::choose(self.state, &likely, None, Proof::WithinLagOf(end)).err()
+            }
+            None => Some(refusal),
+        }
+    }
+
+    /// How far the last primary that wrote is known to have been, where the operator allows a
+    /// member to be short of that.
+    pub(super) fn primary_end(&self) -> Option<Lsn> {
+        self.state.spec.max_lag_bytes?;
+        let wrote = self.state.lineage.last()?.epoch;
+        self.observed.primary_end.filter(|(epoch, _)| *epoch == wrote).map(|(_, lsn)| lsn)
+    }
+
+    pub(super) fn primary_view(&self, tenure: &Tenure) -> Option<&PrimaryView> {
+        let report = &self.fresh(&tenure.member)?.report;
+        match &report.condition {
+            Condition::Primary(view)
+                if view.epoch == tenure.epoch && report.guard.as_ref() == Some(&tenure.guard) =>
+            {
+                Some(view)
+            }
+            _ => None,
+        }
+    }
+}

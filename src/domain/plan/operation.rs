@@ -1,0 +1,266 @@
+//! Operations of the operator: whether they can be started, and their way through an epoch.
+
+use std::time::Duration;
+
+use super::super::candidate::{Refusal, wished};
+use super::super::command::Change;
+use super::super::observation::{Condition, Observations, PrimaryView};
+use super::super::space::Level;
+use super::super::state::{ClusterState, OperationKind, Outcome, Tenure};
+use super::super::types::{BootTime, Lsn, MemberName};
+use super::{FRESH, Finding, Pass, SWITCHOVER_DEADLINE, SWITCHOVER_LAG_BYTES_MAX, fresh};
+
+impl Pass<'_> {
+    pub(super) fn attend_operation(
+        &self,
+        tenure: &Tenure,
+        findings: &mut Vec<Finding>,
+    ) -> Option<Change> {
+        let op = self.state.operation.as_ref()?;
+        if op.epoch != tenure.epoch {
+            // An epoch between was closed for another reason; this one is active.
+            let outcome = match wished(op) {
+                Some(target) if target != tenure.member => {
+                    Outcome::Failed { why: format!("{} became primary instead", tenure.member) }
+                }
+                _ => Outcome::Done { primary: tenure.member.clone() },
+            };
+            return Some(Change::FinishOperation { operation: op.id, outcome });
+        }
+        let OperationKind::Switchover { target } = &op.kind else { return None };
+        let since = self.observed.operation_seen.filter(|(id, _)| *id == op.id);
+        let waited = since.map_or(Duration::ZERO, |(_, at)| self.now.since(at));
+        let problem = match self.fresh(target) {
+            _ if waited >= SWITCHOVER_DEADLINE => {
+                Some(format!("the primary did not stop within {} s", waited.as_secs()))
+            }
+            // A leader that is new has not heard of anybody yet.
+            None if self.now.since(self.ledger.elected()) <= FRESH => None,
+            None => Some(format!("{target} does not report any more")),
+            // Unknown is not absent: the deadline bounds it.
+            Some(o) => match &o.report.condition {
+                Condition::Standby(_) | Condition::Unknown | Condition::Starting => None,
+                _ => Some(format!("{target} is not a running standby any more")),
+            },
+        };
+        match problem {
+            Some(why) => {
+                findings.push(Finding::OperationFailed { why: why.clone() });
+                let outcome = Outcome::Failed { why };
+                Some(Change::FinishOperation { operation: op.id, outcome })
+            }
+            None => {
+                findings.push(Finding::SwitchingOver { target: target.clone() });
+                None
+            }
+        }
+    }
+}
+
+/// A reason why a switchover or a failover is not started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OperationProblem {
+    /// The cluster has no active primary.
+    #[error("the cluster has no active primary to take over from in order")]
+    NoPrimary,
+    /// No such member.
+    #[error("there is no member named {0}")]
+    UnknownMember(MemberName),
+    /// The target is the primary.
+    #[error("{0} is the primary already")]
+    AlreadyPrimary(MemberName),
+    /// Another operation is under way.
+    #[error("operation {0} is under way")]
+    OperationUnderWay(u64),
+    /// The target is tagged.
+    #[error("{0} is tagged nofailover, or applies WAL late")]
+    Tagged(MemberName),
+    /// The target does not report.
+    #[error("{0} does not report")]
+    Silent(MemberName),
+    /// The target does not stream.
+    #[error("{0} does not stream from the primary")]
+    NotStreaming(MemberName),
+    /// The target's data is a copy that is not proven yet.
+    #[error("{0} was copied and has not caught up since")]
+    Unproven(MemberName),
+    /// The target's disk is full.
+    #[error("the disk of {0} is as good as full")]
+    NoRoom(MemberName),
+    /// The target is behind.
+    #[error("{member} is {lag_bytes} bytes behind, and at most {max_bytes} are allowed")]
+    Lagging {
+        /// Who.
+        member: MemberName,
+        /// By how much.
+        lag_bytes: u64,
+        /// The bound.
+        max_bytes: u64,
+    },
+    /// The read quorum would not hold after it.
+    #[error("after the primary stopped no member could be promoted: {0}")]
+    NoQuorum(Refusal),
+    /// No member is fit.
+    #[error("no standby is fit to become primary")]
+    NoTarget,
+    /// The primary is healthy.
+    #[error("{0} is a healthy primary: use switchover, or accept data loss explicitly")]
+    PrimaryHealthy(MemberName),
+}
+
+impl OperationProblem {
+    /// The name of the rule, for programs.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            OperationProblem::NoPrimary => "switchover.primary",
+            OperationProblem::UnknownMember(_) => "member.exists",
+            OperationProblem::AlreadyPrimary(_) => "switchover.target-is-standby",
+            OperationProblem::OperationUnderWay(_) => "operation.one-at-a-time",
+            OperationProblem::Tagged(_) => "switchover.target-tag",
+            OperationProblem::Silent(_) => "switchover.target-reports",
+            OperationProblem::NotStreaming(_) => "switchover.target-streams",
+            OperationProblem::Unproven(_) => "switchover.target-proven",
+            OperationProblem::NoRoom(_) => "switchover.target-room",
+            OperationProblem::Lagging { .. } => "switchover.target-lag",
+            OperationProblem::NoQuorum(_) => "switchover.read-quorum",
+            OperationProblem::NoTarget => "switchover.target",
+            OperationProblem::PrimaryHealthy(_) => "failover.primary-gone",
+        }
+    }
+}
+
+/// Whether a switchover can be started now, and to whom.
+pub fn switchover_check(
+    state: &ClusterState,
+    observed: &Observations,
+    target: Option<&MemberName>,
+    now: BootTime,
+) -> Result<MemberName, Vec<OperationProblem>> {
+    if let Some(op) = &state.operation {
+        return Err(vec![OperationProblem::OperationUnderWay(op.id)]);
+    }
+    let Some(primary) = state.active_primary() else {
+        return Err(vec![OperationProblem::NoPrimary]);
+    };
+    if let Some(target) = target {
+        let problems = target_problems(state, observed, primary, target, now);
+        return if problems.is_empty() { Ok(target.clone()) } else { Err(problems) };
+    }
+    let mut fit: Vec<&MemberName> = state
+        .members
+        .keys()
+        .filter(|m| target_problems(state, observed, primary, m, now).is_empty())
+        .collect();
+    let flushed = |m: &MemberName| match primary_of(state, observed, now) {
+        Some(view) => view.standbys.get(m).map_or(Lsn(0), |s| s.flushed),
+        None => Lsn(0),
+    };
+    let priority = |m: &MemberName| state.members.get(m).map_or(0, |x| x.priority);
+    fit.sort_by(|a, b| {
+        (priority(b), flushed(b)).cmp(&(priority(a), flushed(a))).then_with(|| a.cmp(b))
+    });
+    match fit.first() {
+        Some(best) => Ok((*best).clone()),
+        None => Err(vec![OperationProblem::NoTarget]),
+    }
+}
+
+fn primary_of<'a>(
+    state: &ClusterState,
+    observed: &'a Observations,
+    now: BootTime,
+) -> Option<&'a PrimaryView> {
+    let tenure = state.open_tenure()?;
+    match &fresh(observed, &tenure.member, now)?.report.condition {
+        Condition::Primary(view) if view.epoch == tenure.epoch => Some(view),
+        _ => None,
+    }
+}
+
+fn target_problems(
+    state: &ClusterState,
+    observed: &Observations,
+    primary: &MemberName,
+    target: &MemberName,
+    now: BootTime,
+) -> Vec<OperationProblem> {
+    let Some(member) = state.members.get(target) else {
+        return vec![OperationProblem::UnknownMember(target.clone())];
+    };
+    if target == primary {
+        return vec![OperationProblem::AlreadyPrimary(target.clone())];
+    }
+    let mut problems = Vec::new();
+    if !member.may_lead() {
+        problems.push(OperationProblem::Tagged(target.clone()));
+    }
+    let Some(own) = fresh(observed, target, now) else {
+        problems.push(OperationProblem::Silent(target.clone()));
+        return problems;
+    };
+    match &own.report.condition {
+        Condition::Standby(view) if !view.counts => {
+            problems.push(OperationProblem::Unproven(target.clone()));
+        }
+        _ => {}
+    }
+    if own.report.disks.level() == Level::Critical {
+        problems.push(OperationProblem::NoRoom(target.clone()));
+    }
+    let Some(view) = primary_of(state, observed, now) else {
+        problems.push(OperationProblem::Silent(primary.clone()));
+        return problems;
+    };
+    match view.standbys.get(target) {
+        Some(seen) if seen.streaming => {
+            let lag_bytes = view.flushed.0.saturating_sub(seen.flushed.0);
+            if lag_bytes > SWITCHOVER_LAG_BYTES_MAX {
+                problems.push(OperationProblem::Lagging {
+                    member: target.clone(),
+                    lag_bytes,
+                    max_bytes: SWITCHOVER_LAG_BYTES_MAX,
+                });
+            }
+        }
+        _ => problems.push(OperationProblem::NotStreaming(target.clone())),
+    }
+    problems
+}
+
+/// Whether a failover by hand can be started now.
+pub fn failover_check(
+    state: &ClusterState,
+    observed: &Observations,
+    ledger_silence: Option<Duration>,
+    target: Option<&MemberName>,
+    accept_data_loss: bool,
+    now: BootTime,
+) -> Result<(), Vec<OperationProblem>> {
+    let mut problems = Vec::new();
+    if let Some(op) = &state.operation {
+        problems.push(OperationProblem::OperationUnderWay(op.id));
+    }
+    if let Some(target) = target
+        && !state.members.contains_key(target)
+    {
+        problems.push(OperationProblem::UnknownMember(target.clone()));
+    }
+    if let Some(target) = target
+        && state.members.get(target).is_some_and(|m| !m.may_lead())
+    {
+        problems.push(OperationProblem::Tagged(target.clone()));
+    }
+    if state.tenure.is_none() {
+        problems.push(OperationProblem::NoPrimary);
+    }
+    // Healthy: it renews, and it says so.
+    let renews = ledger_silence.is_some_and(|s| s < state.spec.timing.suspect());
+    if let Some(primary) = state.active_primary()
+        && renews
+        && primary_of(state, observed, now).is_some()
+        && !accept_data_loss
+    {
+        problems.push(OperationProblem::PrimaryHealthy(primary.clone()));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
