@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_methods)]
 
+mod aside;
 mod connect;
 mod explain;
 mod failure;
@@ -89,6 +90,8 @@ enum Command {
     History(history::HistoryArgs),
     /// Say what the leader waits for, and why
     Explain,
+    /// List data directories that were replaced and kept
+    Aside,
     /// Print a connection string for libpq that finds the primary
     Dsn(connect::DsnArgs),
     /// Run psql against the primary
@@ -175,6 +178,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Failover(args) => operate::failover(operating()?, &args).await,
         Command::History(args) => history::run(reading()?, &args).await,
         Command::Explain => explain::run(reading()?).await,
+        Command::Aside => aside::run(reading()?).await,
         Command::Dsn(args) => connect::dsn(reading()?, &args).await,
         Command::Psql(args) => connect::psql(reading()?, &args).await,
         Command::Ps(args) => ps::run(&args, common.output),

@@ -91,6 +91,9 @@ pub(super) fn screenful(status: &v1::Status, screen: Screen) -> String {
             out.push_str(&members(cluster, screen));
         }
         for member in &cluster.members {
+            for alarm in &member.alarms {
+                out.push_str(&format!("! {}: {}: {}\n", member.name, alarm.code, alarm.text));
+            }
             for problem in &member.problems {
                 out.push_str(&format!("! {}: {problem}\n", member.name));
             }
@@ -174,7 +177,10 @@ fn tenure_line(t: &v1::Tenure) -> String {
 fn sync_text(cluster: &v1::Cluster) -> String {
     let one = |c: &v1::SyncConfig| match c.w {
         0 => "asynchronous".to_owned(),
-        w => format!("ANY {w} ({})", c.members.join(", ")),
+        w => {
+            let method = if c.first { "FIRST" } else { "ANY" };
+            format!("{method} {w} ({})", c.members.join(", "))
+        }
     };
     match cluster.syncs.as_slice() {
         [] => "no synchronous configuration yet".to_owned(),
@@ -187,12 +193,17 @@ fn sync_text(cluster: &v1::Cluster) -> String {
                     out.push_str(": COMMITS WAIT");
                 }
             }
+            let policy = cluster.sync_policy.as_ref();
+            let wanted = policy.filter(|p| p.mode() != v1::SyncMode::Async);
+            if let Some(wanted) = wanted.map(|p| p.write_quorum).filter(|w| *w > last.w) {
+                out.push_str(&format!(", {wanted} wanted"));
+            }
             out
         }
     }
 }
 
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 13] = [
     Column::new("MEMBER"),
     Column::new("ROLE"),
     Column::new("STATE"),
@@ -204,6 +215,8 @@ const COLUMNS: [Column; 11] = [
     Column::new("NODE").spare(2),
     Column::new("ADDRESS").spare(4),
     Column::new("FENCING").spare(7),
+    Column::new("FREE").right().spare(3),
+    Column::new("TAGS").spare(2),
 ];
 
 fn members(cluster: &v1::Cluster, screen: Screen) -> String {
@@ -233,7 +246,44 @@ fn row(cluster: &v1::Cluster, member: &v1::Member) -> Vec<Text> {
         member.node.clone().into(),
         member.address.clone().into(),
         fencing(member.fencing()),
+        free(member),
+        tags(member).into(),
     ]
+}
+
+/// Room on the fuller of its file systems.
+fn free(member: &v1::Member) -> Text {
+    let spaces = [&member.data_space, &member.wal_space].into_iter().flatten();
+    let Some(space) = spaces.max_by_key(|s| s.level) else { return "-".into() };
+    let text = bytes(space.free_bytes);
+    match space.level() {
+        v1::SpaceLevel::Critical => Text::toned(text, Tone::Bad),
+        v1::SpaceLevel::Low => Text::toned(text, Tone::Changing),
+        _ => text.into(),
+    }
+}
+
+fn tags(member: &v1::Member) -> String {
+    let Some(tags) = &member.tags else { return "-".to_owned() };
+    let mut out: Vec<String> = Vec::new();
+    let flags = [
+        (tags.nofailover, "nofailover"),
+        (tags.nosync, "nosync"),
+        (tags.noloadbalance, "noloadbalance"),
+        (tags.clonefrom, "clonefrom"),
+    ];
+    out.extend(flags.iter().filter(|(set, _)| *set).map(|(_, name)| (*name).to_owned()));
+    if !tags.replicatefrom.is_empty() {
+        let now = if member.upstream == tags.replicatefrom { "" } else { " (not now)" };
+        out.push(format!("replicatefrom {}{now}", tags.replicatefrom));
+    }
+    if tags.delay_ms > 0 {
+        out.push(format!("delay {}", age(tags.delay_ms)));
+    }
+    if member.priority != 0 {
+        out.push(format!("priority {}", member.priority));
+    }
+    if out.is_empty() { "-".to_owned() } else { out.join(", ") }
 }
 
 fn fencing(fencing: v1::Fencing) -> Text {

@@ -35,6 +35,22 @@ fn status() -> v1::Status {
     gone.report_age_ms = Some(12_000);
     gone.synchronous = true;
     gone.problems = vec!["the disk is almost full".to_owned()];
+    gone.alarms = vec![v1::Alarm {
+        code: "space-low".to_owned(),
+        subject: "/srv".to_owned(),
+        text: "little room".to_owned(),
+    }];
+    let space = |free_bytes, level: v1::SpaceLevel| v1::Space {
+        free_bytes,
+        total_bytes: 1 << 40,
+        level: level.into(),
+    };
+    gone.data_space = Some(space(30 << 20, v1::SpaceLevel::Critical));
+    let mut primary = member("a", v1::MemberRole::Primary, None);
+    primary.data_space = Some(space(300 << 30, v1::SpaceLevel::Enough));
+    let mut tagged = member("b", v1::MemberRole::Standby, Some(1 << 20));
+    tagged.tags = Some(v1::Tags { clonefrom: true, ..Default::default() });
+    tagged.priority = 5;
     let mut copy = member("d", v1::MemberRole::Cloning, None);
     copy.clone = Some(v1::CloneProgress {
         source: "a".to_owned(),
@@ -62,12 +78,8 @@ fn status() -> v1::Status {
         }),
         lease_age_ms: Some(230),
         syncs: vec![sync],
-        members: vec![
-            member("a", v1::MemberRole::Primary, None),
-            member("b", v1::MemberRole::Standby, Some(1 << 20)),
-            gone,
-            copy,
-        ],
+        sync_policy: Some(v1::SyncPolicy { write_quorum: 2, ..Default::default() }),
+        members: vec![primary, tagged, gone, copy],
         ..Default::default()
     };
     let controller = |name: &str, last_contact_ms| v1::Controller {
@@ -100,12 +112,13 @@ fn status_at_a_glance() {
     let want = "\
 control plane demo: leader n1, term 7, controllers n1 n2 (silent 65 s)
 
-cluster main: epoch 4, primary a, lease renewed 0.2 s ago, sync ANY 1 (b, c), 1 streaming
-MEMBER  ROLE     STATE                         LAG  REPLAY LAG  SYNC  EPOCH        LSN  NODE    ADDRESS         FENCING
-a       primary  open                            -           -  -         4  0/3000148  node-a  10.0.0.1a:5432  pid-namespace
-b       standby  streaming                 1.0 MiB     1.0 MiB  yes       4  0/3000148  node-b  10.0.0.1b:5432  pid-namespace
-c       unknown  silent 12 s, was standby        -           -  yes       4  0/3000148  node-c  10.0.0.1c:5432  pid-namespace
-d       cloning  49 % from a                     -           -  no        4  0/3000148  node-d  10.0.0.1d:5432  pid-namespace
+cluster main: epoch 4, primary a, lease renewed 0.2 s ago, sync ANY 1 (b, c), 1 streaming, 2 wanted
+MEMBER  ROLE     STATE                         LAG  REPLAY LAG  SYNC  EPOCH        LSN  NODE    ADDRESS         FENCING             FREE  TAGS
+a       primary  open                            -           -  -         4  0/3000148  node-a  10.0.0.1a:5432  pid-namespace  300.0 GiB  -
+b       standby  streaming                 1.0 MiB     1.0 MiB  yes       4  0/3000148  node-b  10.0.0.1b:5432  pid-namespace          -  clonefrom, priority 5
+c       unknown  silent 12 s, was standby        -           -  yes       4  0/3000148  node-c  10.0.0.1c:5432  pid-namespace   30.0 MiB  -
+d       cloning  49 % from a                     -           -  no        4  0/3000148  node-d  10.0.0.1d:5432  pid-namespace          -  -
+! c: space-low: little room
 ! c: the disk is almost full
 ";
     assert_eq!(text, want, "\n{text}");
