@@ -63,7 +63,7 @@ impl Sample {
         Sample {
             rss_kb: rollup(&memory, "Rss"),
             pss_kb: rollup(&memory, "Pss"),
-            cpu: cpu_time(&dir),
+            cpu: machine::cpu_time(&dir),
             wakeups: wakeups(&dir),
         }
     }
@@ -78,17 +78,6 @@ fn wakeups(dir: &str) -> u64 {
         line.trim().parse().ok()
     };
     threads.filter_map(count).sum()
-}
-
-/// Fields 14 and 15 of proc_pid_stat(5), over all threads, those that have ended as well.
-fn cpu_time(dir: &str) -> Duration {
-    let text = fs::read_to_string(format!("{dir}/stat")).unwrap_or_default();
-    let Some((_, rest)) = text.rsplit_once(')') else { return Duration::ZERO };
-    let fields: Vec<u64> =
-        rest.split_ascii_whitespace().skip(11).take(2).filter_map(|f| f.parse().ok()).collect();
-    // SAFETY: it takes and returns an integer.
-    let ticks_a_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1);
-    Duration::from_secs_f64(fields.iter().sum::<u64>() as f64 / ticks_a_second as f64)
 }
 
 /// The processes of a node that are the product's own, and those of PostgreSQL.

@@ -16,8 +16,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User};
 use tokio_postgres::Config;
 
+use super::settings::Settings;
 use super::support::{Conn, Endpoint, HEAL, SOON, until};
 use super::{PREPARE, machine, since_ms};
+
+mod returns;
+
+pub use returns::streaming_sql;
 
 // The support keeps it to itself, and its clusters are not what is watched over here.
 #[allow(clippy::duplicate_mod)]
@@ -26,6 +31,16 @@ mod reaper;
 
 const NAMES: [&str; 3] = ["f0", "f1", "f2"];
 
+/// What the managed clusters of the tests have, where nothing is taken from one.
+const AS_USUAL: &str = "shared_buffers = '16MB'\nmax_connections = 60\nwal_log_hints = on\n\
+    wal_retrieve_retry_interval = '100ms'\nwal_keep_size = '1GB'\nhot_standby_feedback = on\n\
+    restart_after_crash = off\n";
+
+/// The slot of a standby, where slots are used.
+fn slot(i: usize) -> String {
+    format!("floor_{}", NAMES[i])
+}
+
 /// The servers. Dropping them ends their processes and removes their directory.
 pub struct Floor {
     dir: PathBuf,
@@ -33,6 +48,7 @@ pub struct Floor {
     user: Option<User>,
     children: Vec<Option<Child>>,
     primary: usize,
+    model: Option<Settings>,
     reaper: Option<reaper::Reaper>,
 }
 
@@ -48,8 +64,19 @@ pub struct Takeover {
 }
 
 impl Floor {
-    /// Three servers: the first is primary, the others stream, one of them has to confirm.
+    /// Three servers: the first is primary, the others stream, one of them has to confirm. No slots,
+    /// so that a takeover by hand need not make any.
     pub async fn start() -> Floor {
+        Floor::set_up(None).await
+    }
+
+    /// The same with the settings of another primary, as far as they are not its own, with its
+    /// encoding and locale, and with a slot for each standby.
+    pub async fn start_like(model: Settings) -> Floor {
+        Floor::set_up(Some(model)).await
+    }
+
+    async fn set_up(model: Option<Settings>) -> Floor {
         let dir = tempfile::Builder::new().prefix("quo-").tempdir_in("/tmp").expect("a directory");
         let dir = dir.keep();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("chmod");
@@ -63,7 +90,7 @@ impl Floor {
         let ports = sockets.iter().map(port).collect();
         drop(sockets);
         let children = NAMES.iter().map(|_| None).collect();
-        let mut floor = Floor { dir, ports, user, children, primary: 0, reaper };
+        let mut floor = Floor { dir, ports, user, children, primary: 0, model, reaper };
         for name in NAMES {
             let place = floor.dir.join(name);
             fs::create_dir(&place).expect("a directory");
@@ -73,7 +100,13 @@ impl Floor {
         }
         let data = floor.data(0).display().to_string();
         let auth = ["--auth-local=trust", "--auth-host=scram-sha-256"];
-        floor.run(0, "initdb", &["-D", &data, "-U", "postgres", "-k", auth[0], auth[1]]);
+        let mut arguments = vec!["-D", &data, "-U", "postgres", "-k", auth[0], auth[1]];
+        let of_model = |name| floor.model.as_ref().and_then(|m| m.value(name)).map(str::to_owned);
+        let (encoding, locale) = (of_model("server_encoding"), of_model("lc_collate"));
+        for (option, value) in [("--encoding", &encoding), ("--locale", &locale)] {
+            arguments.extend(value.iter().flat_map(|v| [option, v.as_str()]));
+        }
+        floor.run(0, "initdb", &arguments);
         let hba = "local all all trust\nhost replication repl 127.0.0.1/32 trust\n\
                    host all all 127.0.0.1/32 scram-sha-256\n";
         fs::write(floor.data(0).join("pg_hba.conf"), hba).expect("pg_hba.conf");
@@ -90,6 +123,7 @@ impl Floor {
         conn.must("CREATE ROLE repl LOGIN REPLICATION").await;
         conn.must("CREATE TABLE own (id int)").await;
         conn.must(PREPARE).await;
+        floor.make_slots(&conn, 0).await;
         for i in [1, 2] {
             floor.clone_to(i).await;
         }
@@ -129,26 +163,45 @@ impl Floor {
         (begun, to_write_ms, promote_ms).into()
     }
 
-    /// Kills the primary and promotes the standby with more log, both sealed before.
+    /// Kills the primary and promotes the standby with more log, both sealed before. What the dead
+    /// server leaves is removed.
     pub async fn crash(&mut self) -> Takeover {
+        let old = self.primary;
+        let takeover = self.take_over(|_| ()).await;
+        fs::remove_dir_all(self.data(old)).expect("the data directory of the dead server");
+        takeover
+    }
+
+    /// The same; `then` is done when the primary is dead, and its data stays.
+    async fn take_over(&mut self, then: impl FnOnce(&Floor)) -> Takeover {
         let (old, first, second) = self.roles();
         let (a, b) = (self.conn(first).await, self.conn(second).await);
         let begun = Instant::now();
         self.kill(old);
+        then(self);
         tokio::join!(self.turn(&a, first, None), self.turn(&b, second, None));
         let (at_a, at_b) = tokio::join!(sealed(&a), sealed(&b));
         let (new, other, promoting, turning) =
             if at_a >= at_b { (first, second, &a, &b) } else { (second, first, &b, &a) };
         let (promote_ms, ()) =
             tokio::join!(promote(promoting), self.turn(turning, other, Some(new)));
+        self.make_slots(promoting, new).await;
         write(promoting).await;
         let to_write_ms = since_ms(begun);
         self.primary = new;
-        fs::remove_dir_all(self.data(old)).expect("the data directory of the dead server");
         (begun, to_write_ms, promote_ms).into()
     }
 
-    /// Brings the old primary back as a standby.
+    /// Stops all in order, the primary first: what it still writes must reach the others.
+    pub async fn stop(&mut self) {
+        let (primary, first, second) = self.roles();
+        for i in [primary, first, second] {
+            self.signal(i, Signal::SIGINT);
+            self.ended(i).await;
+        }
+    }
+
+    /// Brings the old primary back as a standby; or all, with the roles that they had.
     pub async fn restore(&mut self) {
         for i in 0..NAMES.len() {
             if self.children[i].is_none() {
@@ -176,18 +229,25 @@ impl Floor {
         }
     }
 
-    /// The same settings as the managed clusters have.
     fn configure(&self, i: usize, primary: Option<usize>) {
         let others: Vec<&str> = NAMES.iter().copied().filter(|n| *n != NAMES[i]).collect();
         let conninfo = primary.map_or_else(String::new, |p| {
             format!("host=127.0.0.1 port={} user=repl application_name={}", self.ports[p], NAMES[i])
         });
+        let like = match &self.model {
+            // Theirs is beside each data directory, so that no copy takes it along.
+            Some(model) => {
+                let log = self.dir.join(NAMES[i]).join("log");
+                let slot = primary.map_or_else(String::new, |_| slot(i));
+                let own = format!("log_directory = '{}'\n", log.display());
+                format!("{}{own}primary_slot_name = '{slot}'\n", model.lines())
+            }
+            None => AS_USUAL.to_owned(),
+        };
         let text = format!(
-            "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{}'\n\
-             cluster_name = '{}'\nshared_buffers = '16MB'\nmax_connections = 60\n\
-             wal_log_hints = on\nwal_retrieve_retry_interval = '100ms'\nwal_keep_size = '1GB'\n\
-             hot_standby_feedback = on\nrestart_after_crash = off\n\
-             synchronous_standby_names = 'ANY 1 ({})'\nprimary_conninfo = '{conninfo}'\n",
+            "{like}listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{}'\n\
+             cluster_name = '{}'\nsynchronous_standby_names = 'ANY 1 ({})'\n\
+             primary_conninfo = '{conninfo}'\n",
             self.ports[i],
             self.dir.join(NAMES[i]).display(),
             NAMES[i],
@@ -196,6 +256,18 @@ impl Floor {
         let file = self.data(i).join("floor.conf");
         fs::write(&file, text).expect("floor.conf");
         self.own(&file);
+    }
+
+    /// Makes a slot for each of the other servers.
+    async fn make_slots(&self, conn: &Conn, i: usize) {
+        for other in (0..NAMES.len()).filter(|o| *o != i && self.model.is_some()) {
+            let slot = slot(other);
+            conn.must(&format!(
+                "SELECT pg_create_physical_replication_slot('{slot}') \
+                 WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{slot}')"
+            ))
+            .await;
+        }
     }
 
     async fn turn(&self, conn: &Conn, i: usize, primary: Option<usize>) {
@@ -228,14 +300,25 @@ impl Floor {
         self.children[i] = Some(command.spawn().expect("postgres"));
     }
 
-    async fn clone_to(&mut self, i: usize) {
-        let (data, port) = (self.data(i).display().to_string(), self.ports[self.primary]);
-        let source = format!("host=127.0.0.1 port={port} user=repl");
-        self.run(i, "pg_basebackup", &["-d", &source, "-D", &data, "-c", "fast", "-X", "stream"]);
+    /// Starts server `i` as a standby of the primary.
+    fn begin_to_follow(&mut self, i: usize) {
         fs::write(self.data(i).join("standby.signal"), "").expect("standby.signal");
         self.own(&self.data(i).join("standby.signal"));
         self.configure(i, Some(self.primary));
         self.launch(i);
+    }
+
+    async fn clone_to(&mut self, i: usize) {
+        let (data, port) = (self.data(i).display().to_string(), self.ports[self.primary]);
+        let source = format!("host=127.0.0.1 port={port} user=repl");
+        let (slot, mut arguments) = (slot(i), vec!["-d", &source, "-D", &data, "-c", "fast"]);
+        // As the managed clusters copy.
+        arguments.extend(["-X", "stream", "--no-manifest"]);
+        if self.model.is_some() {
+            arguments.extend(["-S", &slot]);
+        }
+        self.run(i, "pg_basebackup", &arguments);
+        self.begin_to_follow(i);
     }
 
     async fn conn(&self, i: usize) -> Conn {

@@ -56,7 +56,8 @@ impl Drop for Load {
     }
 }
 
-fn pgbench(endpoints: &[Endpoint]) -> Command {
+/// `pgbench` against whichever of the endpoints takes writes. It ends with this process.
+pub fn pgbench(endpoints: &[Endpoint]) -> Command {
     let list = |f: fn(&Endpoint) -> String| endpoints.iter().map(f).collect::<Vec<_>>().join(",");
     let mut command = Command::new(machine::postgres_bin().join("pgbench"));
     command.env("PGHOST", list(|e| e.host.clone())).env("PGPORT", list(|e| e.port.to_string()));

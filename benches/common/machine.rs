@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -40,6 +40,18 @@ fn field(file: &str, key: &str) -> String {
     let text = fs::read_to_string(file).unwrap_or_default();
     let line = text.lines().find_map(|l| l.strip_prefix(key));
     line.unwrap_or("unknown").trim_matches(|c: char| c.is_whitespace() || c == ':').to_owned()
+}
+
+/// Fields 14 and 15 of proc_pid_stat(5), over all threads, those that have ended as well, of the
+/// process that this directory of `/proc` is of.
+pub fn cpu_time(dir: &str) -> Duration {
+    let text = fs::read_to_string(format!("{dir}/stat")).unwrap_or_default();
+    let Some((_, rest)) = text.rsplit_once(')') else { return Duration::ZERO };
+    let fields: Vec<u64> =
+        rest.split_ascii_whitespace().skip(11).take(2).filter_map(|f| f.parse().ok()).collect();
+    // SAFETY: it takes and returns an integer.
+    let ticks_a_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1);
+    Duration::from_secs_f64(fields.iter().sum::<u64>() as f64 / ticks_a_second as f64)
 }
 
 /// How long a `fdatasync` of 8 kB takes where the clusters keep their data, in milliseconds: the

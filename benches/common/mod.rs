@@ -10,7 +10,10 @@ pub mod figures;
 pub mod floor;
 pub mod load;
 pub mod machine;
+pub mod pair;
+pub mod pgbench;
 pub mod probe;
+pub mod settings;
 #[path = "../../tests/it/support/mod.rs"]
 pub mod support;
 

@@ -499,7 +499,7 @@ fn apply_grant(
         state.syncs.retain(|c| !given_up.contains(&c.epoch));
     }
     let primary_end = grant.within_lag_of;
-    let at_stake = loss.then(|| AtStake { by, uncovered, primary_end });
+    let at_stake = loss.then_some(AtStake { by, uncovered, primary_end });
     state.epoch = next;
     state.tenure = Some(Tenure {
         epoch: next,

@@ -151,7 +151,9 @@ fn counted(state: &ClusterState, evidence: &[Sealed]) -> Vec<Sealed> {
     let granted = state.tenure.as_ref().filter(|t| t.closed.is_some());
     let mut counted = evidence.to_vec();
     for sealed in &mut counted {
-        if let Some(tenure) = granted.filter(|t| t.member == sealed.member) {
+        if let Some(tenure) = granted.filter(|t| t.member == sealed.member)
+            && !mutant::without(Mutant::GranteeIsNoHolder)
+        {
             sealed.held = sealed.held.max(tenure.epoch);
         }
     }

@@ -38,6 +38,12 @@ pub enum Mutant {
     NoBarrier,
     /// A change of the synchronous configuration ends without a barrier.
     ChangeEndsUnconfirmed,
+    /// A configuration ends as soon as an epoch with another one is granted and none is changing.
+    OlderIsImplied,
+    /// The member of a closed epoch counts as its holder only where it knew of the grant.
+    GranteeIsNoHolder,
+    /// A diverged member gives its data up before the new primary is active, whoever waits for it.
+    RewindAtOnce,
     /// Members promote without a lease.
     NoLease,
     /// An expiry that another leadership judged is believed.

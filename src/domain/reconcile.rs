@@ -330,7 +330,9 @@ fn follow(duty: &FollowDuty, local: &Local) -> Action {
                 Relation::Prefix => Action::Follow(duty.clone()),
                 // Until the primary is active this member may be the one that covers the epoch
                 // before: its data is given up only where the primary waits for this very member.
-                Relation::Diverged { .. } if !duty.active && !duty.counted => {
+                Relation::Diverged { .. }
+                    if !duty.active && !duty.counted && !mutant::without(Mutant::RewindAtOnce) =>
+                {
                     Action::Nothing { why: "diverged; the primary is not active yet" }
                 }
                 Relation::Diverged { .. } if local.rewind_failed => Action::Clone(duty.clone()),

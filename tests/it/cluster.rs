@@ -13,6 +13,7 @@ mod disks;
 mod freezes;
 mod judging;
 mod kills;
+mod modes;
 mod operators;
 mod partitions;
 mod refusals;

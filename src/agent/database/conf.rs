@@ -54,7 +54,11 @@ pub(super) fn synchronous(sync: &SyncConfig) -> Synchronous {
     if sync.w == 0 {
         return Synchronous::Nobody;
     }
-    Synchronous::Any { count: sync.w, members: sync.members.iter().cloned().collect() }
+    let (count, members) = (sync.w, sync.in_order().cloned().collect());
+    match sync.order.is_empty() {
+        true => Synchronous::Any { count, members },
+        false => Synchronous::First { count, members },
+    }
 }
 
 /// Splits `host:port`; an IPv6 address is in brackets.
@@ -261,11 +265,17 @@ mod tests {
 
     #[test]
     fn both_renderings_of_a_configuration_agree() {
-        let members = ["a", "b-2"].map(|m| MemberName::new(m).unwrap()).into();
-        for sync in [
-            SyncConfig::asynchronous(Epoch(3), 1),
-            SyncConfig { epoch: Epoch(3), seq: 2, w: 1, members, order: Vec::new() },
-        ] {
+        let names = ["a", "b-2"].map(|m| MemberName::new(m).unwrap());
+        let any = SyncConfig {
+            epoch: Epoch(3),
+            seq: 2,
+            w: 1,
+            members: names.clone().into(),
+            order: Vec::new(),
+        };
+        let first = SyncConfig { order: names.into_iter().rev().collect(), ..any.clone() };
+        assert_eq!(first.setting(), "FIRST 1 (\"b-2\", \"a\")");
+        for sync in [SyncConfig::asynchronous(Epoch(3), 1), any, first] {
             assert_eq!(synchronous(&sync).render(), sync.setting());
         }
     }

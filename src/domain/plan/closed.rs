@@ -30,7 +30,7 @@ impl Pass<'_> {
         let Choice { evidence, chosen, accepted, within_lag_of } = match self.choose(tenure) {
             Ok(choice) => choice,
             Err(finding) => {
-                findings.push(finding);
+                findings.push(*finding);
                 return self.failover_overdue(findings);
             }
         };
@@ -73,7 +73,7 @@ impl Pass<'_> {
     }
 
     /// Whom to grant the next epoch, and on what.
-    fn choose(&self, tenure: &Tenure) -> Result<Choice, Finding> {
+    fn choose(&self, tenure: &Tenure) -> Result<Choice, Box<Finding>> {
         let everybody = self.evidence();
         // Where the disk is full a promotion would fail at once, and then the next one.
         let has_room = |s: &&Sealed| {
@@ -83,7 +83,7 @@ impl Pass<'_> {
         let op = self.state.operation.as_ref();
         let wish = candidate::wish(self.state, self.wall);
         if let Some(finding) = self.hold_back(tenure, op, op.and_then(wished).as_ref(), &all) {
-            return Err(finding);
+            return Err(Box::new(finding));
         }
         let recent = |s: &&Sealed| {
             let at = self.observed.gave_up.get(&s.member);
@@ -122,12 +122,11 @@ impl Pass<'_> {
         }
         if all.len() < everybody.len() && pick(&everybody, Proof::Quorum).is_ok() {
             let full = everybody.iter().filter(|s| !has_room(s));
-            return Err(Finding::AwaitingRoom {
-                members: full.map(|s| s.member.clone()).collect(),
-            });
+            let members = full.map(|s| s.member.clone()).collect();
+            return Err(Box::new(Finding::AwaitingRoom { members }));
         }
         let sealed = all.iter().map(|s| s.member.clone()).collect();
-        Err(Finding::AwaitingCandidates { refusal, sealed })
+        Err(Box::new(Finding::AwaitingCandidates { refusal, sealed }))
     }
 
     /// Whether every member that answers and may lead is sealed: no better one is to be expected.

@@ -6,7 +6,7 @@ use super::super::mutant::{self, Mutant};
 use super::super::observation::{Condition, PrimaryView, Progress, Sealed};
 use super::super::space::Level;
 use super::super::state::{CloseReason, OperationKind, Stage, Tenure};
-use super::super::types::Lsn;
+use super::super::types::{Epoch, Lsn};
 use super::{Finding, PROMOTION_DEADLINE, Pass, promoting, tenure_guard};
 
 impl Pass<'_> {
@@ -142,7 +142,11 @@ impl Pass<'_> {
                     member: name.clone(),
                     guard: report.guard.clone().unwrap_or_else(|| tenure_guard(self.state)),
                     promised: self.state.epoch.next(),
-                    wal_epoch: view.wal_epoch.min(self.state.epoch),
+                    // Not known while it does not stream; it may well be that of the primary.
+                    wal_epoch: match view.wal_epoch {
+                        Epoch(0) => self.state.lineage.last().map_or(Epoch(0), |e| e.epoch),
+                        known => known.min(self.state.epoch),
+                    },
                     lsn: view.flushed,
                     // The member of the epoch counts as its holder once that is closed.
                     held: match &self.state.tenure {

@@ -34,6 +34,7 @@ pub struct Cluster {
     dir: PathBuf,
     network: Network,
     reaper: Option<Reaper>,
+    members: usize,
     _turn: Turn,
 }
 
@@ -93,7 +94,8 @@ impl Cluster {
         let nodes = places.into_iter().enumerate();
         let nodes = nodes.map(|(i, (host, ns))| Node::new(i, &dir, host, ns)).collect();
         let (name, journal) = (name.to_owned(), Arc::new(Journal::default()));
-        Cluster { nodes, journal, name, dir, network, reaper, _turn: turn }
+        let members = options.nodes - options.witnesses;
+        Cluster { nodes, journal, name, dir, network, reaper, members, _turn: turn }
     }
 
     /// Starts every node and waits until the cluster is healthy.
@@ -174,7 +176,7 @@ impl Cluster {
         let mut why = String::from("nobody answers");
         loop {
             if let Some(status) = self.status().await {
-                match status.unhealthy(self.nodes.len()) {
+                match status.unhealthy(self.members) {
                     None => return status,
                     Some(now) => why = now,
                 }
@@ -193,9 +195,14 @@ impl Cluster {
         .await
     }
 
+    /// The nodes that have a member.
+    pub fn member_nodes(&self) -> &[Node] {
+        &self.nodes[..self.members]
+    }
+
     /// The node of this member.
     pub fn node_of(&self, member: &str) -> &Node {
-        self.nodes.iter().find(|n| n.member == member).expect("a member of this cluster")
+        self.member_nodes().iter().find(|n| n.member == member).expect("a member of this cluster")
     }
 
     /// The node of the open primary.
@@ -208,7 +215,7 @@ impl Cluster {
     /// The nodes of the others.
     pub async fn standbys(&self) -> Vec<&Node> {
         let primary = self.primary().await.index;
-        self.nodes.iter().filter(|n| n.index != primary).collect()
+        self.member_nodes().iter().filter(|n| n.index != primary).collect()
     }
 
     /// The node that leads the control plane.
@@ -239,7 +246,7 @@ impl Cluster {
 
     /// Where all members listen.
     pub fn endpoints(&self) -> Vec<Endpoint> {
-        self.nodes.iter().map(Node::sql).collect()
+        self.member_nodes().iter().map(Node::sql).collect()
     }
 
     /// A client that writes all the time.
@@ -250,7 +257,7 @@ impl Cluster {
     /// One client of each server, which writes whenever that takes writes.
     pub fn probes(&self) -> Vec<Writer> {
         let probe = |n: &Node| Writer::start(Mode::Probe, vec![n.sql()], self.journal.clone());
-        self.nodes.iter().map(probe).collect()
+        self.member_nodes().iter().map(probe).collect()
     }
 
     /// Waits until so many more rows were acknowledged.
@@ -293,7 +300,10 @@ impl Cluster {
         for node in &self.nodes {
             let daemon = std::fs::read(node.log()).unwrap_or_default();
             eprintln!("---- {} ----\n{}", node.name, tail(&String::from_utf8_lossy(&daemon), 60));
-            eprintln!("---- PostgreSQL {} ----\n{}", node.member, tail(&node.postgres_log(), 25));
+            if node.index < self.members {
+                let log = node.postgres_log();
+                eprintln!("---- PostgreSQL {} ----\n{}", node.member, tail(&log, 25));
+            }
         }
     }
 }

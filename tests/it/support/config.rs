@@ -17,6 +17,8 @@ pub const SUPERUSER_PASSWORD: &str = "a-superuser-of-tests";
 pub struct Options {
     /// How many nodes, each with a controller and a member.
     pub nodes: usize,
+    /// How many of the last of them only vote.
+    pub witnesses: usize,
     /// Lines for `[cluster.parameters]`.
     pub parameters: Vec<String>,
     /// Lines for `[[cluster]]`.
@@ -30,7 +32,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let (parameters, cluster, member) = (Vec::new(), Vec::new(), Vec::new());
-        Self { nodes: 3, parameters, cluster, member, prepared: true }
+        Self { nodes: 3, witnesses: 0, parameters, cluster, member, prepared: true }
     }
 }
 
@@ -71,13 +73,15 @@ fn random(count: usize) -> Vec<u8> {
 /// The configuration of node `i`.
 pub fn text(i: usize, hosts: &[String], options: &Options) -> String {
     let (node, member, host) = (node_name(i), member_name(i), &hosts[i]);
+    let count = hosts.len() - options.witnesses;
+    let roles = if i < count { "\"controller\", \"agent\"" } else { "\"controller\"" };
     let mut out = format!(
         r#"control_plane = "test"
 secret_file = "secret"
 
 [node]
 name = "{node}"
-roles = ["controller", "agent"]
+roles = [{roles}]
 listen = "{host}:{API_PORT}"
 data_dir = "{node}"
 
@@ -94,16 +98,13 @@ node_id = {}
             node_name(j)
         );
     }
-    let members: Vec<String> =
-        (0..hosts.len()).map(|j| format!("\"{}\"", member_name(j))).collect();
-    let synchronous = if hosts.len() == 1 { "async" } else { "quorum" };
+    let members: Vec<String> = (0..count).map(|j| format!("\"{}\"", member_name(j))).collect();
     let _ = write!(
         out,
         r#"
 [[cluster]]
 name = "{CLUSTER}"
 bootstrap_members = [{}]
-synchronous = "{synchronous}"
 hba = ["host all all 127.0.0.0/8 scram-sha-256", "host all all 10.0.0.0/8 scram-sha-256"]
 {}
 
@@ -112,7 +113,15 @@ shared_buffers = "16MB"
 max_connections = 60
 log_line_prefix = "%m [%p] "
 {}
-
+"#,
+        members.join(", "),
+        options.cluster.join("\n"),
+        options.parameters.join("\n"),
+    );
+    if i < count {
+        let _ = write!(
+            out,
+            r#"
 [[member]]
 cluster = "{CLUSTER}"
 name = "{member}"
@@ -121,10 +130,8 @@ data_dir = "{node}/main"
 superuser_password_file = "superuser"
 {}
 "#,
-        members.join(", "),
-        options.cluster.join("\n"),
-        options.parameters.join("\n"),
-        options.member.join("\n"),
-    );
+            options.member.join("\n"),
+        );
+    }
     out
 }

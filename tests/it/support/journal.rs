@@ -73,6 +73,11 @@ impl Journal {
         self.entries().iter().filter(|e| e.epoch().is_some()).count()
     }
 
+    /// Of how many rows nothing is known.
+    pub fn unknown(&self) -> usize {
+        self.entries().iter().filter(|e| matches!(e.outcome, Outcome::Unknown(_))).count()
+    }
+
     /// The highest epoch that acknowledged a row.
     pub fn latest_epoch(&self) -> u64 {
         self.entries().iter().filter_map(Entry::epoch).max().unwrap_or(0)

@@ -59,7 +59,7 @@ pub async fn judge(cluster: &Cluster, since: Instant) -> Verdict {
     let count = wrong.len();
     wrong.truncate(10);
     assert!(wrong.is_empty(), "{count} rows are wrong on {}: {wrong:#?}", primary.member);
-    for node in cluster.nodes.iter().filter(|n| n.index != primary.index) {
+    for node in cluster.member_nodes().iter().filter(|n| n.index != primary.index) {
         caught_up(cluster, primary.index, node.index).await;
         let on_standby = rows(&cluster.superuser(node.index).await).await;
         let missing: Vec<_> = on_primary.iter().filter(|r| !on_standby.contains_key(r.0)).collect();

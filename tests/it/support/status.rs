@@ -24,7 +24,8 @@ pub struct MemberStatus {
 }
 
 impl Status {
-    fn cluster(&self) -> &Value {
+    /// The cluster.
+    pub fn cluster(&self) -> &Value {
         &self.0["clusters"][0]
     }
 
@@ -111,7 +112,9 @@ impl Status {
             }
         }
         let syncs = self.cluster()["syncs"].as_array().map_or(0, Vec::len);
-        if syncs != 1 || self.synchronous().len() != count - 1 {
+        let asynchronous = self.cluster()["sync_policy"]["mode"] == "async";
+        let counted = if asynchronous { 0 } else { count - 1 };
+        if syncs != 1 || self.synchronous().len() != counted {
             return Some(format!("the synchronous standbys are {}", self.cluster()["syncs"]));
         }
         None
