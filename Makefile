@@ -11,7 +11,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 SCRIPTS := $(wildcard scripts/*.sh) $(wildcard packaging/*.sh) .ci/run
 
-.PHONY: help setup native build release demo demo-stop clean-demo test verify fix bench install
+.PHONY: help setup native build release demo demo-stop clean-demo test verify fix bench model install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,10 +40,12 @@ clean-demo: ## stop the demo, remove its data
 test: setup native verify ## everything that a change has to pass: what is missing is installed, lints, all tests
 	cargo nextest run --locked --profile $(NEXTEST_PROFILE)
 	cargo test --locked --doc
+	cargo run --locked -p quorate-model -- quick
 
 verify: ## check format, lints, documentation and scripts; never writes to the checkout
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked -p quorate-model -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 	@if command -v shellcheck >/dev/null; then \
 		echo shellcheck $(SCRIPTS); shellcheck -x $(SCRIPTS); \
@@ -52,6 +54,9 @@ verify: ## check format, lints, documentation and scripts; never writes to the c
 fix: ## mend format and what clippy can mend
 	cargo clippy --locked --all-targets --fix --allow-dirty --allow-staged
 	cargo fmt
+
+model: ## explore the protocol exhaustively within its larger bounds: about half an hour, 2 GB
+	cargo run --locked -p quorate-model -- full
 
 bench: native ## run the benchmarks, optimised
 	scripts/release.sh cargo bench --locked
