@@ -8,6 +8,7 @@ use tracing::{error, warn};
 use super::driver::{Database, Seen};
 use super::shared::Shared;
 use crate::clock::Clock;
+use crate::domain::alarm::{Alarm, AlarmCode};
 use crate::domain::reconcile::Process;
 use crate::runtime::Runtime;
 
@@ -35,7 +36,11 @@ pub(super) async fn run<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D
             Ok(Ok(seen)) => {
                 let settled = settled(&shared, &seen);
                 let now = shared.clock.now();
-                let lacks = matches!(&seen, Seen::Standby { lacks_wal: Some(_), .. });
+                let lacking = match &seen {
+                    Seen::Standby { lacks_wal, .. } => lacks_wal.clone(),
+                    _ => None,
+                };
+                let lacks = lacking.is_some();
                 let changed = {
                     let mut inner = shared.lock();
                     let kind = |s: &Seen| match s {
@@ -64,7 +69,18 @@ pub(super) async fn run<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D
                     inner.source_lacks_wal |= lacks;
                     changed
                 };
-                let drifted = shared.lock().drifted;
+                let (drifted, still) = {
+                    let inner = shared.lock();
+                    (inner.drifted, inner.source_lacks_wal)
+                };
+                match lacking {
+                    Some(why) => {
+                        let text = format!("{why}: the member has to be copied");
+                        shared.raise(Alarm::new(AlarmCode::WalMissing, text));
+                    }
+                    None if !still => shared.set_alarms(&[AlarmCode::WalMissing], Vec::new()),
+                    None => {}
+                }
                 if changed || lacks || drifted {
                     shared.news.notify_one();
                     shared.wake.notify_one();

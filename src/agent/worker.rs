@@ -104,7 +104,8 @@ struct Worker<RT, T, D, C> {
     register_at: BootTime,
     failures: u32,
     care_at: BootTime,
-    cared_as: Option<(bool, Vec<MemberName>)>,
+    /// As what it was last cared for: whether as a primary, and who else was heard of.
+    cared_as: Option<(bool, Vec<(MemberName, bool)>)>,
     /// The epoch that ended, and whether by itself, until its end is recorded.
     ending: Option<(Epoch, bool)>,
     /// How often in a row PostgreSQL ended before it was ready, and when it first did.

@@ -29,8 +29,16 @@ const RECOVERY: &str = "a recovery target would end or stop the replay of a stan
 const FILES: &str = "the files of the configuration are generated";
 const CONNECT: &str = "the agent and the other members must find the member";
 
-/// Every setting that the operator may not give, in the order of their names.
+const PEERS: &str = "members must find each other gone within a lease";
+const LOGICAL: &str = "logical slots are kept across failovers with it, from PostgreSQL 17 on";
+
+/// What sessions of PostgreSQL are shown by it. These are ours altogether.
+const OWN_NAMES: OwnedSetting = owned("quorate", "it shows what the member is", "");
+
+/// Every setting that the operator may not give, in the order of their names. Those of our own
+/// name come on top.
 pub const OWNED: &[OwnedSetting] = &[
+    owned("cluster_name", "it names the member", ""),
     owned("config_file", FILES, ""),
     owned("data_directory", "it is where the member's data is", "member.data_dir"),
     owned("default_transaction_read_only", "it is on until a promotion has been confirmed", ""),
@@ -40,10 +48,14 @@ pub const OWNED: &[OwnedSetting] = &[
     owned("hot_standby_feedback", "a standby's queries must not hold up a failover", ""),
     owned("ident_file", FILES, ""),
     owned("listen_addresses", CONNECT, "member.listen_addresses"),
+    owned("log_directory", "the agent looks for the logs there", "member.log_dir"),
+    owned("logging_collector", "PostgreSQL is no service of its own that would have a log", ""),
+    owned("password_encryption", "the rules of access want scram-sha-256", ""),
     owned("port", CONNECT, "member.address"),
     owned("primary_conninfo", "it is what makes a standby follow the primary of an epoch", ""),
     owned("primary_slot_name", "every member has a slot on every other member", ""),
     owned("promote_trigger_file", "only a granted epoch promotes", "hactl switchover"),
+    owned("recovery_end_command", RECOVERY, ""),
     owned("recovery_target", RECOVERY, ""),
     owned("recovery_target_action", RECOVERY, ""),
     owned("recovery_target_inclusive", RECOVERY, ""),
@@ -57,20 +69,32 @@ pub const OWNED: &[OwnedSetting] = &[
         "a crash ends the epoch: PostgreSQL must not open again by itself, or it would show rows that no standby has",
         "",
     ),
+    owned("restore_command", "WAL of an archive could be that of an epoch that is over", ""),
+    owned("superuser_reserved_connections", "the agent must get in where nobody else does", ""),
+    owned("sync_replication_slots", LOGICAL, ""),
+    owned("synchronized_standby_slots", LOGICAL, ""),
     owned(
         "synchronous_standby_names",
         "it is the write quorum, and changes only through the control plane",
         "cluster.write_quorum",
     ),
+    owned("transaction_read_only", "it is on until a promotion has been confirmed", ""),
     owned("unix_socket_directories", CONNECT, "member.socket_dir"),
     owned("wal_log_hints", "without it or data checksums pg_rewind is impossible", ""),
+    owned("wal_receiver_create_temp_slot", "every member has a slot on every other member", ""),
+    owned("wal_receiver_status_interval", PEERS, ""),
+    owned("wal_receiver_timeout", PEERS, ""),
     owned("wal_retrieve_retry_interval", "its default of 5 s can delay a failover by 5 s", ""),
+    owned("wal_sender_timeout", PEERS, ""),
 ];
 
 /// Why the operator may not give the setting `name`; `None` where it is theirs. Case does not
 /// count, as in PostgreSQL.
 pub fn owned_reason(name: &str) -> Option<&'static OwnedSetting> {
     let name = name.to_ascii_lowercase();
+    if name.starts_with("quorate.") {
+        return Some(&OWN_NAMES);
+    }
     OWNED.iter().find(|o| o.name == name)
 }
 

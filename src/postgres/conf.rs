@@ -57,7 +57,7 @@ pub enum Error {
 }
 
 /// Settings that only we write. Every other one is the operator's.
-const OWNED: [&str; 46] = [
+const OWNED: [&str; 47] = [
     "cluster_name",
     "config_file",
     "data_directory",
@@ -94,6 +94,7 @@ const OWNED: [&str; 46] = [
     "restore_command",
     "sync_replication_slots",
     "superuser_reserved_connections",
+    "synchronized_standby_slots",
     "synchronous_standby_names",
     "transaction_read_only",
     "unix_socket_directories",
@@ -105,6 +106,18 @@ const OWNED: [&str; 46] = [
     "wal_sender_timeout",
     "wal_level",
 ];
+
+/// Settings of ours in which the operator has a say: within bounds, we write what they want.
+const SHARED: [&str; 4] = ["fsync", "max_replication_slots", "max_wal_senders", "wal_level"];
+
+/// The first major version whose standbys copy logical slots from their primary.
+pub const SLOT_SYNC_MAJOR: u32 = 17;
+
+/// Whether standbys of this major version copy logical slots from their primary: since 17, and
+/// where the operator wants logical decoding at all.
+pub fn syncs_slots(major: u32, operator: &BTreeMap<String, String>) -> bool {
+    major >= SLOT_SYNC_MAJOR && operator.get("wal_level").is_some_and(|v| v == "logical")
+}
 
 /// Whether a setting is ours. Names are compared as PostgreSQL does, without case.
 pub fn is_owned(name: &str) -> bool {
@@ -234,9 +247,12 @@ pub struct Settings {
     pub replication_user: String,
     /// More parameters of connections to other members, such as `sslmode`.
     pub connection: BTreeMap<String, String>,
-    /// `max_wal_senders`. The same on all members: a standby must not have less than its primary.
+    /// Major version of PostgreSQL.
+    pub major: u32,
+    /// The least `max_wal_senders`; the operator may want more. The same on all members: a standby
+    /// must not have less than its primary.
     pub max_wal_senders: u32,
-    /// `max_replication_slots`.
+    /// The least `max_replication_slots`; the operator may want more.
     pub max_replication_slots: u32,
     /// The operator's settings for the cluster.
     pub operator: BTreeMap<String, String>,
@@ -278,15 +294,19 @@ fn is_name(name: &str) -> bool {
 }
 
 /// Checks the operator's settings: the names' shape, that none is ours, that a file can hold them.
-/// `wal_level=logical` is allowed although the setting is ours. Whether PostgreSQL takes a value
-/// is asked of PostgreSQL (`super::start::check_settings`).
+/// Some values of settings in which the operator has a say are allowed although they are ours.
+/// Whether PostgreSQL takes a value is asked of PostgreSQL (`super::start::check_settings`).
 pub fn check_operator(operator: &BTreeMap<String, String>) -> Result<(), Error> {
     for (name, value) in operator {
         if !is_name(name) {
             return Err(Error::Name { name: name.clone() });
         }
-        let level = name == "wal_level" && matches!(value.as_str(), "replica" | "logical");
-        if is_owned(name) && !level {
+        let shared = match name.as_str() {
+            "wal_level" => matches!(value.as_str(), "replica" | "logical"),
+            "fsync" => matches!(value.as_str(), "on" | "true" | "yes" | "1"),
+            _ => SHARED.contains(&name.as_str()) && value.parse::<u32>().is_ok(),
+        };
+        if is_owned(name) && !shared {
             return Err(Error::Owned { name: name.clone() });
         }
         if quote(value).is_none() {
@@ -339,6 +359,10 @@ pub fn render(settings: &Settings) -> Result<String, Error> {
     let mut cluster_name = format!("{}/{}", settings.cluster, settings.member);
     cluster_name.truncate(63);
     let logical = settings.operator.get("wal_level").is_some_and(|v| v == "logical");
+    let at_least = |name: &str, own: u32| {
+        let wanted = settings.operator.get(name).and_then(|v| v.parse::<u32>().ok());
+        wanted.unwrap_or(0).max(own).to_string()
+    };
     let mut all: BTreeMap<&str, String> = BTreeMap::from([
         ("cluster_name", cluster_name),
         ("fsync", on(true)),
@@ -352,8 +376,11 @@ pub fn render(settings: &Settings) -> Result<String, Error> {
         ("unix_socket_directories", path(&settings.socket_dir)),
         ("log_directory", path(&settings.log_dir)),
         ("logging_collector", on(true)),
-        ("max_replication_slots", settings.max_replication_slots.to_string()),
-        ("max_wal_senders", settings.max_wal_senders.to_string()),
+        (
+            "max_replication_slots",
+            at_least("max_replication_slots", settings.max_replication_slots),
+        ),
+        ("max_wal_senders", at_least("max_wal_senders", settings.max_wal_senders)),
         ("password_encryption", "scram-sha-256".into()),
         ("quorate.epoch", settings.role.epoch().to_string()),
         ("quorate.role", settings.role.name().into()),
@@ -393,6 +420,9 @@ pub fn render(settings: &Settings) -> Result<String, Error> {
         // A standby would be read-only anyhow. This is for one that was promoted by hand.
         Role::Primary { read_only: wanted, .. } => read_only = *wanted,
     }
+    if syncs_slots(settings.major, &settings.operator) {
+        all.extend(slot_sync(settings));
+    }
     all.insert("wal_retrieve_retry_interval", format!("{retry_ms}ms"));
     all.insert("primary_conninfo", follow.0);
     all.insert("primary_slot_name", follow.1);
@@ -400,6 +430,23 @@ pub fn render(settings: &Settings) -> Result<String, Error> {
     // Sessions can pin the one above; this one shows what the files say.
     all.insert("quorate.read_only", on(read_only));
     lines(all)
+}
+
+/// Logical slots that were made with `failover` are copied by the standbys (PostgreSQL 17 manual,
+/// section 47.2.3). A sealed server has no primary to copy from, and would complain all the time.
+/// No logical consumer gets to see what the synchronous standbys do not have: after a failover it
+/// would be ahead of the new primary.
+fn slot_sync(settings: &Settings) -> [(&'static str, String); 2] {
+    let copies = matches!(settings.role, Role::Standby { .. });
+    let ahead = match (&settings.role, &settings.synchronous) {
+        (
+            Role::Primary { .. },
+            Synchronous::Any { members, .. } | Synchronous::First { members, .. },
+        ) => members.iter().map(MemberName::slot_name).collect::<Vec<_>>().join(", "),
+        _ => String::new(),
+    };
+    let on = if copies { "on" } else { "off" };
+    [("sync_replication_slots", on.to_owned()), ("synchronized_standby_slots", ahead)]
 }
 
 /// The walreceiver's connection string. Timeouts are short: a primary that is gone must be given
@@ -416,6 +463,10 @@ fn primary_conninfo(settings: &Settings, host: &str, port: u16) -> String {
         ("tcp_user_timeout", "5000"),
     ]);
     parameters.extend(settings.connection.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+    if syncs_slots(settings.major, &settings.operator) {
+        // For what copies logical slots; the walreceiver itself takes no notice of it.
+        parameters.insert("dbname", "postgres");
+    }
     parameters.extend([
         ("host", host),
         ("port", port.as_str()),

@@ -19,6 +19,7 @@ fn settings(role: Role) -> Settings {
         passfile: "/run/x/pass file".into(),
         replication_user: "replicator".into(),
         connection: BTreeMap::from([("sslmode".into(), "prefer".into())]),
+        major: 15,
         max_wal_senders: 12,
         max_replication_slots: 12,
         operator: BTreeMap::from([("work_mem".into(), "8MB".into())]),
@@ -148,6 +149,10 @@ fn owned_settings_are_refused_and_stripped() {
     assert_eq!(one("work_mem", "4MB"), Ok(()));
     assert_eq!(one("pg_stat_statements.max", "1"), Ok(()));
     assert_eq!(one("wal_level", "logical"), Ok(()));
+    assert_eq!(one("fsync", "on"), Ok(()));
+    assert!(matches!(one("fsync", "off"), Err(Error::Owned { .. })));
+    assert_eq!(one("max_wal_senders", "40"), Ok(()));
+    assert!(matches!(one("max_wal_senders", "much"), Err(Error::Owned { .. })));
     assert!(matches!(one("wal_level", "minimal"), Err(Error::Owned { .. })));
     assert!(matches!(one("Synchronous_Standby_Names", "*"), Err(Error::Owned { .. })));
     assert!(matches!(one("work_mem = 1\nport", "1"), Err(Error::Name { .. })));
@@ -172,4 +177,78 @@ fn a_quorum_must_be_possible() {
     assert!(any(2, &[member("a"), member("a")]).is_err());
     assert_eq!(Synchronous::Nobody.check(), Ok(()));
     assert_eq!(Synchronous::First { count: 1, members }.render(), "FIRST 1 (\"a\", \"b\")");
+}
+
+/// The configuration refuses what we write ourselves, and what it takes is not refused later.
+#[test]
+fn both_lists_of_owned_settings_agree() {
+    for name in OWNED {
+        let refused = crate::config::owned_reason(name).is_some();
+        assert_eq!(refused, !SHARED.contains(&name), "{name}");
+    }
+    for owned in crate::config::OWNED {
+        assert!(is_owned(owned.name), "{}", owned.name);
+    }
+    assert!(SHARED.iter().all(|name| is_owned(name)));
+}
+
+#[test]
+fn the_operator_can_raise_what_members_need() {
+    let mut given = settings(Role::Sealed { promised: Epoch(7) });
+    let of = |s: &Settings, name: &str| value(&render(s).unwrap(), name).map(str::to_owned);
+    for (wanted, expected) in [("4", "'12'"), ("40", "'40'")] {
+        for name in ["max_wal_senders", "max_replication_slots"] {
+            given.operator.insert(name.into(), wanted.into());
+            assert_eq!(of(&given, name).as_deref(), Some(expected), "{name}");
+        }
+        assert!(!render_operator(&given.operator).unwrap().contains("max_"));
+    }
+}
+
+#[test]
+fn logical_slots_are_kept_where_postgresql_can() {
+    let standby = Role::Standby {
+        epoch: Epoch(7),
+        host: "db2".into(),
+        port: 5433,
+        slot: member("pg-1").slot_name(),
+        eager: false,
+    };
+    let sealed = Role::Sealed { promised: Epoch(7) };
+    let primary = Role::Primary { epoch: Epoch(7), read_only: false };
+    let rendered = |role: &Role, major, level: &str| {
+        let mut settings = Settings { major, ..settings(role.clone()) };
+        settings.operator.insert("wal_level".into(), level.into());
+        render(&settings).unwrap()
+    };
+    // Neither an older version nor one without logical decoding may get to see such settings.
+    for (major, level) in [(15, "logical"), (16, "logical"), (17, "replica")] {
+        for role in [&standby, &sealed, &primary] {
+            let text = rendered(role, major, level);
+            assert_eq!(value(&text, "sync_replication_slots"), None, "{major}");
+            assert_eq!(value(&text, "synchronized_standby_slots"), None, "{major}");
+            assert!(!text.contains("dbname"), "{major}");
+        }
+    }
+    for (role, copies, ahead) in [
+        (&standby, "'on'", "''"),
+        (&sealed, "'off'", "''"),
+        (&primary, "'off'", "'quorate_pg_2, quorate_pg_3'"),
+    ] {
+        let text = rendered(role, 17, "logical");
+        assert_eq!(value(&text, "sync_replication_slots"), Some(copies), "{role:?}");
+        assert_eq!(value(&text, "synchronized_standby_slots"), Some(ahead), "{role:?}");
+        assert_eq!(value(&text, "hot_standby_feedback"), Some("'on'"));
+    }
+    let text = rendered(&standby, 18, "logical");
+    let conninfo = unquote(value(&text, "primary_conninfo").unwrap());
+    assert!(conninfo.contains("dbname='postgres'"), "{conninfo}");
+    // Nobody confirms, so nobody has to be waited for.
+    let alone = Settings {
+        major: 17,
+        synchronous: Synchronous::Nobody,
+        operator: BTreeMap::from([("wal_level".into(), "logical".into())]),
+        ..settings(primary)
+    };
+    assert_eq!(value(&render(&alone).unwrap(), "synchronized_standby_slots"), Some("''"));
 }

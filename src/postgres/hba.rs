@@ -32,6 +32,8 @@ pub struct Rules {
     pub peers: Vec<String>,
     /// Whether members must use TLS among themselves.
     pub peers_tls: bool,
+    /// Whether standbys copy logical slots from the primary, for which they log in to a database.
+    pub slot_sync: bool,
     /// The operator's rules, one each. Empty means: everybody, with a password.
     pub operator: Vec<String>,
     /// Lines of the operator for `pg_ident.conf`.
@@ -114,6 +116,8 @@ pub fn render(rules: &Rules) -> Result<String, Error> {
     let peers = if rules.peers.is_empty() { &all[..] } else { &rules.peers };
     let mut text = HEADER.to_owned();
     text.push_str(&format!("local all \"{}\" scram-sha-256\n", rules.superuser));
+    // `all` does not match replication. See `super::feedback`.
+    text.push_str(&format!("local replication \"{}\" scram-sha-256\n", rules.replication));
     for peer in peers {
         check_peer(peer)?;
         // A bare address needs its mask.
@@ -125,6 +129,9 @@ pub fn render(rules: &Rules) -> Result<String, Error> {
         let (replication, rewind) = (&rules.replication, &rules.rewind);
         text.push_str(&format!("{kind} replication \"{replication}\" {peer} scram-sha-256\n"));
         text.push_str(&format!("{kind} postgres \"{rewind}\" {peer} scram-sha-256\n"));
+        if rules.slot_sync {
+            text.push_str(&format!("{kind} postgres \"{replication}\" {peer} scram-sha-256\n"));
+        }
     }
     if rules.operator.is_empty() {
         text.push_str("local all all scram-sha-256\nhost all all all scram-sha-256\n");
@@ -164,6 +171,7 @@ mod tests {
             rewind: "rewinder".into(),
             peers: vec!["10.0.0.1".into(), "fd00::1".into(), "db3.example".into()],
             peers_tls: false,
+            slot_sync: false,
             operator: operator.iter().map(|s| (*s).to_owned()).collect(),
             ident: vec!["m root postgres".into()],
         }
@@ -174,10 +182,14 @@ mod tests {
         let text = render(&rules(&["host all all 10.0.0.0/8 md5"])).unwrap();
         let lines: Vec<_> = text.lines().skip(1).collect();
         assert_eq!(lines[0], "local all \"admin\" scram-sha-256");
-        assert_eq!(lines[1], "host replication \"replicator\" 10.0.0.1/32 scram-sha-256");
-        assert_eq!(lines[4], "host postgres \"rewinder\" fd00::1/128 scram-sha-256");
-        assert_eq!(lines[5], "host replication \"replicator\" db3.example scram-sha-256");
-        assert_eq!(lines[7..], ["host all all 10.0.0.0/8 md5"]);
+        assert_eq!(lines[1], "local replication \"replicator\" scram-sha-256");
+        assert_eq!(lines[2], "host replication \"replicator\" 10.0.0.1/32 scram-sha-256");
+        assert_eq!(lines[5], "host postgres \"rewinder\" fd00::1/128 scram-sha-256");
+        assert_eq!(lines[6], "host replication \"replicator\" db3.example scram-sha-256");
+        assert_eq!(lines[8..], ["host all all 10.0.0.0/8 md5"]);
+        let syncs = Rules { slot_sync: true, ..rules(&["host all all 10.0.0.0/8 md5"]) };
+        let text = render(&syncs).unwrap();
+        assert!(text.contains("host postgres \"replicator\" 10.0.0.1/32 scram-sha-256"), "{text}");
         assert!(render(&rules(&[])).unwrap().ends_with("host all all all scram-sha-256\n"));
         assert!(render_ident(&rules(&[])).unwrap().ends_with("\nm root postgres\n"));
     }

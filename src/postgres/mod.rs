@@ -15,6 +15,7 @@
 //!   connect  sql  status  probe         questions to a running server
 //!   remote                              questions to another member's server
 //!   seal  promote  barrier              the steps of a change of leadership
+//!   feedback  hands                     slots of members that are away, files changed by hand
 //! ```
 
 // This module talks to the real machine only, so it may use tokio's tasks and timers directly.
@@ -27,7 +28,9 @@ pub mod conf;
 pub mod connect;
 pub mod controldata;
 pub mod credentials;
+pub mod feedback;
 pub mod files;
+pub mod hands;
 pub mod hba;
 pub mod history;
 pub mod initdb;

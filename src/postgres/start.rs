@@ -233,6 +233,21 @@ pub enum ServerIs {
     Stopped,
 }
 
+/// The files of settings with their contents, in the order in which they are written. The included
+/// ones come first: the main one must never name a file that is not there.
+pub(super) fn render(
+    settings: &conf::Settings,
+    rules: &hba::Rules,
+) -> Result<[(&'static str, String); 5], Error> {
+    Ok([
+        ("quorate.spec.conf", conf::render_operator(&settings.operator)?),
+        ("quorate.conf", conf::render(settings)?),
+        ("pg_hba.conf", hba::render(rules)?),
+        ("pg_ident.conf", hba::render_ident(rules)?),
+        ("postgresql.conf", conf::render_main()),
+    ])
+}
+
 /// Writes all files of settings, each atomically and only where it changed. The first time the
 /// `postgresql.conf` that is there becomes `postgresql.base.conf`.
 pub fn install(
@@ -243,9 +258,7 @@ pub fn install(
     server: ServerIs,
 ) -> Result<Installed, Error> {
     // Render everything before the first file changes.
-    let owned = conf::render(settings)?;
-    let operator = conf::render_operator(&settings.operator)?;
-    let (hba_text, ident_text) = (hba::render(rules)?, hba::render_ident(rules)?);
+    let rendered = render(settings, rules)?;
     let path = |name: &str| layout.pgdata.join(name);
     let mut done = Installed::default();
     let auto = files::read_if_exists(&path("postgresql.auto.conf"))?.unwrap_or_default();
@@ -256,19 +269,16 @@ pub fn install(
     }
     done.overridden = overridden;
     let main = files::read_if_exists(&path("postgresql.conf"))?;
+    let base = path("postgresql.base.conf");
     if let Some(text) = main
         && !text.starts_with(conf::HEADER.as_bytes())
     {
-        files::write_atomic(&path("postgresql.base.conf"), &text, 0o600, user)?;
+        // Only the first one is what everything else rests on; a later one is kept and no more.
+        let kept = path("postgresql.conf.edited");
+        let place = if files::exists(&base)? { kept } else { base };
+        files::write_atomic(&place, &text, 0o600, user)?;
     }
-    // The included files first: the main one must never name a file that is not there.
-    for (name, text) in [
-        ("quorate.spec.conf", operator),
-        ("quorate.conf", owned),
-        ("pg_hba.conf", hba_text),
-        ("pg_ident.conf", ident_text),
-        ("postgresql.conf", conf::render_main()),
-    ] {
+    for (name, text) in rendered {
         done.changed |= files::write_if_changed(&path(name), text.as_bytes(), 0o600, user)?;
     }
     Ok(done)

@@ -10,7 +10,8 @@ use tracing::warn;
 
 use super::error::{self, Result, timed_out};
 use super::{PgDatabase, blocking, lock};
-use crate::agent::driver::Error;
+use crate::agent::driver::{Error, RunRole};
+use crate::domain::alarm::NoticeCode;
 use crate::domain::desired::FollowDuty;
 use crate::domain::state::ClusterSpec;
 use crate::domain::sync::SyncConfig;
@@ -18,7 +19,7 @@ pub(super) use crate::postgres::conf::{Role, Synchronous};
 use crate::postgres::connect::{self, Connection};
 use crate::postgres::sql::Session;
 use crate::postgres::start::{self, ServerIs};
-use crate::postgres::{conf, files, hba};
+use crate::postgres::{conf, files, hands, hba};
 
 /// The same on all members: a standby must not have less than its primary had (PostgreSQL manual,
 /// section 27.4.3).
@@ -30,7 +31,7 @@ const RELOAD: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(2);
 
 /// What our files are made from.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Files {
     pub settings: conf::Settings,
     pub rules: hba::Rules,
@@ -84,6 +85,14 @@ impl PgDatabase {
         Ok(Role::Standby { epoch: duty.epoch, host, port, slot, eager })
     }
 
+    /// The role of a standby that was taken over, and has long found its primary.
+    pub(super) fn taken_over_role(&self, run: &RunRole) -> Option<Role> {
+        let RunRole::Following { epoch, address } = run else { return None };
+        let (host, port) = host_and_port(address).ok()?;
+        let slot = self.settings.member.slot_name();
+        Some(Role::Standby { epoch: *epoch, host, port, slot, eager: false })
+    }
+
     /// What the files are to be made from, with parameters that PostgreSQL takes.
     pub(super) async fn files(
         &self,
@@ -93,6 +102,8 @@ impl PgDatabase {
     ) -> Result<Files> {
         let own = &self.settings;
         let credentials = &own.credentials;
+        let operator = self.parameters(spec).await?;
+        let major = self.binaries.major();
         Ok(Files {
             settings: conf::Settings {
                 cluster: own.cluster.clone(),
@@ -105,9 +116,10 @@ impl PgDatabase {
                 passfile: own.passfile(),
                 replication_user: credentials.replication.user().to_owned(),
                 connection: BTreeMap::new(),
+                major,
                 max_wal_senders: WAL_SENDERS_MAX,
                 max_replication_slots: REPLICATION_SLOTS_MAX,
-                operator: self.parameters(spec).await?,
+                operator: operator.clone(),
                 synchronous,
                 role,
             },
@@ -117,6 +129,7 @@ impl PgDatabase {
                 rewind: credentials.rewind.user().to_owned(),
                 peers: Vec::new(),
                 peers_tls: false,
+                slot_sync: conf::syncs_slots(major, &operator),
                 operator: spec.hba.clone(),
                 ident: Vec::new(),
             },
@@ -149,7 +162,11 @@ impl PgDatabase {
             }
             Err(e) => Some(e.to_string()),
         };
-        let fallback = refused.is_some().then(|| installed.as_deref().map(parse_operator));
+        let fallback = refused.is_some().then(|| {
+            let written =
+                lock(&self.memory).installed.as_ref().map(|f| f.settings.operator.clone());
+            written.or_else(|| installed.as_deref().map(parse_operator))
+        });
         if let Some(why) = &refused {
             warn!(%why, "the cluster's parameters are refused: the last good ones stay");
         }
@@ -178,18 +195,37 @@ impl PgDatabase {
     /// read them.
     pub(super) async fn reconfigure(&self, session: &mut Session, files: &Files) -> Result<()> {
         let (layout, user) = (self.settings.layout.clone(), self.user.clone());
-        let files = files.clone();
-        let installed = self
-            .settings_turn
-            .write(move || {
-                start::install(&layout, &user, &files.settings, &files.rules, ServerIs::Running)
-            })
-            .await?
-            .map_err(error::start)?;
-        for name in &installed.overridden {
+        let before = lock(&self.memory).installed.clone();
+        let new = files.clone();
+        let write = move || {
+            // What differs from what was written last was somebody else.
+            let edited = match &before {
+                Some(last) => hands::changed(&layout, &last.settings, &last.rules)?.files,
+                None => Vec::new(),
+            };
+            hands::keep(&layout, &user, &edited)?;
+            let running = ServerIs::Running;
+            let done = start::install(&layout, &user, &new.settings, &new.rules, running)?;
+            Ok((edited, done))
+        };
+        let (edited, done) = self.settings_turn.write(write).await?.map_err(error::start)?;
+        lock(&self.memory).installed = Some(files.clone());
+        for name in &done.overridden {
             // ALTER SYSTEM has precedence over our files.
-            warn!(setting = %name, "a setting of ours was overridden by ALTER SYSTEM: taken back");
             session.reset_system_setting(name).await.map_err(error::sql)?;
+            self.note(
+                NoticeCode::SettingsRepaired,
+                format!("{name} was set with ALTER SYSTEM, but is managed here: it was taken back"),
+            );
+        }
+        for name in edited {
+            self.note(
+                NoticeCode::SettingsRepaired,
+                format!(
+                    "{name} was changed by hand: it was written again, and what it held is kept \
+                     in {name}.edited"
+                ),
+            );
         }
         // Also where nothing changed: an earlier call can have ended between the two.
         session.reload().await.map_err(error::sql)

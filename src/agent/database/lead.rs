@@ -105,6 +105,7 @@ impl PgDatabase {
             memory.refreshed = memory.refreshed.take().filter(|r| r.names == wanted.names);
         }
         self.reconfigure(session, &files).await?;
+        lock(&self.memory).doubted = None;
         self.await_in_force(&wanted).await
     }
 

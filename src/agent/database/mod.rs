@@ -11,7 +11,9 @@
 //!   process                   guard and postmaster: start, attach, kill, prove, stop
 //!   lead  hand_over  seal     changes of leadership
 //!   replica                   initdb, follow, rewind, copy, and questions to the primary
-//!   observe  slots            what it is, whether it works, slots of the other members
+//!   observe                   what it is, and whether it works
+//!   upkeep                    what changes slowly, looked after from time to time:
+//!   slots  impostor  repair     slots of the other members, strangers, settings by hand
 //! ```
 
 // This module talks to the real machine only, so it may use tokio's tasks and timers directly.
@@ -20,16 +22,20 @@
 mod conf;
 mod error;
 mod hand_over;
+mod impostor;
 mod lead;
 mod observe;
 mod places;
 mod process;
 mod record;
+mod repair;
 mod replica;
 mod seal;
 mod settings;
 mod slots;
+mod upkeep;
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,9 +43,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::driver::{
-    Attached, Care, Database, Emptiness, Error, Position, Progress, Rewound, RunState, Seen,
-    StartMode, Started, Tree, Upkeep,
+    Attached, Care, Database, Emptiness, Error, Position, Progress, Rewound, RunRole, RunState,
+    Seen, StartMode, Started, Tree, Upkeep,
 };
+use crate::domain::alarm::{NOTICES_MAX, NoticeCode};
 use crate::domain::desired::FollowDuty;
 use crate::domain::lineage::Lineage;
 use crate::domain::observation::Data;
@@ -95,6 +102,20 @@ struct Memory {
     settled: Option<conf::Files>,
     /// Whether the running server is known to take connections, and to be a primary.
     known: observe::Known,
+    /// What our files were last made from.
+    installed: Option<conf::Files>,
+    /// What the server was when it was taken over.
+    taken_over: Option<RunRole>,
+    /// Why the primary's settings have to be confirmed again, though its own view of them is right.
+    doubted: Option<String>,
+    /// Slots of the other members.
+    slots: slots::Watch,
+    /// Who calls itself a member.
+    impostors: impostor::Watch,
+    /// Commits that were found to be weakened, and when that was looked for.
+    weakened: upkeep::Weakened,
+    /// What was done, to be told with the next upkeep.
+    notices: VecDeque<(NoticeCode, String)>,
 }
 
 /// A place for a session that is kept open between calls. A call takes it out while it works, so
@@ -188,6 +209,15 @@ impl PgDatabase {
         }
     }
 
+    /// Remembers what was done, for the next upkeep to tell.
+    fn note(&self, code: NoticeCode, text: String) {
+        let notices = &mut lock(&self.memory).notices;
+        notices.push_back((code, text));
+        while notices.len() > NOTICES_MAX {
+            notices.pop_front();
+        }
+    }
+
     /// The session for changes. Put it back where what was asked of it has ended.
     fn take_worker(&self) -> Session {
         self.worker.take(|| self.target())
@@ -204,6 +234,11 @@ impl PgDatabase {
         memory.following = None;
         memory.settled = None;
         memory.known = observe::Known::default();
+        memory.installed = None;
+        memory.taken_over = None;
+        memory.doubted = None;
+        memory.slots = slots::Watch::default();
+        memory.impostors = impostor::Watch::default();
     }
 }
 
@@ -321,6 +356,6 @@ impl Database for PgDatabase {
     }
 
     async fn maintain(&self, care: &Care) -> Result<Upkeep> {
-        self.keep_slots(care).await
+        self.look_after(care).await
     }
 }

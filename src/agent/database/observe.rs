@@ -16,8 +16,11 @@ use crate::postgres::probe::{self, Outcome};
 use crate::postgres::sql::Session;
 use crate::postgres::status::{PrimaryStatus, StandbyStatus};
 
-/// How long a standby may go without streaming before its primary is asked why.
-const SILENT: Duration = Duration::from_secs(5);
+/// How long a standby may wait for WAL without getting any before its primary is asked why.
+const SILENT: Duration = Duration::from_secs(1);
+/// What the startup process waits for where it has replayed all WAL that there is here (PostgreSQL
+/// manual, table 28.11).
+const AWAITS_WAL: [&str; 2] = ["RecoveryRetrieveRetryInterval", "RecoveryWalStream"];
 /// How often in a row a standby must be seen to stream until it is believed.
 const STREAMING_SEEN_MIN: u32 = 3;
 /// How often it is asked.
@@ -32,8 +35,10 @@ const PROBE: Duration = Duration::from_secs(3);
 pub(super) struct Following {
     /// The primary's `host:port`.
     address: String,
-    /// Since when it does not stream.
+    /// Since when it neither streams nor gets on.
     silent_since: Instant,
+    /// Where it was then.
+    replay: Lsn,
     /// How often in a row it was seen to stream.
     seen_streaming: u32,
     /// When the primary was last asked why.
@@ -45,7 +50,22 @@ pub(super) struct Following {
 impl Following {
     pub(super) fn new(address: &str) -> Self {
         let address = address.to_owned();
-        Self { address, silent_since: Instant::now(), seen_streaming: 0, asked: None, lacks: None }
+        Self {
+            address,
+            silent_since: Instant::now(),
+            replay: Lsn(0),
+            seen_streaming: 0,
+            asked: None,
+            lacks: None,
+        }
+    }
+
+    /// One that still replays what it has lacks nothing, wherever its primary is.
+    fn note_replay(&mut self, replay: Lsn) {
+        if replay != self.replay {
+            self.replay = replay;
+            self.silent_since = Instant::now();
+        }
     }
 
     /// A walreceiver that asks for WAL that is gone streams for a moment before it is told so.
@@ -84,6 +104,9 @@ impl PgDatabase {
             // A connection that was ended, by whomever, says nothing of the server.
             asked = ask(&mut session, known.primary).await;
         }
+        if let Ok(Answer::Primary(status)) = &asked {
+            self.end_impostors(&mut session, status).await;
+        }
         let answer = match asked {
             Ok(answer) => answer,
             Err(connect::Error::CannotConnectNow(_)) => return Ok(Seen::Starting),
@@ -95,8 +118,11 @@ impl PgDatabase {
         lock(&self.memory).known = Known { answered: true, primary };
         match answer {
             Answer::Primary(status) => {
-                let confirmed = lock(&self.memory).refreshed.as_ref().map(|r| r.names.clone());
-                Ok(seen_primary(&status, confirmed.as_deref()))
+                let (confirmed, doubted) = {
+                    let memory = lock(&self.memory);
+                    (memory.refreshed.as_ref().map(|r| r.names.clone()), memory.doubted.clone())
+                };
+                Ok(seen_primary(&status, confirmed.as_deref(), doubted))
             }
             Answer::Standby(status) => self.seen_standby(&status).await,
         }
@@ -114,20 +140,22 @@ impl PgDatabase {
                 }
                 None
             }
-            None => self.lacks_wal(flushed).await,
+            None => self.lacks_wal(status, replay, flushed).await,
         };
         Ok(Seen::Standby { replay, flushed, streaming, lacks_wal })
     }
 
     /// Asks the primary, from time to time, whether it can still serve a standby that has flushed
     /// to `flushed`. What is not certain is no reason to copy anything.
-    async fn lacks_wal(&self, flushed: Lsn) -> Option<String> {
+    async fn lacks_wal(&self, status: &StandbyStatus, replay: Lsn, flushed: Lsn) -> Option<String> {
+        let awaits = status.startup_wait.as_deref().is_some_and(|w| AWAITS_WAL.contains(&w));
         let address = {
             let mut memory = lock(&self.memory);
             let following = memory.following.as_mut()?;
             following.seen_streaming = 0;
+            following.note_replay(replay);
             let due = following.asked.is_none_or(|at| at.elapsed() >= ASK_EVERY);
-            if following.silent_since.elapsed() < SILENT || !due {
+            if following.silent_since.elapsed() < SILENT || !due || !awaits {
                 return following.lacks.clone();
             }
             following.asked = Some(Instant::now());
@@ -146,10 +174,6 @@ impl PgDatabase {
         let remote = self.remote(address)?;
         let place = remote.place(ASK).await.map_err(error::sql)?;
         let Some(writes) = place.writes else { return Ok(None) };
-        let slot = self.settings.member.slot_name();
-        if remote.slot(&slot, ASK).await.map_err(error::sql)?.is_some_and(|s| s.lost) {
-            return Ok(Some(format!("slot {slot} of {address} has lost the WAL that is needed")));
-        }
         let segment_bytes = self.segment_bytes().await?;
         // A walreceiver asks from the beginning of a segment on.
         let segment_end = flushed.0 - flushed.0 % segment_bytes.max(1) + segment_bytes;
@@ -214,7 +238,7 @@ async fn ask(session: &mut Session, primary: bool) -> std::result::Result<Answer
 }
 
 /// Standbys are found by the slots that they hold: what they call themselves proves nothing.
-fn seen_primary(status: &PrimaryStatus, confirmed: Option<&str>) -> Seen {
+fn seen_primary(status: &PrimaryStatus, confirmed: Option<&str>, doubted: Option<String>) -> Seen {
     let mut standbys = BTreeMap::new();
     for walsender in &status.walsenders {
         let member = walsender.slot.as_deref().and_then(|slot| {
@@ -237,5 +261,6 @@ fn seen_primary(status: &PrimaryStatus, confirmed: Option<&str>) -> Seen {
     let drift = confirmed.filter(|names| names != found).map(|names| {
         format!("synchronous_standby_names is {found:?} and has to be {names:?}: it is put right")
     });
+    let drift = drift.or(doubted);
     Seen::Primary { flushed: status.flush.unwrap_or_default(), standbys, drift }
 }

@@ -125,7 +125,9 @@ impl PgDatabase {
             let held = Guarded::new(client, fencing);
             let attached = self.attached(&held, status.deadline).await;
             if let Some(run) = &attached.run {
-                lock(&self.memory).following = Following::of_run(&run.role);
+                let mut memory = lock(&self.memory);
+                memory.following = Following::of_run(&run.role);
+                memory.taken_over = Some(run.role.clone());
             }
             return Ok(Ok(attached));
         }
@@ -174,6 +176,7 @@ impl PgDatabase {
         self.prepare().await?;
         let files = self.files(role, self.standby_sync(), spec).await?;
         let (layout, user) = (settings.layout.clone(), self.user.clone());
+        let installed = files.clone();
         let install = move || {
             // It never starts as a primary.
             start::set_signal(&layout, &user, Signal::Standby)?;
@@ -186,6 +189,7 @@ impl PgDatabase {
             let mut memory = lock(&self.memory);
             memory.segment_bytes = control.segment_bytes;
             memory.following = following;
+            memory.installed = Some(installed);
         }
         let client = GuardClient::spawn(&settings.guard_program, &settings.guard_dir, SPAWN)
             .await

@@ -71,7 +71,11 @@ impl PgDatabase {
         .await;
         self.worker.put(session);
         let sealed = sealed.map_err(error::seal)?;
-        lock(&self.memory).following = None;
+        {
+            let mut memory = lock(&self.memory);
+            memory.following = None;
+            memory.installed = Some(files);
+        }
         let lineage = self.lineage_of(sealed.timeline).await?;
         Ok(Position { wal_epoch: sealed.timeline.epoch(), lsn: sealed.replay, lineage })
     }

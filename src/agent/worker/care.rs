@@ -40,10 +40,6 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             _ => return Pause::For(TICK),
         };
         let now = self.shared.clock.now();
-        let as_before = self.cared_as.as_ref() == Some(&(primary, others.clone()));
-        if now < self.care_at && as_before {
-            return Pause::For(TICK);
-        }
         let presence = snapshot.presence.get(&self.shared.member.cluster);
         let other = |member: &MemberName| {
             let known = presence.and_then(|p| p.get(member));
@@ -54,8 +50,15 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 silent: known.map_or(Duration::ZERO, |p| Duration::from_millis(p.silent_ms)),
             }
         };
+        let others: Vec<Other> = others.iter().map(other).collect();
+        // Who comes back finds its slot without waiting for a round.
+        let heard = |o: &Other| (o.member.clone(), o.heard && o.silent < CARE_EVERY);
+        let cared_as = (primary, others.iter().map(heard).collect());
+        if now < self.care_at && self.cared_as.as_ref() == Some(&cared_as) {
+            return Pause::For(TICK);
+        }
         let care = Care {
-            others: others.iter().map(other).collect(),
+            others,
             sync: state.current_sync().filter(|_| primary).cloned(),
             spec: state.spec.clone(),
             out_of_room: self.shared.lock().disks.level() == Level::Critical,
@@ -64,7 +67,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         match self.bounded("looking after slots", QUICK, database.maintain(&care)).await {
             Ok(Upkeep { problems, alarms, notices }) => {
                 self.care_at = now.plus(CARE_EVERY);
-                self.cared_as = Some((primary, others));
+                self.cared_as = Some(cared_as);
                 let text = (!problems.is_empty()).then(|| problems.join("; "));
                 self.shared.problem("maintenance", text);
                 self.shared.set_alarms(UPKEEP_ALARMS, alarms);

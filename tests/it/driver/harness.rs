@@ -337,13 +337,19 @@ pub async fn first_primary(site: &Site) -> (Member, GuardId, Lineage) {
     (a, guard, lineage)
 }
 
-/// What is asked of the upkeep, with these other members, of whom nothing was heard.
+/// What is asked of the upkeep, with these other members, who were heard of just now.
 pub fn care(others: &[&str]) -> Care {
-    let other = |name: &&str| Other {
+    care_for(&others.iter().map(|name| (*name, true, 0)).collect::<Vec<_>>())
+}
+
+/// The same with members by name, whether they were heard of, and for how long they are silent, in
+/// seconds.
+pub fn care_for(others: &[(&str, bool, u64)]) -> Care {
+    let other = |(name, heard, silent): &(&str, bool, u64)| Other {
         member: member(name),
         position: None,
-        heard: false,
-        silent: Duration::ZERO,
+        heard: *heard,
+        silent: Duration::from_secs(*silent),
     };
     Care {
         others: others.iter().map(other).collect(),

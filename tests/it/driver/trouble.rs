@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use quorate::agent::database::PgDatabase;
-use quorate::agent::driver::{Database, Emptiness, Error, Seen, StartMode, Tree};
+use quorate::agent::driver::{Care, Database, Emptiness, Error, Seen, StartMode, Tree};
+use quorate::domain::alarm::AlarmCode;
 use quorate::domain::observation::Data;
 use quorate::domain::record::MemberRecord;
 use quorate::domain::types::{Epoch, SystemId};
@@ -178,8 +179,10 @@ async fn hands_of_operators_are_no_way_to_a_primary() {
     assert!(a.session().is_in_recovery().await.unwrap());
     let shared_buffers = a.session().setting("shared_buffers").await.unwrap();
     assert_eq!(shared_buffers.as_deref(), Some("16MB"));
-    let problems = a.db.maintain(&care(&[])).await.unwrap().problems;
-    assert!(problems.iter().any(|p| p.contains("work_mem")), "{problems:?}");
+    let asked = Care { spec: spec.clone(), ..care(&[]) };
+    let alarms = a.db.maintain(&asked).await.unwrap().alarms;
+    let refused = alarms.iter().find(|a| a.code == AlarmCode::ParametersRefused);
+    assert!(refused.is_some_and(|a| a.text.contains("work_mem")), "{alarms:?}");
 
     // The guard is killed: nothing of the tree stays, and the driver tells.
     let mut tree = a.db.tree();

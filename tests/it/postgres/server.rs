@@ -115,6 +115,7 @@ impl Member {
             passfile,
             replication_user: site.credentials.replication.user().into(),
             connection: BTreeMap::new(),
+            major: site.binaries.major(),
             max_wal_senders: 10,
             max_replication_slots: 10,
             operator: BTreeMap::from([
@@ -131,6 +132,7 @@ impl Member {
             rewind: site.credentials.rewind.user().into(),
             peers: vec![],
             peers_tls: false,
+            slot_sync: false,
             operator: vec![],
             ident: vec![],
         };
