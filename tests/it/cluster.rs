@@ -20,3 +20,4 @@ mod refusals;
 mod restarts;
 mod switchovers;
 mod takeovers;
+mod upkeep;

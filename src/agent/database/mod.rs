@@ -356,6 +356,7 @@ impl Database for PgDatabase {
     }
 
     async fn maintain(&self, care: &Care) -> Result<Upkeep> {
-        self.look_after(care).await
+        // Large, and seldom run: it is not to make every future around it as large.
+        Box::pin(self.look_after(care)).await
     }
 }

@@ -105,7 +105,7 @@ impl PgDatabase {
             asked = ask(&mut session, known.primary).await;
         }
         if let Ok(Answer::Primary(status)) = &asked {
-            self.end_impostors(&mut session, status).await;
+            Box::pin(self.end_impostors(&mut session, status)).await;
         }
         let answer = match asked {
             Ok(answer) => answer,

@@ -203,7 +203,8 @@ impl PgDatabase {
             }
             Step::Release => {
                 let login = &self.settings.credentials.replication;
-                match feedback::release_xmin(session, login, name, RELEASE).await {
+                let work = feedback::release_xmin(session, login, name, RELEASE);
+                match Box::pin(work).await {
                     // object_in_use: its member has just come back.
                     Err(connect::Error::Server { code, .. }) if code == "55006" => return Ok(()),
                     other => other?,
