@@ -38,6 +38,7 @@ pub(super) struct Files {
 }
 
 /// Parameters of the operator, and what PostgreSQL said to them.
+#[derive(Clone, PartialEq)]
 pub(super) struct Judged {
     parameters: BTreeMap<String, String>,
     refused: Option<String>,
@@ -167,10 +168,11 @@ impl PgDatabase {
                 lock(&self.memory).installed.as_ref().map(|f| f.settings.operator.clone());
             written.or_else(|| installed.as_deref().map(parse_operator))
         });
-        if let Some(why) = &refused {
+        let judged = Judged { parameters: wanted.clone(), refused };
+        let before = lock(&self.memory).judged.replace(judged.clone());
+        if let Some(why) = judged.refused.as_ref().filter(|_| before.as_ref() != Some(&judged)) {
             warn!(%why, "the cluster's parameters are refused: the last good ones stay");
         }
-        lock(&self.memory).judged = Some(Judged { parameters: wanted.clone(), refused });
         Ok(match fallback {
             Some(installed) => installed.unwrap_or_default(),
             None => wanted.clone(),

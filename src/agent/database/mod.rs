@@ -239,6 +239,7 @@ impl PgDatabase {
         memory.doubted = None;
         memory.slots = slots::Watch::default();
         memory.impostors = impostor::Watch::default();
+        memory.weakened = upkeep::Weakened::default();
     }
 }
 

@@ -8,6 +8,7 @@ use super::{CARE_EVERY, Pause, QUICK, TICK, Worker};
 use crate::agent::driver::{Care, Database, Error, Other, Seen, UPKEEP_ALARMS, Upkeep};
 use crate::agent::poll::Snapshot;
 use crate::clock::Clock;
+use crate::domain::alarm::AlarmCode;
 use crate::domain::desired::{Desired, FollowDuty, desired};
 use crate::domain::reconcile::Process;
 use crate::domain::record::DataMark;
@@ -16,6 +17,10 @@ use crate::domain::state::ClusterState;
 use crate::domain::types::{Epoch, Lsn, MemberName};
 use crate::runtime::Runtime;
 use crate::session::Transport;
+
+/// The kinds of alarms that only a primary has.
+const PRIMARY_ALARMS: &[AlarmCode] =
+    &[AlarmCode::WeakenedCommits, AlarmCode::LogicalSlots, AlarmCode::Impostor];
 
 impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     /// What is done while nothing is asked for.
@@ -37,7 +42,11 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 (true, duty.others.clone())
             }
             (Desired::Follow(duty), Process::Following { .. }) => (false, duty.others.clone()),
-            _ => return Pause::For(TICK),
+            _ => {
+                // What was wrong with a primary is not wrong with what it is now.
+                self.shared.set_alarms(PRIMARY_ALARMS, Vec::new());
+                return Pause::For(TICK);
+            }
         };
         let now = self.shared.clock.now();
         let presence = snapshot.presence.get(&self.shared.member.cluster);

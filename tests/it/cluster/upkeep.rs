@@ -155,6 +155,8 @@ async fn a_member_is_away_for_long() {
     away.start();
     let after = cluster.healed().await;
     assert_eq!(after.epoch(), before.epoch(), "the primary is not disturbed");
+    noticed(&cluster, "does not have WAL", &away.member).await;
+    noticed(&cluster, "is heard of again", &away.member).await;
     until("its slot is used again", HEAL, || async {
         (conn.must(&slot("active")).await == "true").then_some(())
     })
