@@ -29,6 +29,9 @@ const SILENT_MAX: Duration = Duration::from_secs(30);
 /// An unused slot holds dead rows back for so long. Its member can be on its way back until then:
 /// queries that run on it are not cancelled for a restart.
 const XMIN_KEPT: Duration = Duration::from_secs(30);
+/// A slot that is not used for a moment is that of a walreceiver which connects anew: so long it
+/// must be unused to be dropped. One that streams without being heard of would not get another.
+const IDLE_MIN: Duration = Duration::from_secs(5);
 /// How long clearing it may take.
 const RELEASE: Duration = Duration::from_secs(1);
 
@@ -87,7 +90,7 @@ fn step(
     // only: nothing is dropped for that.
     let away = other.silent >= Duration::from_millis(care.spec.slot_ttl_ms)
         || (care.out_of_room && other.silent > SILENT_MAX);
-    if away {
+    if away && idle >= IDLE_MIN {
         Step::Drop
     } else if slot.wal_status.as_deref() == Some("lost") {
         // It holds nothing back. Made anew for one that is away it would, and serve nobody.
@@ -126,8 +129,11 @@ impl PgDatabase {
             let idle = lock(&self.memory).slots.idle(&name, now);
             let slot = status.slots.get(&name);
             let step = step(slot, other, care, idle, replay);
-            if let Err(e) = self.take_step(session, &name, other, step).await {
-                upkeep.problems.push(format!("slot {name} is not kept: {e}"));
+            match self.take_step(session, &name, other, step).await {
+                Ok(()) => {}
+                // object_in_use: its member has just come back.
+                Err(connect::Error::Server { code, .. }) if code == "55006" => {}
+                Err(e) => upkeep.problems.push(format!("slot {name} is not kept: {e}")),
             }
         }
         let wanted: BTreeSet<_> = care.others.iter().map(|o| o.member.slot_name()).collect();
@@ -204,11 +210,7 @@ impl PgDatabase {
             Step::Release => {
                 let login = &self.settings.credentials.replication;
                 let work = feedback::release_xmin(session, login, name, RELEASE);
-                match Box::pin(work).await {
-                    // object_in_use: its member has just come back.
-                    Err(connect::Error::Server { code, .. }) if code == "55006" => return Ok(()),
-                    other => other?,
-                }
+                Box::pin(work).await?;
                 self.note(
                     NoticeCode::SlotReleased,
                     format!(
@@ -272,6 +274,8 @@ mod tests {
             (Some(&unused), true, 1, false, 0, Step::Leave),
             (Some(&unused), true, 59, false, 59, Step::Leave),
             (Some(&unused), true, 60, false, 60, Step::Drop),
+            // One that streams all the while, and has just connected anew.
+            (Some(&unused), true, 60, false, 1, Step::Leave),
             (Some(&unused), false, 59, false, 59, Step::Leave),
             // A leader that has not heard of it for so long knows enough.
             (Some(&unused), false, 60, false, 60, Step::Drop),
