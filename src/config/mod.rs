@@ -34,8 +34,7 @@ pub use secret::{Password, PasswordRole, SECRET_CHARS_MIN, Secret};
 pub use settings::{OWNED, OwnedSetting, owned_reason};
 pub use timing::{KILL_MARGIN_MS_MIN, Raft, Timing};
 
-use crate::domain::state::Tags;
-use crate::domain::types::{ClusterName, MemberName, NodeId, NodeName};
+use crate::domain::types::{ClusterName, MemberName, NodeId, NodeName, Tags};
 
 /// Longest path of a Unix socket, in bytes: `sun_path` has 108, one of them ends the text
 /// (manual page unix(7)).

@@ -13,6 +13,7 @@ use super::lease::Timing;
 use super::lineage::Lineage;
 use super::observation::Sequence;
 use super::sync::SyncConfig;
+pub use super::types::Tags;
 use super::types::{ClusterName, Epoch, GuardId, MemberName, NodeName, SystemId, WallMillis};
 
 /// Most events that a cluster's history keeps; the oldest go first.
@@ -273,29 +274,6 @@ impl Member {
     pub fn may_confirm(&self) -> bool {
         self.may_lead() && !self.tags.nosync && self.tags.replicatefrom.is_none()
     }
-}
-
-/// What the operator says of a member.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tags {
-    /// Never made primary automatically, and never counted in a quorum.
-    #[serde(default)]
-    pub nofailover: bool,
-    /// Commits never wait for it. It may still be made primary.
-    #[serde(default)]
-    pub nosync: bool,
-    /// Reads are not spread to it.
-    #[serde(default)]
-    pub noloadbalance: bool,
-    /// Other members are copied from it rather than from the primary, where it is a standby.
-    #[serde(default)]
-    pub clonefrom: bool,
-    /// It streams from this member rather than from the primary, where that is a standby.
-    #[serde(default)]
-    pub replicatefrom: Option<MemberName>,
-    /// It applies WAL this late, in milliseconds; 0 for at once. Then it is never made primary.
-    #[serde(default)]
-    pub delay_ms: u64,
 }
 
 /// One leadership: the right of one member, in one life of its guard, to be primary in one epoch.

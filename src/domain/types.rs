@@ -107,6 +107,29 @@ impl MemberName {
     }
 }
 
+/// What the operator says of a member.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tags {
+    /// Never made primary automatically, and never counted in a quorum.
+    #[serde(default)]
+    pub nofailover: bool,
+    /// Commits never wait for it. It may still be made primary.
+    #[serde(default)]
+    pub nosync: bool,
+    /// Reads are not spread to it.
+    #[serde(default)]
+    pub noloadbalance: bool,
+    /// Other members are copied from it rather than from the primary, where it is a standby.
+    #[serde(default)]
+    pub clonefrom: bool,
+    /// It streams from this member rather than from the primary, where that is a standby.
+    #[serde(default)]
+    pub replicatefrom: Option<MemberName>,
+    /// It applies WAL this late, in milliseconds; 0 for at once. Then it is never made primary.
+    #[serde(default)]
+    pub delay_ms: u64,
+}
+
 /// Identity of a controller in the Raft group. Never reused for another store.
 pub type NodeId = u64;
 
