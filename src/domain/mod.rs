@@ -16,6 +16,7 @@ pub mod candidate;
 pub mod command;
 pub mod desired;
 pub mod event;
+pub mod health;
 pub mod invariants;
 pub mod lease;
 pub mod lineage;
@@ -43,6 +44,8 @@ mod candidate_test;
 mod desired_test;
 #[cfg(test)]
 mod fixture_test;
+#[cfg(test)]
+mod health_test;
 #[cfg(test)]
 mod invariants_test;
 #[cfg(test)]
