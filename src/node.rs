@@ -35,7 +35,7 @@ use crate::transport::{self, ClientOptions, Identity};
 
 type Raft = Handle<BootRuntime>;
 
-/// How long PostgreSQL may fail every probe before it is given up as hung.
+/// How long what has to answer may do nothing at all before PostgreSQL is given up as hung.
 const HUNG_AFTER: Duration = Duration::from_secs(10);
 /// How long a proposal of the API may take.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(5);

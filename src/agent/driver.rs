@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::domain::alarm::{Alarm, AlarmCode, NoticeCode};
 use crate::domain::desired::FollowDuty;
+use crate::domain::health::{Activity, Answer, Question, Vitals};
 use crate::domain::lineage::Lineage;
 use crate::domain::observation::{Data, Fencing, StandbyProgress};
 use crate::domain::record::MemberRecord;
@@ -368,8 +369,16 @@ pub trait Database: Send + Sync + 'static {
     /// Asks the running PostgreSQL what it is.
     fn observe(&self) -> impl Future<Output = Result<Seen>> + Send;
 
-    /// Asks whether the primary still does its work: a held connection, a new one, a local write.
-    fn probe(&self) -> impl Future<Output = Result<()>> + Send;
+    /// Asks one question, to see whether PostgreSQL does its work. What has no answer after
+    /// `patience` is given up; one question never waits for another.
+    fn ask(&self, question: Question, patience: Duration) -> impl Future<Output = Answer> + Send;
+
+    /// What the processes do that have to answer. `since` is when the new connection was asked
+    /// for that is not answered yet. It waits for none of them, and for no disk.
+    fn vitals(&self, since: Option<BootTime>) -> impl Future<Output = Vitals> + Send;
+
+    /// What the checkpointer does, and whether a checkpoint is overdue by far.
+    fn checkpointer(&self) -> impl Future<Output = (Activity, bool)> + Send;
 
     /// Looks after what changes slowly: slots, settings that somebody changed, commits that are
     /// weakened, strangers that call themselves members.

@@ -15,6 +15,7 @@
 pub mod database;
 pub mod driver;
 mod fence;
+mod health;
 mod observe;
 mod poll;
 mod renew;
@@ -60,7 +61,7 @@ pub struct Options {
     pub node: NodeName,
     /// How often a member is observed and reported without being asked to.
     pub report_every: Duration,
-    /// How long PostgreSQL may fail every probe before it is given up as hung.
+    /// How long what has to answer may do nothing at all before PostgreSQL is given up as hung.
     pub hung_after: Duration,
 }
 
@@ -130,7 +131,7 @@ where
         )));
         tasks.push(Box::pin(fence::run::<RT, D, C>(shared.clone())));
         tasks.push(Box::pin(observe::run::<RT, D, C>(shared.clone())));
-        tasks.push(Box::pin(observe::watch_health::<RT, D, C>(shared.clone())));
+        tasks.push(Box::pin(health::run::<RT, D, C>(shared.clone())));
         tasks.push(Box::pin(report::run::<RT, T, D, C>(shared, client.clone())));
     }
     // Each on its own, so that none waits for another's turn.

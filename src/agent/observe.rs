@@ -1,9 +1,7 @@
-//! Asks PostgreSQL what it is, and whether it still does its work.
+//! Asks PostgreSQL what it is.
 
 use std::sync::Arc;
 use std::time::Duration;
-
-use tracing::{error, warn};
 
 use super::driver::{Database, Seen};
 use super::shared::Shared;
@@ -16,10 +14,6 @@ use crate::runtime::Runtime;
 const FAST: Duration = Duration::from_millis(100);
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(2);
-/// How often a primary is probed.
-const PROBE_EVERY: Duration = Duration::from_secs(2);
-/// How long all probes together may take.
-const PROBE: Duration = Duration::from_secs(10);
 
 pub(super) async fn run<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D, C>>) {
     loop {
@@ -114,51 +108,5 @@ fn settled<D: Database, C: Clock>(shared: &Shared<D, C>, seen: &Seen) -> bool {
             Seen::Primary { standbys, .. },
         ) => standbys.values().all(|s| s.streaming),
         _ => false,
-    }
-}
-
-/// Gives a primary up that fails every probe for too long: a hung PostgreSQL is not healthy, and a
-/// busy one is not hung.
-pub(super) async fn watch_health<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D, C>>) {
-    let mut failing_since = None;
-    loop {
-        RT::sleep(PROBE_EVERY).await;
-        let open = {
-            let inner = shared.lock();
-            matches!(inner.process, Process::Primary { promoted: true, .. }) && !inner.hung
-        };
-        if !open {
-            failing_since = None;
-            shared.problem("health", None);
-            continue;
-        }
-        let began = shared.clock.now();
-        let outcome = match RT::timeout(PROBE, shared.database.probe()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no probe ended within {} s", PROBE.as_secs())),
-        };
-        let now = shared.clock.now();
-        if shared.lock().primary_epoch().is_none() {
-            // It stopped meanwhile: a failed probe says nothing.
-            continue;
-        }
-        match outcome {
-            Ok(()) => {
-                failing_since = None;
-                shared.problem("health", None);
-            }
-            Err(why) => {
-                let since = *failing_since.get_or_insert(began);
-                warn!(member = %shared.member.name, %why, "PostgreSQL failed its probes");
-                shared.problem("health", Some(format!("PostgreSQL failed its probes: {why}")));
-                if now.since(since) >= shared.options.hung_after {
-                    error!(member = %shared.member.name, %why, "PostgreSQL hangs: it is given up");
-                    shared.update(|inner| inner.hung = true);
-                    shared.wake.notify_one();
-                    failing_since = None;
-                }
-            }
-        }
     }
 }

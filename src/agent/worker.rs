@@ -275,7 +275,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             // A tree that the fence or the kernel's timer killed did not crash.
             let now = self.shared.clock.now();
             let leased = inner.lease.is_some_and(|lease| lease.may_write(epoch, now));
-            self.ending = Some((epoch, leased && inner.claim.is_some()));
+            self.ending = Some((epoch, inner.hung || (leased && inner.claim.is_some())));
         }
         let unready = inner.primary_epoch().is_none() && !inner.was_ready;
         let now = self.shared.clock.now();

@@ -138,8 +138,9 @@ impl Guard {
         if init || self.tree.as_ref().is_some_and(Tree::is_settling) {
             self.settle();
         } else if watcher && let Some(tree) = &self.tree {
-            sys::log("the watcher is dead: without it nothing fences, so the tree is killed");
+            // First of all: the log can be on a disk that stands still.
             let _ = tree.kill();
+            sys::log("the watcher is dead: without it nothing fences, so the tree is killed");
         }
         if listener {
             self.accept();

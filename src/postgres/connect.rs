@@ -37,6 +37,9 @@ pub enum Error {
     /// The server has no connection left for us.
     #[error("PostgreSQL has no free connection: {0}")]
     TooManyConnections(String),
+    /// The postmaster takes no connections from its queue, and the queue is full.
+    #[error("PostgreSQL does not take connections, and too many wait already")]
+    QueueFull,
     /// The server is starting or stopping.
     #[error("PostgreSQL does not accept connections now: {0}")]
     CannotConnectNow(String),
@@ -67,8 +70,13 @@ impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
             // The message of the cause is the useful one, such as "No such file or directory".
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            return Self::Lost(match cause {
+            let cause = std::error::Error::source(&error);
+            let io = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>());
+            // What connect(2) says of a Unix socket whose backlog is full.
+            if io.is_some_and(|io| io.kind() == std::io::ErrorKind::WouldBlock) {
+                return Self::QueueFull;
+            }
+            return Self::Lost(match cause.map(ToString::to_string) {
                 Some(cause) => format!("{error}: {cause}"),
                 None => error.to_string(),
             });

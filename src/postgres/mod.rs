@@ -13,6 +13,7 @@
 //!   controldata  history  wal           what we read out of one
 //!   initdb  basebackup  rewind          how one is made, copied, turned back
 //!   connect  sql  status  probe         questions to a running server
+//!   activity                            what its processes and its disk do
 //!   remote                              questions to another member's server
 //!   seal  promote  barrier              the steps of a change of leadership
 //!   feedback  hands                     slots of members that are away, files changed by hand
@@ -21,6 +22,7 @@
 // This module talks to the real machine only, so it may use tokio's tasks and timers directly.
 #![allow(clippy::disallowed_methods)]
 
+pub mod activity;
 pub mod barrier;
 pub mod basebackup;
 pub mod binaries;

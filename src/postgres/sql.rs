@@ -42,6 +42,11 @@ impl Session {
         self.connection = None;
     }
 
+    /// Whether the next call finds an open connection.
+    pub fn is_open(&self) -> bool {
+        self.connection.as_ref().is_some_and(|c| !c.is_closed())
+    }
+
     /// Runs statements within the session's deadline.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<Row>, Error> {
         self.query_within(sql, self.deadline).await

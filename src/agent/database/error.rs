@@ -21,9 +21,9 @@ pub(super) fn timed_out(what: impl Into<String>, after: Duration) -> Error {
 /// What a statement's error means for a step that can simply be taken again.
 pub(super) fn sql(error: connect::Error) -> Error {
     match error {
-        connect::Error::CannotConnectNow(_) | connect::Error::Lost(_) => {
-            Error::NotReady(error.to_string())
-        }
+        connect::Error::CannotConnectNow(_)
+        | connect::Error::Lost(_)
+        | connect::Error::QueueFull => Error::NotReady(error.to_string()),
         connect::Error::Deadline(after) => timed_out("a statement", after),
         other => Error::Failed(other.to_string()),
     }

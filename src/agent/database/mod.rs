@@ -11,7 +11,7 @@
 //!   process                   guard and postmaster: start, attach, kill, prove, stop
 //!   lead  hand_over  seal     changes of leadership
 //!   replica                   initdb, follow, rewind, copy, and questions to the primary
-//!   observe                   what it is, and whether it works
+//!   observe  health           what it is, and whether it works
 //!   upkeep                    what changes slowly, looked after from time to time:
 //!   slots  impostor  repair     slots of the other members, strangers, settings by hand
 //! ```
@@ -22,6 +22,7 @@
 mod conf;
 mod error;
 mod hand_over;
+mod health;
 mod impostor;
 mod lead;
 mod observe;
@@ -48,6 +49,7 @@ use super::driver::{
 };
 use crate::domain::alarm::{NOTICES_MAX, NoticeCode};
 use crate::domain::desired::FollowDuty;
+use crate::domain::health::{Activity, Answer, Question, Vitals};
 use crate::domain::lineage::Lineage;
 use crate::domain::observation::Data;
 use crate::domain::record::MemberRecord;
@@ -82,7 +84,7 @@ pub struct PgDatabase {
     settings_turn: Arc<Turn>,
     worker: Held,
     observer: Held,
-    prober: Held,
+    probes: health::Probes,
 }
 
 /// What is remembered between calls. None of it is needed for safety.
@@ -194,7 +196,7 @@ impl PgDatabase {
             settings_turn: Arc::default(),
             worker: Held::default(),
             observer: Held::default(),
-            prober: Held::default(),
+            probes: health::Probes::default(),
         };
         database.prepare().await?;
         Ok(database)
@@ -225,9 +227,10 @@ impl PgDatabase {
 
     /// Forgets what was true of the process tree that is gone.
     fn forget_tree(&self) {
-        for held in [&self.worker, &self.observer, &self.prober] {
+        for held in [&self.worker, &self.observer] {
             held.close();
         }
+        self.probes.forget();
         let mut memory = lock(&self.memory);
         memory.refreshed = None;
         memory.checkpointed = false;
@@ -352,8 +355,16 @@ impl Database for PgDatabase {
         self.see().await
     }
 
-    async fn probe(&self) -> Result<()> {
-        self.probe_primary().await
+    async fn ask(&self, question: Question, patience: Duration) -> Answer {
+        self.ask_question(question, patience).await
+    }
+
+    async fn vitals(&self, since: Option<BootTime>) -> Vitals {
+        self.see_vitals(since).await
+    }
+
+    async fn checkpointer(&self) -> (Activity, bool) {
+        self.see_checkpointer().await
     }
 
     async fn maintain(&self, care: &Care) -> Result<Upkeep> {

@@ -1,4 +1,4 @@
-//! What PostgreSQL says of itself, and whether it still does its work.
+//! What PostgreSQL says of itself.
 //!
 //! Owns the questions that come again and again, so they are few and small: one statement on a
 //! held connection where nothing is wrong.
@@ -6,13 +6,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::error::{self, Result, timed_out};
+use super::error::{self, Result};
 use super::{PgDatabase, lock};
-use crate::agent::driver::{Error, RunRole, Seen};
+use crate::agent::driver::{RunRole, Seen};
 use crate::domain::observation::StandbyProgress;
 use crate::domain::types::{Lsn, MemberName};
 use crate::postgres::connect;
-use crate::postgres::probe::{self, Outcome};
 use crate::postgres::sql::Session;
 use crate::postgres::status::{PrimaryStatus, StandbyStatus};
 
@@ -27,8 +26,6 @@ const STREAMING_SEEN_MIN: u32 = 3;
 const ASK_EVERY: Duration = Duration::from_secs(5);
 /// How long the primary may take to answer.
 const ASK: Duration = Duration::from_millis(600);
-/// How long each probe may take.
-const PROBE: Duration = Duration::from_secs(3);
 
 /// What the running standby follows, and how that goes.
 #[derive(Debug, Clone)]
@@ -183,37 +180,6 @@ impl PgDatabase {
             return Ok(Some(format!("{address} does not have WAL of {flushed} any more")));
         }
         Ok(None)
-    }
-
-    pub(super) async fn probe_primary(&self) -> Result<()> {
-        self.running()?;
-        let target = self.target();
-        let mut session = self.prober.take(|| self.target());
-        let held_and_write = async {
-            let held = probe::held(&mut session, PROBE).await;
-            let held = match held {
-                // A connection that was ended, by whomever, says nothing of the server.
-                Outcome::Refused(_) => probe::held(&mut session, PROBE).await,
-                other => other,
-            };
-            let write = probe::write(&mut session, PROBE).await;
-            (held, write)
-        };
-        let ((held, write), fresh) = tokio::join!(held_and_write, probe::fresh(&target, PROBE));
-        self.prober.put(session);
-        let all = [("a held connection", held), ("a new connection", fresh), ("a write", write)];
-        let mut late = Vec::new();
-        for (what, outcome) in all {
-            match outcome {
-                // The superuser gets in where nobody else does: it is alive.
-                Outcome::Ok | Outcome::TooManyConnections => {}
-                Outcome::TimedOut => late.push(what),
-                Outcome::Refused(why) => {
-                    return Err(Error::Failed(format!("{what} was refused: {why}")));
-                }
-            }
-        }
-        if late.is_empty() { Ok(()) } else { Err(timed_out(late.join(" and "), PROBE)) }
     }
 }
 

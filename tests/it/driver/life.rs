@@ -1,10 +1,24 @@
 //! The life of two members: birth, copy, switchover, crash, rewind.
 
 use quorate::agent::driver::{Database, Emptiness, Rewound, RunRole, RunState, Seen};
+use quorate::domain::health::{Activity, Answer, Question};
 use quorate::domain::observation::{Data, Fencing};
 use quorate::domain::types::Epoch;
 
 use super::harness::*;
+
+/// Every question has its answer, and whoever gave it can be seen.
+async fn works(member: &Member) {
+    for question in Question::ALL {
+        let answer = member.db.ask(question, LONG).await;
+        assert!(matches!(answer, Answer::Ok { .. }), "{question:?}: {answer:?}");
+    }
+    let vitals = member.db.vitals(None).await;
+    let is_seen = |a| matches!(a, Activity::Runnable | Activity::Waits { .. });
+    assert!(is_seen(vitals.postmaster) && is_seen(vitals.held) && is_seen(vitals.writer));
+    let (checkpointer, overdue) = member.db.checkpointer().await;
+    assert!(is_seen(checkpointer) && !overdue, "{checkpointer:?} {overdue}");
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_members_live_through_everything() {
@@ -49,7 +63,7 @@ async fn two_members_live_through_everything() {
         }
     })
     .await;
-    a.db.probe().await.unwrap();
+    works(&a).await;
     assert_eq!(a.db.maintain(&care(&["b"])).await.unwrap().problems, Vec::<String>::new());
     assert_eq!(b.db.maintain(&care(&["a"])).await.unwrap().problems, Vec::<String>::new());
     let slots = b.session().slots().await.unwrap();

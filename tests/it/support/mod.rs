@@ -28,7 +28,7 @@ use std::future::Future;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-pub use client::{APP_USER, Conn, Endpoint};
+pub use client::{APP_PASSWORD, APP_USER, Conn, Endpoint, application};
 pub use cluster::{Cluster, Hactl};
 pub use config::{CLUSTER, Options};
 pub use journal::{Entry, Journal, Outcome};
