@@ -19,10 +19,10 @@ use crate::runtime::{self, Boxed, Runtime};
 
 /// How often each question is asked.
 const ASK_EVERY: Duration = Duration::from_secs(2);
-/// How often is looked where an answer is missing for longer than this.
+/// How often is looked at what the answers say; one that is missing for as long is looked into.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often is looked where all is well, and whether there is anything to watch.
-const IDLE: Duration = Duration::from_secs(2);
+/// How often is looked whether there is anything to watch.
+const IDLE: Duration = Duration::from_secs(1);
 /// How long an answer on an open connection is waited for, before another is opened.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// And how long a new connection: whoever waits for a locked catalog is not to be joined by many.
@@ -106,8 +106,7 @@ async fn judge<RT: Runtime, D: Database, C: Clock>(
 ) {
     let mut known = Verdict::Healthy;
     loop {
-        let waiting = lock(health).is_waiting(LOOK_EVERY, shared.clock.now());
-        RT::sleep(if waiting { LOOK_EVERY } else { IDLE }).await;
+        RT::sleep(LOOK_EVERY).await;
         if life(shared).as_ref() != Some(watched) {
             return;
         }
