@@ -24,6 +24,7 @@ use crate::api::{self, ControllerInfo, Leader, LeaderView, Leadership, Source};
 use crate::clock::{BootClock, Clock};
 use crate::config::{self, Config, Role};
 use crate::controller::{self, Memory};
+use crate::domain::alarm::Alarm;
 use crate::domain::lease::Timing;
 use crate::domain::state::{ClusterSpec, SynchronousMode};
 use crate::domain::types::WallMillis;
@@ -165,7 +166,9 @@ pub async fn run(config: Config) -> Result<(), Error> {
         None => None,
     };
     // The agent comes first: a running primary needs its renewals, and any controller gives them.
-    let agent = start_agent(&config, &secret, &identity, clock.clone(), stopping).await?;
+    let (alarms, node_alarms) = watch::channel(Vec::new());
+    let agent =
+        start_agent(&config, &secret, &identity, clock.clone(), stopping, node_alarms).await?;
     let (agent, leads): (_, agent::Leads) = match agent {
         Some((handle, leads)) => (Some(handle), leads),
         None => (None, Arc::new(|| false)),
@@ -403,6 +406,7 @@ async fn start_agent(
     identity: &Identity,
     clock: Arc<BootClock>,
     stopping: watch::Receiver<bool>,
+    node_alarms: watch::Receiver<Vec<Alarm>>,
 ) -> Result<Option<(tokio::task::JoinHandle<()>, agent::Leads)>, Error> {
     if !config.has_role(Role::Agent) || config.members.is_empty() {
         return Ok(None);
@@ -432,6 +436,7 @@ async fn start_agent(
         node: config.node.name.clone(),
         report_every: Duration::from_millis(config.timing.report_ms),
         hung_after: HUNG_AFTER,
+        node_alarms,
     };
     let agent = agent::Agent::new(options, members, clock);
     let leads = agent.leads();

@@ -18,6 +18,7 @@ use crate::domain::health::{Activity, Answer, Question, Vitals};
 use crate::domain::lineage::Lineage;
 use crate::domain::observation::{Data, Fencing, StandbyProgress};
 use crate::domain::record::MemberRecord;
+use crate::domain::space::{Aside, Disks};
 use crate::domain::state::ClusterSpec;
 use crate::domain::sync::SyncConfig;
 use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName, SystemId, Timeline};
@@ -247,6 +248,32 @@ pub const UPKEEP_ALARMS: &[AlarmCode] = &[
     AlarmCode::ParametersRefused,
 ];
 
+/// What a look at a member's file systems found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Room.
+    pub disks: Disks,
+    /// The data directory.
+    pub data_path: String,
+    /// Its `pg_wal`, for which `disks.wal` stands where that is on another file system.
+    pub wal_path: String,
+    /// Data directories kept aside, oldest first. A size that is not known yet is 0.
+    pub aside: Vec<Aside>,
+}
+
+/// Whether a copy of the primary would fit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CopyRoom {
+    /// Bytes that the copy takes, with what has to stay free after it.
+    pub needed_bytes: u64,
+    /// Bytes that are free for it.
+    pub free_bytes: u64,
+    /// Where it would be made.
+    pub path: String,
+    /// Replaced data directories that were removed to make room, as the bounds for them allow.
+    pub removed: Vec<String>,
+}
+
 /// A member's database: its directory, its process tree, and the connection to it.
 pub trait Database: Send + Sync + 'static {
     /// The durable record; `None` where there is none.
@@ -359,6 +386,17 @@ pub trait Database: Send + Sync + 'static {
         spec: &ClusterSpec,
         progress: Progress,
     ) -> impl Future<Output = Result<SystemId>> + Send;
+
+    /// Whether a copy of the primary fits beside what is here. Removes replaced data directories
+    /// where it does not, and the bounds for them allow it; touches nothing else.
+    fn room_for_copy(&self, duty: &FollowDuty) -> impl Future<Output = Result<CopyRoom>> + Send;
+
+    /// Looks at the file systems of the member. At most one look is under way: where one hangs,
+    /// others fail at once.
+    fn survey(&self) -> impl Future<Output = Result<Survey>> + Send;
+
+    /// Whether PostgreSQL has said, since it was started last, that there was no room on a disk.
+    fn said_no_room(&self) -> impl Future<Output = Result<bool>> + Send;
 
     /// Where the primary's log ends now, and in which epoch; asked of the primary itself.
     fn primary_position(

@@ -10,6 +10,7 @@
 //! - the *renewer* renews the leases of all members of the node in one call;
 //! - the *fence* kills the process tree at the end of the lease, whatever the worker does;
 //! - the *observer* asks PostgreSQL what it is, the *health check* whether it hangs;
+//! - the *survey* looks at the file systems;
 //! - the *reporter* tells the leader.
 
 pub mod database;
@@ -21,6 +22,7 @@ mod poll;
 mod renew;
 mod report;
 mod shared;
+mod survey;
 mod worker;
 
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
+use crate::domain::alarm::Alarm;
 use crate::domain::state::{ClusterSpec, Tags};
 use crate::domain::types::{ClusterName, MemberName, NodeName};
 use crate::runtime::Runtime;
@@ -63,6 +66,8 @@ pub struct Options {
     pub report_every: Duration,
     /// How long what has to answer may do nothing at all before PostgreSQL is given up as hung.
     pub hung_after: Duration,
+    /// What is wrong with the node itself: every member reports it.
+    pub node_alarms: watch::Receiver<Vec<Alarm>>,
 }
 
 /// The agent of a node.
@@ -132,6 +137,7 @@ where
         tasks.push(Box::pin(fence::run::<RT, D, C>(shared.clone())));
         tasks.push(Box::pin(observe::run::<RT, D, C>(shared.clone())));
         tasks.push(Box::pin(health::run::<RT, D, C>(shared.clone())));
+        tasks.push(Box::pin(survey::run::<RT, D, C>(shared.clone())));
         tasks.push(Box::pin(report::run::<RT, T, D, C>(shared, client.clone())));
     }
     // Each on its own, so that none waits for another's turn.

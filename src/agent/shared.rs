@@ -33,6 +33,8 @@ pub(super) struct Shared<D, C> {
     pub news: Notify,
     /// Wakes the renewer of the node.
     pub claims: Notify,
+    /// Wakes the survey.
+    pub survey: Notify,
 }
 
 /// The state of one member. Only the worker changes the record and the process.
@@ -78,6 +80,8 @@ pub(super) struct Inner {
     pub disks: Disks,
     /// Data directories kept aside.
     pub aside: Vec<Aside>,
+    /// Whether PostgreSQL ended with the words that there was no room.
+    pub no_room_said: bool,
     /// Which run of the agent this is, and how many reports it has made.
     pub run: u64,
     pub reports: u64,
@@ -121,6 +125,7 @@ impl<D: Database, C: Clock> Shared<D, C> {
             primary_end: None,
             disks: Disks::default(),
             aside: Vec::new(),
+            no_room_said: false,
             run: clock.wall().0,
             reports: 0,
             loaded: false,
@@ -135,6 +140,7 @@ impl<D: Database, C: Clock> Shared<D, C> {
             wake: Notify::new(),
             news: Notify::new(),
             claims: Notify::new(),
+            survey: Notify::new(),
         }
     }
 

@@ -5,6 +5,7 @@ mod end;
 mod lead;
 mod register;
 mod replace;
+mod room;
 mod standby;
 mod take_over;
 
@@ -75,6 +76,8 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
         ending: None,
         startup_deaths: 0,
         dying_since: BootTime::default(),
+        ended_itself: false,
+        starved: 0,
         sealing: None,
         tenure: None,
         stop,
@@ -111,6 +114,10 @@ struct Worker<RT, T, D, C> {
     /// How often in a row PostgreSQL ended before it was ready, and when it first did.
     startup_deaths: u32,
     dying_since: BootTime,
+    /// Whether PostgreSQL has ended by itself, and nobody has looked why yet.
+    ended_itself: bool,
+    /// How often in a row it ended without room on its disks.
+    starved: u32,
     /// The promise that is being sealed for, and since when.
     sealing: Option<Sealing>,
     /// The leadership that was seen last: its epoch, whether it is closed, and how far it is.
@@ -283,14 +290,10 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             self.dying_since = now;
         }
         self.startup_deaths = if unready { self.startup_deaths.saturating_add(1) } else { 0 };
-        // A machine in trouble for a moment (a full disk, no memory) is no reason to give data up.
-        let long = now.since(self.dying_since) >= STARTUP_TROUBLE;
-        if self.startup_deaths >= STARTUP_DEATHS_MAX && long {
-            error!(member = %self.shared.member.name, "PostgreSQL cannot start from this data");
-            inner.unstartable = true;
-        }
+        self.ended_itself = true;
         inner.claim = None;
         inner.process = Process::Ending;
+        self.shared.survey.notify_one();
     }
 
     async fn carry_out(

@@ -48,6 +48,8 @@ pub enum AlarmCode {
     CommitsWait,
     /// The member it should replicate from cannot serve it: it follows the primary.
     UpstreamLost,
+    /// The controller of the member's node takes no part.
+    ControllerDown,
 }
 
 impl AlarmCode {
@@ -71,6 +73,7 @@ impl AlarmCode {
             AlarmCode::NoRoomForCopy => "no-room-for-copy",
             AlarmCode::CommitsWait => "commits-wait",
             AlarmCode::UpstreamLost => "upstream-lost",
+            AlarmCode::ControllerDown => "controller-down",
         }
     }
 }

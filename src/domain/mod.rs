@@ -59,6 +59,8 @@ mod plan_test;
 #[cfg(test)]
 mod reconcile_test;
 #[cfg(test)]
+mod room_test;
+#[cfg(test)]
 mod sync_property_test;
 #[cfg(test)]
 mod sync_test;

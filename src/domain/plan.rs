@@ -9,6 +9,7 @@ mod finding;
 mod health;
 mod open;
 mod operation;
+mod room;
 mod sync;
 
 use std::time::Duration;

@@ -6,6 +6,9 @@ const MIB: u64 = 1 << 20;
 
 /// Below this nothing is promoted: two or three WAL segments and a checkpoint would fill it.
 pub const CRITICAL_BYTES: u64 = 64 * MIB;
+/// The same on a file system that is small itself: the two WAL segments that every promotion
+/// writes.
+pub const CRITICAL_BYTES_MIN: u64 = 32 * MIB;
 /// Below this, and below a tenth of the whole, an alarm is raised.
 pub const LOW_BYTES: u64 = 2048 * MIB;
 
@@ -30,16 +33,38 @@ pub enum Level {
 }
 
 impl Space {
-    /// How much room there is. Where the whole is small, so are the bounds: a tenth is low, a
-    /// fiftieth is critical.
+    /// Below so many free bytes it is as good as full. Where the whole is small, so is the bound:
+    /// a fiftieth, but never less than a promotion needs.
+    pub fn critical_bytes(&self) -> u64 {
+        CRITICAL_BYTES.min((self.total_bytes / 50).max(CRITICAL_BYTES_MIN))
+    }
+
+    /// Below so many free bytes an operator should look: a tenth where the whole is small, and
+    /// always well before it is as good as full.
+    pub fn low_bytes(&self) -> u64 {
+        LOW_BYTES.min((self.total_bytes / 10).max(2 * self.critical_bytes()))
+    }
+
+    /// How much room there is.
     pub fn level(&self) -> Level {
-        if self.free_bytes < CRITICAL_BYTES.min(self.total_bytes / 50) {
+        if self.free_bytes < self.critical_bytes() {
             Level::Critical
-        } else if self.free_bytes < LOW_BYTES.min(self.total_bytes / 10) {
+        } else if self.free_bytes < self.low_bytes() {
             Level::Low
         } else {
             Level::Enough
         }
+    }
+
+    /// The level to show where it was `before`: it becomes better only once there is a quarter more
+    /// room than that takes, so that it does not flap at a bound.
+    pub fn level_after(&self, before: Level) -> Level {
+        let now = self.level();
+        if now <= before {
+            return now;
+        }
+        let less = self.free_bytes - self.free_bytes / 5;
+        Space { free_bytes: less, ..*self }.level().max(before)
     }
 }
 
@@ -88,8 +113,22 @@ mod tests {
         assert_eq!(level(gib, 1000 * gib), Level::Low);
         assert_eq!(level(63 * MIB, 1000 * gib), Level::Critical);
         assert_eq!(level(100 * MIB, 400 * MIB), Level::Enough);
-        assert_eq!(level(30 * MIB, 400 * MIB), Level::Low);
-        assert_eq!(level(7 * MIB, 400 * MIB), Level::Critical);
+        assert_eq!(level(60 * MIB, 400 * MIB), Level::Low);
+        assert_eq!(level(40 * MIB, 400 * MIB), Level::Low);
+        assert_eq!(level(31 * MIB, 400 * MIB), Level::Critical);
         assert_eq!(Disks::default().level(), Level::Enough);
+    }
+
+    #[test]
+    fn a_level_does_not_flap() {
+        let at = |free: u64| Space { free_bytes: free * MIB, total_bytes: 1000 * 1024 * MIB };
+        assert_eq!(at(63).level_after(Level::Enough), Level::Critical, "worse at once");
+        assert_eq!(at(65).level_after(Level::Critical), Level::Critical);
+        assert_eq!(at(79).level_after(Level::Critical), Level::Critical);
+        assert_eq!(at(81).level_after(Level::Critical), Level::Low);
+        assert_eq!(at(2050).level_after(Level::Low), Level::Low);
+        assert_eq!(at(2050).level_after(Level::Critical), Level::Low, "a step at least");
+        assert_eq!(at(2561).level_after(Level::Low), Level::Enough);
+        assert_eq!(at(2561).level_after(Level::Critical), Level::Enough);
     }
 }

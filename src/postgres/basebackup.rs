@@ -186,7 +186,6 @@ pub async fn copy(
     };
     let control = controldata::read(binaries, user, &new).await?;
     if control.system_id != job.expected {
-        layout.remove_new_dir()?;
         return Err(Error::Foreign { found: control.system_id, expected: job.expected });
     }
     let kept_aside = layout.install_new(job.at, &job.reason)?;

@@ -30,7 +30,7 @@ impl Error {
 }
 
 /// The directory that holds `path`.
-fn parent(path: &Path) -> &Path {
+pub(super) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
@@ -48,7 +48,7 @@ pub fn sync_parent(path: &Path) -> Result<(), Error> {
 }
 
 /// Gives an open file to `user`, where we run as root for another user.
-fn give(file: &File, path: &Path, user: &OsUser) -> Result<(), Error> {
+pub(super) fn give(file: &File, path: &Path, user: &OsUser) -> Result<(), Error> {
     if !user.switches() {
         return Ok(());
     }
@@ -61,9 +61,24 @@ fn give(file: &File, path: &Path, user: &OsUser) -> Result<(), Error> {
     }
 }
 
+/// Whether an error says that the file system, or the user's share of it, is full.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
 /// Replaces `path` by a file with this content, mode and owner: temporary file, fsync, rename,
-/// fsync of the directory. A reader sees the old content or the new one, also after a crash.
+/// fsync of the directory. A reader sees the old content or the new one, also after a crash. Where
+/// the disk is full, the reserve of the directory is spent, see [`super::reserve`].
 pub fn write_atomic(path: &Path, content: &[u8], mode: u32, user: &OsUser) -> Result<(), Error> {
+    match replace(path, content, mode, user) {
+        Err(e) if is_full(&e.source) && super::reserve::spend(parent(path)) => {
+            replace(path, content, mode, user)
+        }
+        done => done,
+    }
+}
+
+fn replace(path: &Path, content: &[u8], mode: u32, user: &OsUser) -> Result<(), Error> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".quorate-tmp");
     let temp = parent(path).join(name);
@@ -82,7 +97,11 @@ pub fn write_atomic(path: &Path, content: &[u8], mode: u32, user: &OsUser) -> Re
         file.set_permissions(permissions)?;
         file.sync_all()
     });
-    written.map_err(|e| Error::new("write", &temp, e))?;
+    if let Err(e) = written {
+        // It would hold room that is missing.
+        let _ = fs::remove_file(&temp);
+        return Err(Error::new("write", &temp, e));
+    }
     fs::rename(&temp, path).map_err(|e| Error::new("rename to", path, e))?;
     sync_parent(path)
 }

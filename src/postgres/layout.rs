@@ -209,6 +209,15 @@ impl Layout {
 
     /// What is kept aside, oldest first.
     pub fn list_aside(&self) -> Result<Vec<Aside>, Error> {
+        let mut all = self.list_aside_names()?;
+        for aside in &mut all {
+            aside.bytes = tree_bytes(&aside.path);
+        }
+        Ok(all)
+    }
+
+    /// The same without looking into it: every size is 0.
+    pub fn list_aside_names(&self) -> Result<Vec<Aside>, Error> {
         let (Some(parent), Some(name)) = (self.parent(), self.pgdata.file_name()) else {
             return Ok(Vec::new());
         };
@@ -227,7 +236,7 @@ impl Layout {
             let stamped = stamp.len() == 16 && stamp.ends_with('Z');
             if stamped {
                 found.push(Aside {
-                    bytes: tree_bytes(&entry.path()),
+                    bytes: 0,
                     path: entry.path(),
                     stamp: stamp.to_owned(),
                     reason: reason.to_owned(),
@@ -236,6 +245,26 @@ impl Layout {
         }
         found.sort_by(|a, b| (&a.stamp, &a.path).cmp(&(&b.stamp, &b.path)));
         Ok(found)
+    }
+
+    /// Removes the oldest of what is kept aside until `enough` says so, but none that would still
+    /// be kept, at most `count_max` of them, if one more were put there. Returns what was removed.
+    pub fn make_room(
+        &self,
+        count_max: usize,
+        enough: impl Fn() -> bool,
+    ) -> Result<Vec<PathBuf>, Error> {
+        let all = self.list_aside_names()?;
+        let kept = count_max.max(1) - 1;
+        let mut removed = Vec::new();
+        for aside in all.iter().take(all.len().saturating_sub(kept)) {
+            if enough() {
+                break;
+            }
+            remove_tree(&aside.path)?;
+            removed.push(aside.path.clone());
+        }
+        Ok(removed)
     }
 
     /// Removes the oldest of what is kept aside until at most `count_max` are left and they hold
@@ -282,6 +311,30 @@ fn tree_bytes(path: &Path) -> u64 {
     total
 }
 
+impl Aside {
+    /// When it was put there, in milliseconds since 1970; 0 where its name does not tell.
+    pub fn at_unix_ms(&self) -> u64 {
+        let number =
+            |range: std::ops::Range<usize>| -> Option<u64> { self.stamp.get(range)?.parse().ok() };
+        let millis = || {
+            let (year, month, day) = (number(0..4)?, number(4..6)?, number(6..8)?);
+            let (hour, minute, second) = (number(9..11)?, number(11..13)?, number(13..15)?);
+            if year < 1970 || !(1..=12).contains(&month) || day == 0 {
+                return None;
+            }
+            // Days since 1970, with years that begin in March.
+            let year_from_march = if month <= 2 { year - 1 } else { year };
+            let month_from_march = (month + 9) % 12;
+            let (era, year_of_era) = (year_from_march / 400, year_from_march % 400);
+            let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
+            let day_of_era = 365 * year_of_era + year_of_era / 4 - year_of_era / 100 + day_of_year;
+            let days = (era * 146_097 + day_of_era).checked_sub(719_468)?;
+            Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000)
+        };
+        millis().unwrap_or(0)
+    }
+}
+
 /// Wall-clock time as `YYYYMMDDTHHMMSSZ` (proleptic Gregorian calendar, UTC).
 pub fn utc_stamp(at: WallMillis) -> String {
     let seconds = at.0 / 1000;
@@ -318,6 +371,9 @@ mod tests {
             (1_798_761_600_000, "20270101T000000Z"),
         ] {
             assert_eq!(utc_stamp(WallMillis(millis)), text);
+            let (path, reason) = (PathBuf::new(), String::new());
+            let aside = Aside { path, stamp: text.to_owned(), reason, bytes: 0 };
+            assert_eq!(aside.at_unix_ms(), millis / 1000 * 1000);
         }
     }
 
@@ -338,6 +394,23 @@ mod tests {
         assert_eq!(layout.prune_aside(3, u64::MAX).unwrap(), all[..1]);
         assert_eq!(layout.prune_aside(0, 0).unwrap(), all[1..3]);
         assert_eq!(layout.list_aside().unwrap(), all[3..]);
+    }
+
+    #[test]
+    fn room_is_made_of_what_the_bounds_would_remove_anyway() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = layout(root.path());
+        for n in 0..4_u64 {
+            std::fs::create_dir(&layout.pgdata).unwrap();
+            std::fs::write(layout.pgdata.join("x"), "x").unwrap();
+            layout.keep_aside(WallMillis(n * 1000), "x").unwrap();
+        }
+        assert_eq!(layout.make_room(2, || true).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(layout.make_room(9, || false).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(layout.make_room(3, || false).unwrap().len(), 2);
+        assert_eq!(layout.make_room(3, || false).unwrap().len(), 0);
+        assert_eq!(layout.make_room(0, || false).unwrap().len(), 2);
+        assert_eq!(layout.list_aside().unwrap(), Vec::new());
     }
 
     #[test]

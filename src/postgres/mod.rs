@@ -41,6 +41,7 @@ pub mod os_user;
 pub mod probe;
 pub mod promote;
 pub mod remote;
+pub mod reserve;
 pub mod rewind;
 pub mod seal;
 pub mod sql;

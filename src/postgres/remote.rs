@@ -113,6 +113,23 @@ impl Remote {
         rows.first().map(slot).transpose()
     }
 
+    /// How many bytes its data directory has, without WAL and with all tablespaces, within
+    /// `deadline`. Files that come and go meanwhile may be missing.
+    pub async fn data_bytes(&self, deadline: Duration) -> Result<u64, Error> {
+        // A strict function gives no rows for a null: nothing is listed below a file.
+        const SQL: &str = "\
+WITH RECURSIVE tree(path, dir, size) AS (
+ SELECT '.', true, 0::bigint
+ UNION ALL
+ SELECT t.path || '/' || f.name, s.isdir, s.size
+ FROM tree t
+ CROSS JOIN LATERAL pg_ls_dir(CASE WHEN t.dir THEN t.path END, true, false) AS f(name)
+ CROSS JOIN LATERAL pg_stat_file(t.path || '/' || f.name, true) s
+ WHERE s.size IS NOT NULL AND t.path || '/' || f.name <> './pg_wal')
+SELECT coalesce(sum(size) FILTER (WHERE NOT dir), 0)::bigint AS n FROM tree";
+        one(self.ask(SQL, deadline).await?)?.parse::<u64>("n")
+    }
+
     /// Whether the server still has the WAL segment that holds the byte at `lsn`, of whatever
     /// timeline, within `deadline`.
     pub async fn has_wal(

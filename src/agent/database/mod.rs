@@ -11,6 +11,7 @@
 //!   process                   guard and postmaster: start, attach, kill, prove, stop
 //!   lead  hand_over  seal     changes of leadership
 //!   replica                   initdb, follow, rewind, copy, and questions to the primary
+//!   survey                    room on disks, and what is kept aside
 //!   observe  health           what it is, and whether it works
 //!   upkeep                    what changes slowly, looked after from time to time:
 //!   slots  impostor  repair     slots of the other members, strangers, settings by hand
@@ -34,6 +35,7 @@ mod replica;
 mod seal;
 mod settings;
 mod slots;
+mod survey;
 mod upkeep;
 
 use std::collections::VecDeque;
@@ -44,8 +46,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::driver::{
-    Attached, Care, Database, Emptiness, Error, Position, Progress, Rewound, RunRole, RunState,
-    Seen, StartMode, Started, Tree, Upkeep,
+    Attached, Care, CopyRoom, Database, Emptiness, Error, Position, Progress, Rewound, RunRole,
+    RunState, Seen, StartMode, Started, Survey, Tree, Upkeep,
 };
 use crate::domain::alarm::{NOTICES_MAX, NoticeCode};
 use crate::domain::desired::FollowDuty;
@@ -85,6 +87,7 @@ pub struct PgDatabase {
     worker: Held,
     observer: Held,
     probes: health::Probes,
+    surveyor: Arc<survey::Surveyor>,
 }
 
 /// What is remembered between calls. None of it is needed for safety.
@@ -118,6 +121,10 @@ struct Memory {
     weakened: upkeep::Weakened,
     /// What was done, to be told with the next upkeep.
     notices: VecDeque<(NoticeCode, String)>,
+    /// How long PostgreSQL's logs were when it was started.
+    log_marks: survey::LogMarks,
+    /// What a copy of a primary was found to need of late.
+    copy_need: Option<survey::CopyNeed>,
 }
 
 /// A place for a session that is kept open between calls. A call takes it out while it works, so
@@ -197,6 +204,7 @@ impl PgDatabase {
             worker: Held::default(),
             observer: Held::default(),
             probes: health::Probes::default(),
+            surveyor: Arc::default(),
         };
         database.prepare().await?;
         Ok(database)
@@ -345,6 +353,18 @@ impl Database for PgDatabase {
         progress: Progress,
     ) -> Result<SystemId> {
         self.copy_primary(duty, progress).await
+    }
+
+    async fn room_for_copy(&self, duty: &FollowDuty) -> Result<CopyRoom> {
+        self.look_for_room(duty).await
+    }
+
+    async fn survey(&self) -> Result<Survey> {
+        self.survey_disks().await
+    }
+
+    async fn said_no_room(&self) -> Result<bool> {
+        self.last_words().await
     }
 
     async fn primary_position(&self, duty: &FollowDuty) -> Result<(Epoch, Lsn)> {

@@ -121,6 +121,7 @@ impl PgDatabase {
         if let (TreeState::Running, Some(fencing)) = (status.tree, status.fencing) {
             info!(guard = %client.guard_id(), "a running PostgreSQL is taken over");
             self.forget_tree();
+            self.mark_logs().await?;
             self.adopt(client.clone(), fencing);
             let held = Guarded::new(client, fencing);
             let attached = self.attached(&held, status.deadline).await;
@@ -185,6 +186,7 @@ impl PgDatabase {
         self.settings_turn.write(install).await?.map_err(error::start)?;
 
         self.forget_tree();
+        self.mark_logs().await?;
         {
             let mut memory = lock(&self.memory);
             memory.segment_bytes = control.segment_bytes;

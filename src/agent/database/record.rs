@@ -8,7 +8,7 @@ use super::{PgDatabase, blocking};
 use crate::agent::driver::{Error, RunState};
 use crate::domain::record::MemberRecord;
 use crate::domain::types::GuardId;
-use crate::postgres::files;
+use crate::postgres::{files, reserve};
 
 impl PgDatabase {
     pub(super) async fn read_record(&self) -> Result<Option<MemberRecord>> {
@@ -40,8 +40,9 @@ impl PgDatabase {
         let path = self.settings.record_file();
         let bytes = to_json(record)?;
         let owner = self.owner.clone();
+        // Also where the disk is full: without it an end could not be proven.
         self.record_turn
-            .write(move || files::write_atomic(&path, &bytes, 0o600, &owner))
+            .write(move || reserve::write_twin(&path, &bytes, true, &owner))
             .await?
             .map_err(error::file)
     }
@@ -49,14 +50,10 @@ impl PgDatabase {
     pub(super) async fn write_run(&self, run: &RunState) -> Result<()> {
         let path = self.settings.run_file();
         let bytes = to_json(run)?;
-        blocking(move || {
-            let temporary = path.with_extension("json.new");
-            let failed = |e| files::Error::new("write", &path, e);
-            std::fs::write(&temporary, bytes).map_err(failed)?;
-            std::fs::rename(&temporary, &path).map_err(failed)
-        })
-        .await?
-        .map_err(error::file)
+        let owner = self.owner.clone();
+        blocking(move || reserve::write_twin(&path, &bytes, false, &owner))
+            .await?
+            .map_err(error::file)
     }
 
     /// What runs under the guard `guard`, if that was remembered.

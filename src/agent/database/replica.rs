@@ -47,7 +47,8 @@ impl PgDatabase {
             .map_err(error::control)?;
         let places = layout.clone();
         let (incomplete, aside) =
-            blocking(move || Ok::<_, Error>((places.incomplete(), places.list_aside()))).await??;
+            blocking(move || Ok::<_, Error>((places.incomplete(), places.list_aside_names())))
+                .await??;
         let incomplete = incomplete.map_err(error::place)?.is_some();
         let aside = !aside.map_err(error::place)?.is_empty();
         Ok(match found {

@@ -48,6 +48,8 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 return Pause::For(TICK);
             }
         };
+        // Whatever it needed room for, it runs as it should.
+        self.shared.set_alarms(&[AlarmCode::NoRoomForCopy], Vec::new());
         let now = self.shared.clock.now();
         let presence = snapshot.presence.get(&self.shared.member.cluster);
         let other = |member: &MemberName| {

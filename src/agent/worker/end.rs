@@ -16,7 +16,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         if let Err(error) = self.bring_down().await {
             return self.after(Err(error));
         }
-        match self.startup_deaths {
+        match self.startup_deaths.max(self.starved) {
             0 | 1 => Pause::None,
             deaths => {
                 Pause::Firmly(BACKOFF_MIN.saturating_mul(1 << deaths.min(8)).min(BACKOFF_MAX))
@@ -43,6 +43,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         })
         .await?;
         self.ending = None;
+        self.judge_end().await;
         self.shared.update(|inner| {
             if let Some((_, crashed)) = ending {
                 inner.crashed = crashed;

@@ -10,6 +10,7 @@ use super::{QUICK, SLOW, Worker};
 use crate::agent::driver::{Database, Error, Rewound};
 use crate::agent::poll::Snapshot;
 use crate::clock::Clock;
+use crate::domain::alarm::AlarmCode;
 use crate::domain::desired::{Desired, FollowDuty, desired};
 use crate::domain::observation::{Condition, Data};
 use crate::domain::record::DataMark;
@@ -60,6 +61,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         duty: &FollowDuty,
         spec: &ClusterSpec,
     ) -> Result<(), Error> {
+        self.room_for_rewind()?;
         let database = self.shared.database.clone();
         // A source that is not fit is found out before anything is touched.
         let work = self.unless_overtaken(duty, database.may_rewind(duty));
@@ -77,6 +79,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         .await?;
         match self.unless_overtaken(duty, database.rewind(duty, spec)).await? {
             Rewound::Done => {
+                self.shared.set_alarms(&[AlarmCode::NoRoomForCopy], Vec::new());
                 let source = duty.epoch;
                 self.record(|r| r.data = DataMark::Copied { source, until: None }).await
             }
@@ -106,6 +109,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         if let Err(error) = self.bounded("asking the primary", QUICK, work).await {
             return Err(patient(error));
         }
+        self.room_for_copy(duty).await.map_err(patient)?;
         let source = duty.primary.clone();
         let cloning = move |done_bytes, total_bytes| Condition::Cloning {
             source: source.clone(),

@@ -145,6 +145,8 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         self.sealing = None;
         self.startup_deaths = 0;
         self.shared.lock().was_ready = true;
+        // It may be a candidate from here on: how much room there is should be known.
+        self.shared.survey.notify_one();
         if position.wal_epoch > self.shared.lock().record.promised {
             return self.disown_data("it holds WAL of an epoch that it never promised").await;
         }

@@ -3,7 +3,6 @@
 use super::super::candidate::{self, Proof, Refusal, wished};
 use super::super::command::{Basis, Change, Grant};
 use super::super::observation::{Condition, Sealed};
-use super::super::space::Level;
 use super::super::state::{CloseReason, Operation, OperationKind, Outcome, Tenure};
 use super::super::types::{Lsn, MemberName};
 use super::{
@@ -75,14 +74,13 @@ impl Pass<'_> {
     /// Whom to grant the next epoch, and on what.
     fn choose(&self, tenure: &Tenure) -> Result<Choice, Box<Finding>> {
         let everybody = self.evidence();
-        // Where the disk is full a promotion would fail at once, and then the next one.
-        let has_room = |s: &&Sealed| {
-            self.fresh(&s.member).is_none_or(|o| o.report.disks.level() > Level::Critical)
-        };
-        let all: Vec<Sealed> = everybody.iter().filter(has_room).cloned().collect();
+        let roomy = everybody.iter().filter(|s| self.has_room(&s.member));
+        let all: Vec<Sealed> = roomy.cloned().collect();
         let op = self.state.operation.as_ref();
         let wish = candidate::wish(self.state, self.wall);
-        if let Some(finding) = self.hold_back(tenure, op, op.and_then(wished).as_ref(), &all) {
+        // Also those without room: nobody is waited for that is there and cannot be promoted.
+        if let Some(finding) = self.hold_back(tenure, op, op.and_then(wished).as_ref(), &everybody)
+        {
             return Err(Box::new(finding));
         }
         let recent = |s: &&Sealed| {
@@ -106,7 +104,7 @@ impl Pass<'_> {
         let closed = self.observed.closed_seen.map_or(self.now, |(_, at)| at);
         let waited = self.now.since(closed);
         if let Some(end) = self.primary_end()
-            && (waited >= LOSS_SETTLE || self.all_sealed(&all))
+            && (waited >= LOSS_SETTLE || self.all_sealed(&everybody))
         {
             match pick(&all, Proof::WithinLagOf(end)) {
                 Ok(choice) => return Ok(Choice { within_lag_of: Some(end), ..choice }),
@@ -120,10 +118,9 @@ impl Pass<'_> {
         {
             return Ok(Choice { accepted: Some(op.id), ..choice });
         }
-        if all.len() < everybody.len() && pick(&everybody, Proof::Quorum).is_ok() {
-            let full = everybody.iter().filter(|s| !has_room(s));
-            let members = full.map(|s| s.member.clone()).collect();
-            return Err(Box::new(Finding::AwaitingRoom { members }));
+        let with_room = self.with_those_without_room(&everybody);
+        if with_room.len() > all.len() && pick(&with_room, Proof::Quorum).is_ok() {
+            return Err(Box::new(self.awaiting_room()));
         }
         let sealed = all.iter().map(|s| s.member.clone()).collect();
         Err(Box::new(Finding::AwaitingCandidates { refusal, sealed }))

@@ -4,7 +4,6 @@ use super::super::candidate::{self, Proof, Refusal};
 use super::super::command::Change;
 use super::super::mutant::{self, Mutant};
 use super::super::observation::{Condition, PrimaryView, Progress, Sealed};
-use super::super::space::Level;
 use super::super::state::{CloseReason, OperationKind, Stage, Tenure};
 use super::super::types::{Epoch, Lsn};
 use super::{Finding, PROMOTION_DEADLINE, Pass, promoting, tenure_guard};
@@ -116,7 +115,11 @@ impl Pass<'_> {
         findings.push(Finding::HolderSilent { member: tenure.member.clone(), silence });
         match self.likely_refusal() {
             Some(refusal) => {
-                findings.push(Finding::TakeoverWouldFail { refusal });
+                findings.push(match self.likely_refusal_of(&self.likely(false)) {
+                    Some(_) => Finding::TakeoverWouldFail { refusal },
+                    // Only room is missing.
+                    None => self.awaiting_room(),
+                });
                 Some(None)
             }
             None => Some(Some(Change::Close {
@@ -129,15 +132,19 @@ impl Pass<'_> {
 
     /// Why a takeover would be refused if every standby that answers now were sealed now.
     fn likely_refusal(&self) -> Option<Refusal> {
-        let likely: Vec<Sealed> = self
-            .state
+        self.likely_refusal_of(&self.likely(true))
+    }
+
+    /// What the standbys that answer now would be, sealed; with `room`, only those that have some.
+    fn likely(&self, room: bool) -> Vec<Sealed> {
+        self.state
             .members
             .iter()
             .filter(|(_, m)| m.may_lead())
             .filter_map(|(name, _)| {
                 let report = &self.fresh(name)?.report;
                 let Condition::Standby(view) = &report.condition else { return None };
-                let fit = view.counts && report.disks.level() > Level::Critical;
+                let fit = view.counts && (!room || self.has_room(name));
                 fit.then(|| Sealed {
                     member: name.clone(),
                     guard: report.guard.clone().unwrap_or_else(|| tenure_guard(self.state)),
@@ -156,12 +163,13 @@ impl Pass<'_> {
                     lineage: self.state.lineage.clone(),
                 })
             })
-            .collect();
-        let refusal = candidate::choose(self.state, &likely, None, Proof::Quorum).err()?;
+            .collect()
+    }
+
+    fn likely_refusal_of(&self, likely: &[Sealed]) -> Option<Refusal> {
+        let refusal = candidate::choose(self.state, likely, None, Proof::Quorum).err()?;
         match self.primary_end() {
-            Some(end) => {
-                candidate::choose(self.state, &likely, None, Proof::WithinLagOf(end)).err()
-            }
+            Some(end) => candidate::choose(self.state, likely, None, Proof::WithinLagOf(end)).err(),
             None => Some(refusal),
         }
     }
