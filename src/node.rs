@@ -1,16 +1,23 @@
 //! One node: everything wired together, and the order in which it starts and stops.
 //!
-//! The only file that knows all parts. Imports everything.
+//! This file and those below it are the only ones that know all parts. Import everything.
+//!
+//! ```text
+//!   controller   the life of the controller, and its next one after its store has failed
+//!   alarms       what is wrong with the node itself
+//! ```
 
 // The place that starts the runtime's tasks of production.
 #![allow(clippy::disallowed_methods)]
 
-use std::collections::BTreeMap;
+mod alarms;
+mod controller;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -23,16 +30,18 @@ use crate::agent::{self, Member};
 use crate::api::{self, ControllerInfo, Leader, LeaderView, Leadership, Source};
 use crate::clock::{BootClock, Clock};
 use crate::config::{self, Config, Role};
-use crate::controller::{self, Memory};
+use crate::controller::{ClusterView, Memory};
 use crate::domain::alarm::Alarm;
 use crate::domain::lease::Timing;
 use crate::domain::state::{ClusterSpec, SynchronousMode};
 use crate::domain::types::WallMillis;
 use crate::domain::{Command, ControlState, Reply};
-use crate::raft::{self, Handle, Peer, kv_rocks::KvRocks};
+use crate::raft::{self, Handle};
 use crate::runtime::BootRuntime;
 use crate::session;
 use crate::transport::{self, ClientOptions, Identity};
+
+use alarms::NodeAlarms;
 
 type Raft = Handle<BootRuntime>;
 
@@ -94,8 +103,8 @@ pub enum Error {
     #[error(transparent)]
     Raft(#[from] raft::StartError),
     /// The store cannot be opened.
-    #[error("the Raft store cannot be opened: {0}")]
-    Store(String),
+    #[error(transparent)]
+    Store(#[from] raft::kv::Error),
     /// A member's settings.
     #[error("{member}: {source}")]
     Member {
@@ -128,6 +137,30 @@ pub enum Error {
 
 fn list(problems: &[config::Problem]) -> String {
     problems.iter().map(|p| format!("\n  {p}")).collect()
+}
+
+impl Error {
+    /// Whether the same controller may be well again in this process: its store has failed, and
+    /// can be opened anew once the disk is well. What the group or the configuration refuses is
+    /// not.
+    fn may_pass(&self) -> bool {
+        match self {
+            Error::Store(_) | Error::Core(_) | Error::Path { .. } => true,
+            Error::Raft(error) => {
+                matches!(error, raft::StartError::Store(_) | raft::StartError::Fatal(_))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the store is damaged.
+    fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Error::Store(raft::kv::Error::Corrupt { .. })
+                | Error::Raft(raft::StartError::Store(raft::kv::Error::Corrupt { .. }))
+        )
+    }
 }
 
 /// How a node was asked to end.
@@ -166,7 +199,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         None => None,
     };
     // The agent comes first: a running primary needs its renewals, and any controller gives them.
-    let (alarms, node_alarms) = watch::channel(Vec::new());
+    let (alarms, node_alarms) = NodeAlarms::new();
     let agent =
         start_agent(&config, &secret, &identity, clock.clone(), stopping, node_alarms).await?;
     let (agent, leads): (_, agent::Leads) = match agent {
@@ -174,10 +207,16 @@ pub async fn run(config: Config) -> Result<(), Error> {
         None => (None, Arc::new(|| false)),
     };
     let controller = node_id.zip(listener).map(|(node_id, listener)| {
-        let (config, identity) = (config.clone(), identity.clone());
+        let controller = controller::Controller {
+            node_id,
+            config: config.clone(),
+            identity: identity.clone(),
+            clock,
+            alarms: alarms.clone(),
+            shutting_down,
+        };
         tokio::spawn(async move {
-            let ended =
-                run_controller(&config, node_id, listener, &identity, clock, shutting_down).await;
+            let ended = controller.run(listener).await;
             if let Err(error) = &ended {
                 // Trouble of the control plane on this node is not its primary's: the other
                 // controllers renew its lease. Only once nothing leads here does the daemon end.
@@ -290,110 +329,6 @@ fn lock(data_dir: &Path) -> Result<Flock<File>, Error> {
     Ok(lock)
 }
 
-// ---- the controller ----
-
-type GrpcServer = tokio::task::JoinHandle<Result<(), tonic::transport::Error>>;
-
-/// Runs the controller until it fails, or until the node ends.
-async fn run_controller(
-    config: &Config,
-    node_id: u64,
-    listener: transport::Listener,
-    identity: &Identity,
-    clock: Arc<BootClock>,
-    mut shutting_down: watch::Receiver<bool>,
-) -> Result<(), Error> {
-    let ending = shutting_down.clone();
-    let starting = start_controller(config, node_id, listener, identity, clock, ending);
-    let (raft, engine, mut server) = tokio::select! {
-        biased;
-        () = ended(&mut shutting_down) => return Ok(()),
-        started = starting => started?,
-    };
-    tokio::select! {
-        biased;
-        reason = raft.fatal() => Err(Error::Core(reason)),
-        served = &mut server => Err(Error::Server(format!("{served:?}"))),
-        () = ended(&mut shutting_down) => {
-            leave_leadership(&raft).await;
-            raft.shutdown().await;
-            drop(engine.flush());
-            Ok(())
-        }
-    }
-}
-
-async fn ended(shutting_down: &mut watch::Receiver<bool>) {
-    drop(shutting_down.wait_for(|ending| *ending).await);
-}
-
-async fn start_controller(
-    config: &Config,
-    node_id: u64,
-    listener: transport::Listener,
-    identity: &Identity,
-    clock: Arc<BootClock>,
-    shutting_down: watch::Receiver<bool>,
-) -> Result<(Raft, Arc<KvRocks>, GrpcServer), Error> {
-    let dir = config.node.data_dir.join("raft");
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&dir)
-        .map_err(|source| Error::Path { path: dir.clone(), source })?;
-    let engine = Arc::new(KvRocks::open(&dir).map_err(|e| Error::Store(e.to_string()))?);
-    let members: BTreeMap<u64, Peer> = config
-        .controllers
-        .iter()
-        .map(|c| (c.id, Peer { name: c.name.to_string(), address: c.address.to_string() }))
-        .collect();
-    let mut options = raft::Options::new(node_id, members, &config.control_plane);
-    options.heartbeat = Duration::from_millis(config.raft.heartbeat_ms);
-    options.election_min = Duration::from_millis(config.raft.election_min_ms);
-    options.election_max = Duration::from_millis(config.raft.election_max_ms);
-    let peers = raft::grpc::GrpcTransport::new(identity.clone(), client_options());
-    let starting =
-        raft::open::<BootRuntime, _>(options, engine.clone(), peers, clock.clone()).await?;
-
-    // The peers have to reach this node before it can take part, and what needs Raft itself answers
-    // once it does.
-    let memory = Arc::new(Memory::default());
-    let late = Arc::new(Late::new(config, memory.clone(), clock.clone()));
-    let agents = Arc::new(OnceLock::new());
-    let routes = api::routes(late.clone(), shutting_down.clone())?;
-    let router = transport::server()
-        .add_routes(routes)
-        .add_service(raft::grpc::server(starting.service(), identity))
-        .add_service(session::grpc::server(agents.clone(), identity));
-    let mut ended = shutting_down;
-    let served = router.serve_with_incoming_shutdown(listener.incoming, async move {
-        drop(ended.wait_for(|ended| *ended).await);
-    });
-    let server = tokio::spawn(served);
-
-    let raft = starting.start().await?;
-    late.set(raft.clone());
-    let service = controller::Service::new(raft.clone(), memory.clone(), clock.clone());
-    drop(agents.set(service));
-    let options = controller::Options::new(config.node.name.to_string());
-    tokio::spawn(controller::run::<BootRuntime, _>(options, raft.clone(), memory, clock));
-    Ok((raft, engine, server))
-}
-
-/// A leader that ends in order hands its leadership over first: its followers need not find out.
-async fn leave_leadership(raft: &Raft) {
-    if !raft.role().get().is_leader {
-        return;
-    }
-    let metrics = raft.metrics();
-    let caught_up = metrics.lag_entries.iter().find(|(_, lag)| lag.is_some_and(|n| n < 10));
-    if let Some((id, _)) = caught_up
-        && let Err(error) = raft.transfer_leadership(*id, Duration::from_millis(700)).await
-    {
-        warn!(%error, "Raft leadership was not handed over");
-    }
-}
-
 fn client_options() -> ClientOptions {
     ClientOptions { connect_timeout: CONNECT_TIMEOUT, ..ClientOptions::default() }
 }
@@ -490,34 +425,48 @@ struct Late {
     node_name: String,
     node_id: u64,
     controllers: Vec<config::Controller>,
-    memory: Arc<Memory>,
     clock: Arc<BootClock>,
-    raft: OnceLock<Raft>,
+    part: Mutex<Option<Part>>,
     applied: watch::Sender<(u64, Arc<ControlState>)>,
 }
 
+/// The part that the controller takes in the group, from a start of its store on.
+#[derive(Clone)]
+struct Part {
+    raft: Raft,
+    memory: Arc<Memory>,
+}
+
 impl Late {
-    fn new(config: &Config, memory: Arc<Memory>, clock: Arc<BootClock>) -> Self {
+    fn new(config: &Config, clock: Arc<BootClock>) -> Self {
         Self {
             control_plane: config.control_plane.clone(),
             node_name: config.node.name.to_string(),
             node_id: config.raft.node_id.unwrap_or_default(),
             controllers: config.controllers.clone(),
-            memory,
             clock,
-            raft: OnceLock::new(),
+            part: Mutex::new(None),
             applied: watch::Sender::default(),
         }
     }
 
-    fn set(self: &Arc<Self>, raft: Raft) {
-        let mut applied = raft.applied();
-        drop(self.raft.set(raft));
+    /// From now on this part is shown, or none: then the state that was known last stays.
+    fn set(self: &Arc<Self>, part: Option<Part>) {
+        let applied = part.as_ref().map(|part| part.raft.applied());
+        *self.part.lock().unwrap_or_else(PoisonError::into_inner) = part;
+        let Some(mut applied) = applied else { return };
         let own = self.clone();
         tokio::spawn(async move {
             loop {
                 let latest = applied.get();
-                own.applied.send_replace((latest.index, latest.state.clone()));
+                // A store that was opened anew applies what is known already.
+                own.applied.send_if_modified(|(index, state)| {
+                    let newer = latest.index >= *index;
+                    if newer {
+                        (*index, *state) = (latest.index, latest.state.clone());
+                    }
+                    newer
+                });
                 if applied.changed().await.is_err() {
                     return;
                 }
@@ -525,10 +474,16 @@ impl Late {
         });
     }
 
-    fn raft(&self) -> Result<&Raft, api::ProposeError> {
-        self.raft.get().ok_or_else(|| api::ProposeError::Unavailable {
-            why: "this controller waits for the others before it takes part".to_owned(),
-        })
+    fn part(&self) -> Option<Part> {
+        self.part.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn raft(&self) -> Result<Raft, api::ProposeError> {
+        let part = self.part().ok_or_else(|| api::ProposeError::Unavailable {
+            why: "this controller takes no part now: it waits for the others, or for its disk"
+                .to_owned(),
+        })?;
+        Ok(part.raft)
     }
 }
 
@@ -559,8 +514,8 @@ impl Source for Late {
     }
 
     fn leadership(&self) -> Leadership {
-        let Some(raft) = self.raft.get() else { return Leadership::default() };
-        let role = raft.role().get();
+        let Some(part) = self.part() else { return Leadership::default() };
+        let role = part.raft.role().get();
         Leadership {
             is_leader: role.is_leader,
             established: role.established,
@@ -570,9 +525,13 @@ impl Source for Late {
     }
 
     fn leader_view(&self) -> Arc<LeaderView> {
-        let view = self.memory.view(self.clock.now());
+        let now = self.clock.now();
+        let view = self.part().map(|part| part.memory.view(now));
+        let Some(view) = view else {
+            return Arc::new(LeaderView { now, ..LeaderView::default() });
+        };
         let clusters = view.clusters.into_iter().map(|(name, c)| {
-            let controller::ClusterView { observations, findings, lease_age } = c;
+            let ClusterView { observations, findings, lease_age } = c;
             (name, api::ClusterView { observations, findings, lease_age })
         });
         Arc::new(LeaderView { now: view.now, clusters: clusters.collect() })
@@ -580,7 +539,7 @@ impl Source for Late {
 
     fn controllers(&self) -> Vec<ControllerInfo> {
         let known = self.leadership().leader.map(|l| l.id);
-        let metrics = self.raft.get().map(Raft::metrics);
+        let metrics = self.part().map(|part| part.raft.metrics());
         let lag =
             |id: u64| metrics.as_ref().and_then(|m| m.lag_entries.get(&id).copied().flatten());
         let info = |c: &config::Controller| ControllerInfo {

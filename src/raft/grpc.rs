@@ -4,7 +4,7 @@
 //! It knows nothing of the messages.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use openraft::AsyncRuntime;
@@ -78,16 +78,53 @@ impl Transport for GrpcTransport {
     }
 }
 
+/// The place of a service behind a server that is served longer: a store that failed is opened
+/// anew, and its service with it. Clones share it.
+pub struct Front<RT: AsyncRuntime>(Arc<Mutex<Option<Service<RT>>>>);
+
+impl<RT: AsyncRuntime> Clone for Front<RT> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<RT: AsyncRuntime> Default for Front<RT> {
+    /// Nobody answers yet.
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<RT: AsyncRuntime> From<Service<RT>> for Front<RT> {
+    fn from(service: Service<RT>) -> Self {
+        Self(Arc::new(Mutex::new(Some(service))))
+    }
+}
+
+impl<RT: AsyncRuntime> Front<RT> {
+    /// From now on this service answers, or none.
+    pub fn set(&self, service: Option<Service<RT>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = service;
+    }
+
+    fn get(&self) -> Option<Service<RT>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Serves peers by gRPC.
-pub struct GrpcService<RT: AsyncRuntime>(Service<RT>);
+pub struct GrpcService<RT: AsyncRuntime>(Front<RT>);
 
 /// The service as a server takes it.
 pub type GrpcServer<RT> =
     InterceptedService<pb::raft_server::RaftServer<GrpcService<RT>>, IdentityCheck>;
 
 /// The service with its identity check and its bounds, for `Server::add_service`.
-pub fn server<RT: AsyncRuntime>(service: Service<RT>, identity: &Identity) -> GrpcServer<RT> {
-    let server = pb::raft_server::RaftServer::new(GrpcService(service))
+pub fn server<RT: AsyncRuntime>(
+    service: impl Into<Front<RT>>,
+    identity: &Identity,
+) -> GrpcServer<RT> {
+    let server = pb::raft_server::RaftServer::new(GrpcService(service.into()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     InterceptedService::new(server, identity.check())
@@ -97,7 +134,10 @@ type Answer = Result<Response<pb::Payload>, Status>;
 
 impl<RT: AsyncRuntime> GrpcService<RT> {
     async fn answer(&self, method: Method, request: Request<pb::Payload>) -> Answer {
-        let data = self.0.handle(method, &request.into_inner().data).await;
+        let Some(service) = self.0.get() else {
+            return Err(Status::unavailable("this controller takes no part now"));
+        };
+        let data = service.handle(method, &request.into_inner().data).await;
         Ok(Response::new(pb::Payload { data }))
     }
 }

@@ -15,6 +15,7 @@
 
 pub mod append_monitor;
 mod barrier;
+pub mod disk;
 pub mod error;
 mod formation;
 pub mod grpc;
@@ -44,6 +45,7 @@ pub mod watch;
 mod watchdog;
 pub mod wire;
 
+pub use disk::{Disk, Room};
 pub use error::{BarrierError, FatalReason, Leader, ProposeError, StartError, TransferError};
 pub use formation::FormationError;
 pub use handle::{Handle, Metrics};

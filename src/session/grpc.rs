@@ -4,7 +4,7 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tonic::service::interceptor::InterceptedService;
@@ -101,8 +101,32 @@ impl Transport for GrpcTransport {
     }
 }
 
-/// The controller's answers, once it takes part in the Raft group.
-pub type Answers<RT, C> = Arc<OnceLock<controller::Service<RT, C>>>;
+/// The controller's answers, while it takes part in the Raft group. Clones share the place.
+pub struct Answers<RT: Runtime, C>(Arc<Mutex<Option<controller::Service<RT, C>>>>);
+
+impl<RT: Runtime, C> Clone for Answers<RT, C> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<RT: Runtime, C> Default for Answers<RT, C> {
+    /// Nobody answers yet.
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<RT: Runtime, C> Answers<RT, C> {
+    /// From now on this service answers, or none.
+    pub fn set(&self, service: Option<controller::Service<RT, C>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = service;
+    }
+
+    fn get(&self) -> Option<controller::Service<RT, C>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 /// Serves agents by gRPC.
 pub struct GrpcService<RT: Runtime, C>(Answers<RT, C>);
@@ -138,7 +162,7 @@ impl<RT: Runtime, C: Clock> Agent for GrpcService<RT, C> {
             }
         };
         let Some(service) = self.0.get() else {
-            return Err(Status::unavailable("this controller does not take part yet"));
+            return Err(Status::unavailable("this controller takes no part now"));
         };
         match service.handle(method, &request.body).await {
             Ok(body) => Ok(Response::new(pb::AgentReply { body })),

@@ -206,9 +206,9 @@ fn disks(layout: &Layout) -> Disks {
 /// Room on the file system of `path`, for users without privileges.
 fn space(path: &Path) -> Option<Space> {
     let found = statvfs(path).ok()?;
-    let unit = u64::from(found.fragment_size());
-    let (free, all) = (u64::from(found.blocks_available()), u64::from(found.blocks()));
-    let kept_back = u64::from(found.blocks_free()).saturating_sub(free);
+    let unit = found.fragment_size();
+    let (free, all) = (found.blocks_available(), found.blocks());
+    let kept_back = found.blocks_free().saturating_sub(free);
     Some(Space { free_bytes: free * unit, total_bytes: all.saturating_sub(kept_back) * unit })
 }
 

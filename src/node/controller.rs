@@ -1,0 +1,341 @@
+//! The controller of a node: its server, its part in the Raft group, and its disk.
+//!
+//! Trouble of the control plane is not trouble of the data: where the store fails, the controller
+//! takes no part any more, at once, and what was built on the store is taken down. The server and
+//! the agent go on, and the store is opened anew until that succeeds.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tracing::{error, info, warn};
+
+use super::alarms::NodeAlarms;
+use super::{Error, Late, Part, Raft, client_options};
+use crate::api;
+use crate::clock::{BootClock, Clock as _};
+use crate::config::{Config, Role};
+use crate::controller::{self, Memory};
+use crate::domain::alarm::{Alarm, AlarmCode};
+use crate::domain::space::Level;
+use crate::raft::{self, Disk, Peer, Room, kv_rocks::KvRocks};
+use crate::runtime::BootRuntime;
+use crate::session::{self, grpc::Answers};
+use crate::transport::{self, Identity};
+
+/// How long is waited at first and at most until the store is opened anew.
+const BACKOFF_MIN: Duration = Duration::from_millis(500);
+const BACKOFF_MAX: Duration = Duration::from_secs(15);
+/// After how long a part that was taken counts as a success.
+const STEADY: Duration = Duration::from_secs(60);
+/// How long everything that was built on a store may take to let go of it.
+const LET_GO: Duration = Duration::from_secs(20);
+const LET_GO_POLL: Duration = Duration::from_millis(20);
+/// How often the disk is looked at, with room and without.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_EVERY_SHORT: Duration = Duration::from_secs(1);
+/// How long a look may take before the disk is said to hang.
+const LOOK: Duration = Duration::from_secs(5);
+
+const MIB: u64 = 1 << 20;
+
+type Server = JoinHandle<Result<(), tonic::transport::Error>>;
+
+/// What a controller is made of.
+pub(super) struct Controller {
+    pub(super) node_id: u64,
+    pub(super) config: Config,
+    pub(super) identity: Identity,
+    pub(super) clock: Arc<BootClock>,
+    pub(super) alarms: NodeAlarms,
+    pub(super) shutting_down: watch::Receiver<bool>,
+}
+
+/// What outlives a failure of the store.
+struct Fronts {
+    late: Arc<Late>,
+    peers: raft::grpc::Front<BootRuntime>,
+    agents: Answers<BootRuntime, BootClock>,
+    server: Server,
+}
+
+/// How a part in the group ended.
+enum End {
+    /// In order, with the node.
+    InOrder,
+    /// By a failure. `let_go` tells whether the store is closed, so that it can be opened anew.
+    Failed { error: Error, let_go: bool },
+}
+
+impl Controller {
+    /// Runs until the node ends, or until the controller fails for a reason that does not pass.
+    pub(super) async fn run(self, listener: transport::Listener) -> Result<(), Error> {
+        let dir = self.config.node.data_dir.join("raft");
+        let disk = Disk::new(&dir);
+        let mut fronts = self.serve(listener)?;
+        let watcher = tokio::spawn(self.watch(disk.clone()));
+        let outcome = self.keep_taking_part(&disk, &mut fronts).await;
+        watcher.abort();
+        outcome
+    }
+
+    /// The server answers from the first moment on, also while there is no part to take.
+    fn serve(&self, listener: transport::Listener) -> Result<Fronts, Error> {
+        let late = Arc::new(Late::new(&self.config, self.clock.clone()));
+        let (peers, agents) = (raft::grpc::Front::default(), Answers::default());
+        let routes = api::routes(late.clone(), self.shutting_down.clone())?;
+        let router = transport::server()
+            .add_routes(routes)
+            .add_service(raft::grpc::server(peers.clone(), &self.identity))
+            .add_service(session::grpc::server(agents.clone(), &self.identity));
+        let mut ending = self.shutting_down.clone();
+        let served = router.serve_with_incoming_shutdown(listener.incoming, async move {
+            ended(&mut ending).await;
+        });
+        Ok(Fronts { late, peers, agents, server: tokio::spawn(served) })
+    }
+
+    async fn keep_taking_part(&self, disk: &Disk, fronts: &mut Fronts) -> Result<(), Error> {
+        let mut ending = self.shutting_down.clone();
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let begun = self.clock.now();
+            let (error, let_go) = match self.take_part(disk.dir(), fronts).await {
+                End::InOrder => return Ok(()),
+                End::Failed { error, let_go } => (error, let_go),
+            };
+            let alone = !self.config.has_role(Role::Agent);
+            if !let_go || !error.may_pass() || (alone && error.is_damage()) {
+                return Err(error);
+            }
+            error!(%error, "this node's controller takes no part: its store will be opened anew");
+            let text = format!(
+                "the controller of node {} takes no part: {error}; it is tried again",
+                self.config.node.name
+            );
+            let alarm = Alarm::new(AlarmCode::ControllerDown, text);
+            self.alarms.set(&[AlarmCode::ControllerDown], vec![alarm]);
+            let disk = disk.clone();
+            // The store may have failed for want of room.
+            let spend = spawn_blocking(move || match disk.look_and_spend() {
+                Ok(room) if room.level() == Level::Critical => disk.spend(),
+                _ => false,
+            });
+            if let Ok(Ok(true)) = tokio::time::timeout(LOOK, spend).await {
+                warn!("the reserve of the Raft store is spent, so that it has room");
+            }
+            if self.clock.now().since(begun) >= STEADY {
+                backoff = BACKOFF_MIN;
+            }
+            tokio::select! {
+                biased;
+                () = ended(&mut ending) => return Ok(()),
+                served = &mut fronts.server => return Err(Error::Server(format!("{served:?}"))),
+                () = tokio::time::sleep(backoff) => {}
+            }
+            backoff = (2 * backoff).min(BACKOFF_MAX);
+        }
+    }
+
+    /// Opens the store, takes part until that ends, and lets go of everything.
+    async fn take_part(&self, dir: &Path, fronts: &mut Fronts) -> End {
+        let mut ending = self.shutting_down.clone();
+        let opened = tokio::select! {
+            biased;
+            () = ended(&mut ending) => return End::InOrder,
+            opened = open_store(dir) => opened,
+        };
+        let engine = match opened {
+            Ok(engine) => engine,
+            // Where it hangs in the kernel, no second attempt is begun.
+            Err(error) => return End::Failed { error, let_go: true },
+        };
+        let mut tasks = Vec::new();
+        let outcome = tokio::select! {
+            biased;
+            () = ended(&mut ending) => Ok(None),
+            started = self.start(&engine, fronts, &mut tasks) => started.map(Some),
+        };
+        let (raft, error) = match outcome {
+            Ok(None) => (None, None),
+            Err(error) => (None, Some(error)),
+            Ok(Some(raft)) => {
+                self.alarms.set(&[AlarmCode::ControllerDown], Vec::new());
+                let error = tokio::select! {
+                    biased;
+                    reason = raft.fatal() => Some(Error::Core(reason)),
+                    served = &mut fronts.server => Some(Error::Server(format!("{served:?}"))),
+                    () = ended(&mut ending) => None,
+                };
+                (Some(raft), error)
+            }
+        };
+        if let Some(raft) = &raft {
+            if error.is_none() {
+                leave_leadership(raft).await;
+            }
+            raft.shutdown().await;
+        }
+        // Whoever has the store open has to let go of it.
+        fronts.peers.set(None);
+        fronts.agents.set(None);
+        fronts.late.set(None);
+        for task in tasks {
+            task.abort();
+        }
+        drop(raft);
+        match error {
+            None => {
+                drop(engine.flush());
+                End::InOrder
+            }
+            Some(error) => End::Failed { error, let_go: close(engine).await },
+        }
+    }
+
+    async fn start(
+        &self,
+        engine: &Arc<KvRocks>,
+        fronts: &Fronts,
+        tasks: &mut Vec<JoinHandle<()>>,
+    ) -> Result<Raft, Error> {
+        let config = &self.config;
+        let members: BTreeMap<u64, Peer> = config
+            .controllers
+            .iter()
+            .map(|c| (c.id, Peer { name: c.name.to_string(), address: c.address.to_string() }))
+            .collect();
+        let mut options = raft::Options::new(self.node_id, members, &config.control_plane);
+        options.heartbeat = Duration::from_millis(config.raft.heartbeat_ms);
+        options.election_min = Duration::from_millis(config.raft.election_min_ms);
+        options.election_max = Duration::from_millis(config.raft.election_max_ms);
+        let peers = raft::grpc::GrpcTransport::new(self.identity.clone(), client_options());
+        let clock = self.clock.clone();
+        let starting =
+            raft::open::<BootRuntime, _>(options, engine.clone(), peers, clock.clone()).await?;
+        // The peers have to reach this node before it can take part.
+        fronts.peers.set(Some(starting.service()));
+        let raft = starting.start().await?;
+        let memory = Arc::new(Memory::default());
+        fronts.late.set(Some(Part { raft: raft.clone(), memory: memory.clone() }));
+        let service = controller::Service::new(raft.clone(), memory.clone(), clock.clone());
+        fronts.agents.set(Some(service));
+        let options = controller::Options::new(config.node.name.to_string());
+        let planning = controller::run::<BootRuntime, _>(options, raft.clone(), memory, clock);
+        tasks.push(tokio::spawn(planning));
+        Ok(raft)
+    }
+
+    /// Watches the room on the store's disk until the node ends.
+    fn watch(&self, disk: Disk) -> impl Future<Output = ()> + Send + 'static {
+        let alarms = self.alarms.clone();
+        let neighbours: Vec<_> = self.config.members.iter().map(|m| m.data_dir.clone()).collect();
+        async move {
+            loop {
+                let (own, neighbours) = (disk.clone(), neighbours.clone());
+                let mut look = spawn_blocking(move || {
+                    // PostgreSQL would take the room of the reserve before the store does: there
+                    // it is spent only once the store has failed.
+                    let shared = neighbours.iter().any(|dir| own.shares_with(dir));
+                    let room = if shared { own.look() } else { own.look_and_spend() };
+                    room.map(|room| (room, shared))
+                });
+                let looked = match tokio::time::timeout(LOOK, &mut look).await {
+                    Ok(looked) => looked,
+                    Err(_) => {
+                        warn!(dir = %disk.dir().display(), "the disk of the Raft store hangs");
+                        look.await
+                    }
+                };
+                let found = looked.ok().and_then(Result::ok);
+                let alarm = found.and_then(|(room, shared)| alarm(disk.dir(), &room, shared));
+                let short = alarm.is_some();
+                let codes = [AlarmCode::SpaceLow, AlarmCode::SpaceCritical];
+                alarms.set(&codes, alarm.into_iter().collect());
+                tokio::time::sleep(if short { LOOK_EVERY_SHORT } else { LOOK_EVERY }).await;
+            }
+        }
+    }
+}
+
+/// The alarm about the store's disk. Where it is a member's disk as well, that member's own alarm
+/// comes first.
+fn alarm(dir: &Path, room: &Room, shared: bool) -> Option<Alarm> {
+    let (free, total) = (room.space.free_bytes / MIB, room.space.total_bytes / MIB);
+    let (code, what) = match room.level() {
+        Level::Enough => return None,
+        Level::Low if shared => return None,
+        Level::Low => (AlarmCode::SpaceLow, "make room before the controller stops"),
+        Level::Critical if room.reserved => {
+            (AlarmCode::SpaceCritical, "the controller stops once it is full: make room")
+        }
+        Level::Critical => (
+            AlarmCode::SpaceCritical,
+            "the controller lives on its reserve, which is spent: make room",
+        ),
+    };
+    let text = format!(
+        "the file system of the Raft store {} has {free} MiB left of {total} MiB: {what}",
+        dir.display()
+    );
+    Some(Alarm::about(code, dir.display().to_string(), text))
+}
+
+async fn ended(shutting_down: &mut watch::Receiver<bool>) {
+    drop(shutting_down.wait_for(|ending| *ending).await);
+}
+
+/// Opens the store where waiting for its disk holds up nothing.
+async fn open_store(dir: &Path) -> Result<Arc<KvRocks>, Error> {
+    let own = dir.to_owned();
+    let opened = spawn_blocking(move || {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&own)
+            .map_err(|source| Error::Path { path: own.clone(), source })?;
+        // Before the store: its room is there from the beginning.
+        if let Err(error) = Disk::new(&own).look() {
+            warn!(%error, "no reserve is kept for the Raft store");
+        }
+        Ok(Arc::new(KvRocks::open(&own)?))
+    });
+    opened.await.unwrap_or(Err(Error::Core(raft::FatalReason::Panicked)))
+}
+
+/// Closes a store that has failed, once nobody else holds it. Opened a second time while it is
+/// still held it would refuse itself.
+async fn close(engine: Arc<KvRocks>) -> bool {
+    let alone = async {
+        while Arc::strong_count(&engine) > 1 {
+            tokio::time::sleep(LET_GO_POLL).await;
+        }
+    };
+    if tokio::time::timeout(LET_GO, alone).await.is_err() {
+        error!(holders = Arc::strong_count(&engine) - 1, "the failed Raft store is not let go of");
+        return false;
+    }
+    // It waits for its writer, which may wait for the disk.
+    let closed = tokio::time::timeout(LET_GO, spawn_blocking(move || drop(engine))).await;
+    info!(closed = closed.is_ok(), "the failed Raft store is closed");
+    closed.is_ok()
+}
+
+/// A leader that ends in order hands its leadership over first: its followers need not find out.
+async fn leave_leadership(raft: &Raft) {
+    if !raft.role().get().is_leader {
+        return;
+    }
+    let metrics = raft.metrics();
+    let caught_up = metrics.lag_entries.iter().find(|(_, lag)| lag.is_some_and(|n| n < 10));
+    if let Some((id, _)) = caught_up
+        && let Err(error) = raft.transfer_leadership(*id, Duration::from_millis(700)).await
+    {
+        warn!(%error, "Raft leadership was not handed over");
+    }
+}
