@@ -1,6 +1,6 @@
 //! The disk of the Raft store: how much room it has, and a reserve for when it has none.
 //!
-//! Owns the reserve: a file of a fixed size beside the store, whose removal lets the log go on
+//! Owns the reserve: a file of a fixed size in the store's directory, whose removal lets the log go on
 //! while the operator makes room. Everything here waits for the disk: call it where that holds up
 //! nothing.
 
@@ -33,7 +33,7 @@ pub struct Room {
     pub reserved: bool,
 }
 
-/// The directory of the store, with the reserve beside it.
+/// The directory of the store, with the reserve in it: the directory may be a mount point.
 #[derive(Debug, Clone)]
 pub struct Disk {
     dir: PathBuf,
@@ -43,9 +43,7 @@ pub struct Disk {
 impl Disk {
     /// The disk of the store in `dir`. Nothing is touched.
     pub fn new(dir: &Path) -> Self {
-        let mut reserve = dir.as_os_str().to_owned();
-        reserve.push(".reserve");
-        Self { dir: dir.to_owned(), reserve: PathBuf::from(reserve) }
+        Self { dir: dir.to_owned(), reserve: dir.join("quorate.reserve") }
     }
 
     /// The directory of the store.
@@ -161,7 +159,7 @@ mod tests {
             eprintln!("skipped: this machine has little room itself");
             return;
         }
-        let bytes = fs::metadata(root.path().join("raft.reserve")).unwrap().blocks() * 512;
+        let bytes = fs::metadata(root.path().join("raft/quorate.reserve")).unwrap().blocks() * 512;
         assert!(bytes >= RESERVE_BYTES.min(room.space.total_bytes / RESERVE_PART) / 2);
         assert!(disk.spend() && !disk.spend());
         assert!(disk.look().unwrap().reserved);

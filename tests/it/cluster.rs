@@ -11,6 +11,7 @@ mod bootstrap;
 mod chaos;
 mod disks;
 mod freezes;
+mod full;
 mod hung;
 mod judging;
 mod kills;

@@ -1,41 +1,8 @@
 //! The disk of a node is full.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
-use crate::support::{Cluster, HEAL, Mode, Options, SOON, until_seen};
-
-/// A file system of a bounded size, in memory.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// Mounts one; `None` where the machine does not permit that.
-    fn mount(at: &Path) -> Option<SmallDisk> {
-        std::fs::create_dir(at).expect("a directory");
-        let mut command = Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", "size=500m,mode=0755", "tmpfs"]).arg(at);
-        command.status().is_ok_and(|s| s.success()).then(|| SmallDisk(at.to_path_buf()))
-    }
-
-    fn fill(&self) -> PathBuf {
-        use std::io::Write;
-        let path = self.0.join("ballast");
-        let mut file = std::fs::File::create(&path).expect("a file");
-        let block = vec![0; 64 << 10];
-        while file.write_all(&block).is_ok() {}
-        // The last bytes of the last block too.
-        while file.write_all(&block[..512]).is_ok() {}
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // At once, whoever still uses it: the processes are ended after it.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
+use crate::support::{Cluster, HEAL, Mode, Options, SOON, SmallDisk, until_seen};
 
 /// The primary's disk fills up: it is replaced once, the others do not follow it into the same
 /// disaster, and it comes back by itself when there is room.
@@ -45,7 +12,7 @@ async fn the_primarys_disk_is_full() {
     let cluster = Cluster::prepare("the_primarys_disk_is_full", &options);
     // The member that comes first makes the data, and is the first primary.
     let node = &cluster.nodes[0];
-    let Some(disk) = SmallDisk::mount(&node.state_dir()) else {
+    let Some(disk) = SmallDisk::mount(&node.state_dir(), 500) else {
         eprintln!("skipped: no file system can be mounted here");
         return;
     };
@@ -59,7 +26,7 @@ async fn the_primarys_disk_is_full() {
     let conn = cluster.superuser(node.index).await;
     conn.must("CREATE TABLE bulk (text text)").await;
     let end = node.tree().watch_end();
-    let ballast = disk.fill();
+    disk.fill_to(0);
     let bulk = "INSERT INTO bulk SELECT repeat('x', 1000) FROM generate_series(1, 20000)";
     while let Ok(Ok(_)) = tokio::time::timeout(SOON, conn.rows(bulk)).await {}
     drop(conn);
@@ -81,17 +48,8 @@ async fn the_primarys_disk_is_full() {
     assert!(gone_at < taken_at, "the old tree ran when the new primary acknowledged a row");
     let epoch = cluster.leaders_status().await.epoch();
     assert!(epoch <= before.epoch() + 2, "no loop of failovers: epoch {epoch}");
-    std::fs::remove_file(ballast).expect("it is removed");
-    // A daemon whose own store had no room has ended; its supervisor starts it again.
-    if node.ended().is_some() {
-        node.start();
-    }
-    until_seen("PostgreSQL runs there again", HEAL, || {
-        if node.ended().is_some() {
-            node.start();
-        }
-        node.find_tree()
-    })
-    .await;
+    disk.empty();
+    until_seen("PostgreSQL runs there again", HEAL, || node.find_tree()).await;
+    assert!(node.ended().is_none(), "the daemon goes on, whatever became of its store");
     cluster.judge(writers, since).await;
 }

@@ -92,7 +92,8 @@ impl Cluster {
         let hosts: Vec<String> = places.iter().map(|p| p.0.clone()).collect();
         config::write(&dir, &hosts, options);
         let nodes = places.into_iter().enumerate();
-        let nodes = nodes.map(|(i, (host, ns))| Node::new(i, &dir, host, ns)).collect();
+        let nodes =
+            nodes.map(|(i, (host, ns))| Node::new(i, &dir, host, ns, options.data_dir)).collect();
         let (name, journal) = (name.to_owned(), Arc::new(Journal::default()));
         let members = options.nodes - options.witnesses;
         Cluster { nodes, journal, name, dir, network, reaper, members, _turn: turn }

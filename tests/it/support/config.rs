@@ -25,6 +25,8 @@ pub struct Options {
     pub cluster: Vec<String>,
     /// Lines for `[[member]]`.
     pub member: Vec<String>,
+    /// PGDATA within a node's directory.
+    pub data_dir: &'static str,
     /// Whether the ways into PostgreSQL that only tests need are made: an ordinary user and a table.
     pub prepared: bool,
 }
@@ -32,7 +34,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let (parameters, cluster, member) = (Vec::new(), Vec::new(), Vec::new());
-        Self { nodes: 3, witnesses: 0, parameters, cluster, member, prepared: true }
+        let data_dir = "main";
+        Self { nodes: 3, witnesses: 0, parameters, cluster, member, data_dir, prepared: true }
     }
 }
 
@@ -126,10 +129,11 @@ log_line_prefix = "%m [%p] "
 cluster = "{CLUSTER}"
 name = "{member}"
 address = "{host}:{SQL_PORT}"
-data_dir = "{node}/main"
+data_dir = "{node}/{}"
 superuser_password_file = "superuser"
 {}
 "#,
+            options.data_dir,
             options.member.join("\n"),
         );
     }

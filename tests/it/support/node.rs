@@ -25,6 +25,7 @@ pub struct Node {
     /// Its address.
     pub host: String,
     root: PathBuf,
+    data_dir: &'static str,
     namespace: Option<RawFd>,
     child: Mutex<Option<Child>>,
 }
@@ -32,13 +33,20 @@ pub struct Node {
 impl Node {
     /// Node `index` of the cluster in `root`; its daemon runs in the network namespace if one is
     /// given. Nothing is started.
-    pub fn new(index: usize, root: &Path, host: String, namespace: Option<RawFd>) -> Node {
+    pub fn new(
+        index: usize,
+        root: &Path,
+        host: String,
+        namespace: Option<RawFd>,
+        data_dir: &'static str,
+    ) -> Node {
         Node {
             index,
             name: config::node_name(index),
             member: config::member_name(index),
             host,
             root: root.to_path_buf(),
+            data_dir,
             namespace,
             child: Mutex::new(None),
         }
@@ -63,7 +71,7 @@ impl Node {
 
     /// PGDATA.
     pub fn data_dir(&self) -> PathBuf {
-        self.state_dir().join("main")
+        self.state_dir().join(self.data_dir)
     }
 
     /// Directory of PostgreSQL's Unix socket.
