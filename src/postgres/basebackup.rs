@@ -22,6 +22,10 @@ use crate::domain::types::{Lsn, SystemId, Timeline, WallMillis};
 /// as a synchronous standby.
 pub const APPLICATION_NAME: &str = "quorate copy";
 
+/// How often the remains of a failed copy are removed until that succeeds, and the pause between.
+const REMOVALS: u32 = 20;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
+
 /// Why there is no copy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -138,8 +142,32 @@ pub struct Copied {
 }
 
 /// Copies, then replaces `layout.pgdata`. The server there must be stopped, proven. Call
-/// [`super::start::install`] before the copy is started: its settings are the source's.
+/// [`super::start::install`] before the copy is started: its settings are the source's. Nothing of
+/// a copy that failed is left: it may have failed for want of the room that it took.
 pub async fn copy(
+    binaries: &Binaries,
+    user: &OsUser,
+    layout: &Layout,
+    job: &Job,
+    on_progress: impl FnMut(Progress),
+) -> Result<Copied, Error> {
+    let copied = copy_new(binaries, user, layout, job, on_progress).await;
+    if copied.is_err() {
+        // The process that received WAL is told to end when its parent ends, and may write until
+        // then. What is left all the same is removed before the next copy.
+        for _ in 0..REMOVALS {
+            let layout = layout.clone();
+            let removed = tokio::task::spawn_blocking(move || layout.remove_new_dir()).await;
+            if matches!(removed, Ok(Ok(()))) {
+                break;
+            }
+            tokio::time::sleep(REMOVAL_PAUSE).await;
+        }
+    }
+    copied
+}
+
+async fn copy_new(
     binaries: &Binaries,
     user: &OsUser,
     layout: &Layout,

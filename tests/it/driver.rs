@@ -1,6 +1,7 @@
 //! The driver of a real database, directly: two members, each PostgreSQL under a guard of its own.
 #![allow(clippy::disallowed_methods)] // tests of real processes wait in real time
 
+mod full;
 mod harness;
 mod life;
 mod trouble;

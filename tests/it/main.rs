@@ -9,6 +9,7 @@ mod fake_node;
 mod guard;
 mod hactl;
 mod postgres;
+mod raft_full;
 mod raft_group;
 mod raft_store;
 mod support;
