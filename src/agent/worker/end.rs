@@ -43,7 +43,6 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         })
         .await?;
         self.ending = None;
-        self.judge_end().await;
         self.shared.update(|inner| {
             if let Some((_, crashed)) = ending {
                 inner.crashed = crashed;
@@ -59,6 +58,8 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             inner.problems.remove("lease");
             inner.problems.remove("promotion");
         });
+        // Its end is on its way to the leader: now there is time to look why.
+        self.judge_end().await;
         Ok(())
     }
 

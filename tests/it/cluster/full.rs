@@ -281,14 +281,15 @@ async fn the_disk_of_a_raft_store_is_full() {
     cluster.rows_flow(30).await;
     let before = cluster.healed().await;
     let primary = cluster.primary().await;
-    let leader = until("the leader is not on the primary's node", HEAL, || async {
+    let other_leader = || async {
         let leader = cluster.raft_leader().await;
         (leader.index != primary.index).then_some(leader)
-    })
-    .await;
+    };
+    until("the leader is not on the primary's node", HEAL, other_leader).await;
     let bulk = Bulk::new(primary, &cluster);
 
-    for struck in [primary, leader] {
+    for on_leader in [false, true] {
+        let struck = if on_leader { cluster.raft_leader().await } else { primary };
         eprintln!("-- full on {}", struck.name);
         let disk = &disks[struck.index];
         disk.fill_to(50 << 20);
@@ -306,12 +307,14 @@ async fn the_disk_of_a_raft_store_is_full() {
             down(struck).then_some(())
         })
         .await;
-        alarm(&cluster, &struck.member, "controller-down", true).await;
+        told(&cluster, &struck.member, "controller-down").await;
         cluster.rows_flow(100).await;
         assert!(struck.ended().is_none(), "the daemon goes on");
 
         eprintln!("-- a restart finds it full");
         struck.terminate_daemon().await;
+        // Whatever the store has given back meanwhile.
+        disk.fill_to(0);
         struck.start();
         alarm(&cluster, &struck.member, "controller-down", true).await;
         cluster.rows_flow(100).await;
