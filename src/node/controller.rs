@@ -33,6 +33,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
 /// After how long a part that was taken counts as a success.
 const STEADY: Duration = Duration::from_secs(60);
+/// For how long a part has to be taken until the alarm about it ends: a failure that is mended at
+/// once is to be seen all the same.
+const SETTLE: Duration = Duration::from_secs(5);
 /// How long everything that was built on a store may take to let go of it.
 const LET_GO: Duration = Duration::from_secs(20);
 const LET_GO_POLL: Duration = Duration::from_millis(20);
@@ -165,12 +168,17 @@ impl Controller {
             Ok(None) => (None, None),
             Err(error) => (None, Some(error)),
             Ok(Some(raft)) => {
-                self.alarms.set(&[AlarmCode::ControllerDown], Vec::new());
+                let settle = async {
+                    tokio::time::sleep(SETTLE).await;
+                    self.alarms.set(&[AlarmCode::ControllerDown], Vec::new());
+                    std::future::pending::<()>().await;
+                };
                 let error = tokio::select! {
                     biased;
                     reason = raft.fatal() => Some(Error::Core(reason)),
                     served = &mut fronts.server => Some(Error::Server(format!("{served:?}"))),
                     () = ended(&mut ending) => None,
+                    () = settle => None,
                 };
                 (Some(raft), error)
             }

@@ -29,7 +29,8 @@ impl fmt::Display for Hint<'_> {
     }
 }
 
-/// Why the Raft core of this node has ended. The process has to fence, exit and start anew.
+/// Why the Raft core of this node has ended. It takes no part any more; everything of it has to be
+/// dropped before its store is opened anew.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FatalReason {
     /// It was shut down in order.

@@ -233,7 +233,8 @@ impl<RT: AsyncRuntime> Handle<RT> {
         }
     }
 
-    /// Waits until the Raft core has ended, and tells why. The caller fences and exits.
+    /// Waits until the Raft core has ended, and tells why. The caller drops everything of it, and
+    /// opens the store anew or ends the process.
     pub async fn fatal(&self) -> FatalReason {
         let mut role = self.0.role.clone();
         let ended = role.wait_for(|r| r.ended.is_some()).await;
