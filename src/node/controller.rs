@@ -244,6 +244,7 @@ impl Controller {
         let alarms = self.alarms.clone();
         let neighbours: Vec<_> = self.config.members.iter().map(|m| m.data_dir.clone()).collect();
         async move {
+            let mut known = None;
             loop {
                 let (own, neighbours) = (disk.clone(), neighbours.clone());
                 let mut look = spawn_blocking(move || {
@@ -263,6 +264,15 @@ impl Controller {
                 let found = looked.ok().and_then(Result::ok);
                 let alarm = found.and_then(|(room, shared)| alarm(disk.dir(), &room, shared));
                 let short = alarm.is_some();
+                let code = alarm.as_ref().map(|a| a.code);
+                if code != known {
+                    // A node without a member has nobody else to tell it.
+                    match &alarm {
+                        Some(alarm) => warn!(alarm = alarm.code.name(), text = %alarm.text, "room"),
+                        None => info!(dir = %disk.dir().display(), "the Raft store has room again"),
+                    }
+                    known = code;
+                }
                 let codes = [AlarmCode::SpaceLow, AlarmCode::SpaceCritical];
                 alarms.set(&codes, alarm.into_iter().collect());
                 tokio::time::sleep(if short { LOOK_EVERY_SHORT } else { LOOK_EVERY }).await;

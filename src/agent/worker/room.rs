@@ -19,6 +19,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     /// data, and a copy would need even more.
     pub(super) async fn judge_end(&mut self) {
         if !std::mem::take(&mut self.ended_itself) {
+            self.starved = 0;
             return;
         }
         let database = self.shared.database.clone();
