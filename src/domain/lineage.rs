@@ -53,6 +53,13 @@ impl Lineage {
         Self(entries)
     }
 
+    /// Whether an epoch begins elsewhere in `other`. No two promotions share an epoch, so one of the
+    /// two has a timeline that its writer had no right to.
+    pub fn contradicts(&self, other: &Lineage) -> bool {
+        let start = |epoch| other.0.iter().find(|e| e.epoch == epoch).map(|e| e.start);
+        self.0.iter().any(|e| start(e.epoch).is_some_and(|start| start != e.start))
+    }
+
     /// Why it makes no sense, if so: epochs must grow, and positions must not go back.
     pub fn problem(&self) -> Option<String> {
         if self.0.is_empty() {
@@ -129,6 +136,18 @@ mod tests {
         ];
         for (epoch, lsn, want) in cases {
             assert_eq!(l.relation(Epoch(epoch), Lsn(lsn)), want, "epoch {epoch} at {lsn}");
+        }
+    }
+
+    #[test]
+    fn one_epoch_has_one_beginning() {
+        let l = lineage();
+        let root = Lineage::root(Epoch(1));
+        for same in [root.clone(), root.with(Epoch(2), Lsn(100)), root.with(Epoch(3), Lsn(50))] {
+            assert!(!l.contradicts(&same) && !same.contradicts(&l), "{same:?}");
+        }
+        for other in [root.with(Epoch(2), Lsn(99)), root.with(Epoch(5), Lsn(100))] {
+            assert!(l.contradicts(&other) && other.contradicts(&l), "{other:?}");
         }
     }
 

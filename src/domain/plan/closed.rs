@@ -147,6 +147,8 @@ impl Pass<'_> {
                 let same_life = report.guard.as_ref() == Some(&sealed.guard);
                 // WAL of an epoch that was never granted is nobody's: it must not decide anything.
                 let known = sealed.wal_epoch < next && sealed.held < next;
+                // Nor is one that begins elsewhere than the one of that number which was granted.
+                let known = known && !self.state.lineage.contradicts(&sealed.lineage);
                 let fit = view.counts && same_life && known && sealed.promised >= next;
                 (fit && sealed.member == *name).then(|| sealed.clone())
             })
