@@ -274,7 +274,7 @@ impl Inner {
     /// A directory that is being made or replaced is not data yet.
     fn reported_data(&self) -> Data {
         match (self.record.data, &self.data) {
-            (DataMark::Intact | DataMark::Copied { .. }, data) => data.clone(),
+            (DataMark::Intact | DataMark::Copied { .. } | DataMark::Foreign, data) => data.clone(),
             (DataMark::Initialising, Data::Empty) => Data::Empty,
             (DataMark::Initialising | DataMark::Replacing, _) => Data::Incomplete,
         }

@@ -71,6 +71,22 @@ pub struct FollowDuty {
     pub delay_ms: u64,
 }
 
+impl FollowDuty {
+    /// The same without an upstream: everything is taken from the primary.
+    pub fn from_primary(&self) -> Self {
+        Self { upstream: None, ..self.clone() }
+    }
+
+    /// Whom WAL is taken from: the upstream where there is one, else the primary. With its
+    /// `host:port`.
+    pub fn streams_from(&self) -> (&MemberName, &str) {
+        match &self.upstream {
+            Some(upstream) => (&upstream.member, &upstream.address),
+            None => (&self.primary, &self.address),
+        }
+    }
+}
+
 /// A standby that serves others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {

@@ -34,7 +34,8 @@ pub struct Local {
     pub source_lacks_wal: bool,
     /// Whether PostgreSQL failed to start from this data again and again.
     pub unstartable: bool,
-    /// Whether what runs was ever seen to answer: then its data is consistent.
+    /// Whether its data needs nothing more of the server that it was copied from: it was seen to
+    /// answer, or its control file says so. `false` where that is not known.
     pub consistent: bool,
     /// Whether the member that it should stream from instead of the primary cannot serve it.
     pub upstream_lost: bool,
@@ -58,7 +59,7 @@ pub enum Process {
     Following {
         /// The epoch.
         epoch: Epoch,
-        /// The primary's `host:port`.
+        /// `host:port` of the primary, or of the standby that it streams from instead.
         address: String,
     },
     /// A primary, or one on its way to be.
@@ -137,9 +138,9 @@ pub enum Action {
         /// To whom.
         target: MemberName,
     },
-    /// Follow the primary with the running standby.
+    /// Follow with the running standby: the duty's upstream where it has one, else the primary.
     Follow(FollowDuty),
-    /// Start as a standby of the primary: for data that is consistent only with its WAL.
+    /// Start as a standby that follows: for data that is consistent only with the primary's WAL.
     StartFollowing(FollowDuty),
     /// Stop, rewind to the primary's lineage, and follow.
     Rewind(FollowDuty),
@@ -227,9 +228,16 @@ fn sealed(promise: Epoch, local: &Local) -> Action {
             (Data::Present { .. }, _) if mutant::without(Mutant::ReplacedCounts) => {
                 Action::StartSealed { promise }
             }
+            // It counts in no quorum all the same: it is there at once for the next primary.
+            (Data::Present { .. }, mark) if judgeable(mark, local) => {
+                Action::StartSealed { promise }
+            }
             (Data::Present { .. }, DataMark::Copied { .. }) => {
                 Action::Nothing { why: "its copy is not proven, and there is no primary to follow" }
             }
+            (Data::Present { .. }, DataMark::Foreign) => Action::Nothing {
+                why: "it was promoted by hand, and there is no primary to follow",
+            },
             _ => Action::Nothing { why: "it has no data, and there is no primary to copy" },
         },
         Process::Sealed { promise: kept, position: Some(_) }
@@ -240,11 +248,24 @@ fn sealed(promise: Epoch, local: &Local) -> Action {
         Process::Following { epoch, .. } if *epoch >= promise => {
             Action::Nothing { why: "an older view of the state" }
         }
-        Process::Following { .. } if matches!(local.record.data, DataMark::Copied { .. }) => {
+        Process::Following { .. } if !judgeable(local.record.data, local) => {
             Action::Nothing { why: "its copy is not proven, so it counts in no quorum" }
         }
         Process::Sealed { .. } | Process::Following { .. } => Action::Seal { promise },
         Process::Primary { .. } | Process::Ending => Action::Nothing { why: "ending" },
+    }
+}
+
+/// Whether it can be told by lineage what has to be done with its data: where its log ends is known
+/// once it is sealed. A copy is judged like any other data where it can be started without the
+/// server that it was copied from. Whatever comes of it, it stays a copy that counts nowhere until
+/// it is proven anew.
+fn judgeable(mark: DataMark, local: &Local) -> bool {
+    match mark {
+        DataMark::Intact => true,
+        // Of data that came from nobody knows where no number is believed.
+        DataMark::Copied { source, .. } => local.consistent && source != Epoch(0),
+        DataMark::Foreign | DataMark::Initialising | DataMark::Replacing => false,
     }
 }
 
@@ -299,23 +320,16 @@ fn follow(duty: &FollowDuty, local: &Local) -> Action {
     if local.record.promised > duty.epoch {
         return Action::Nothing { why: "it has promised a later epoch" };
     }
+    // What WAL is taken from; a rewind and the judgement by lineage are the primary's matter.
+    let stream = || if local.upstream_lost { duty.from_primary() } else { duty.clone() };
     match &local.process {
-        Process::Down => match (&local.data, local.record.data) {
-            (Data::Unknown, _) => Action::Nothing { why: "the data directory cannot be read" },
-            (Data::Empty | Data::Incomplete, _)
-            | (_, DataMark::Replacing | DataMark::Initialising) => Action::Clone(duty.clone()),
-            (Data::Present { .. }, _)
-                if local.rewind_failed || local.source_lacks_wal || local.unstartable =>
-            {
-                Action::Clone(duty.clone())
-            }
-            // It may be consistent only with WAL of the primary that it was copied from.
-            (Data::Present { .. }, DataMark::Copied { source, .. }) if source == duty.epoch => {
-                Action::StartFollowing(duty.clone())
-            }
-            (Data::Present { .. }, DataMark::Copied { .. }) => Action::Clone(duty.clone()),
-            (Data::Present { .. }, DataMark::Intact) => Action::StartSealed { promise: duty.epoch },
-        },
+        Process::Down => follow_from_stopped(duty, stream, local),
+        // Nothing of it is to be believed, whatever it runs as.
+        Process::Sealed { .. } | Process::Following { .. }
+            if local.record.data == DataMark::Foreign =>
+        {
+            Action::Rewind(duty.clone())
+        }
         Process::Sealed { position: None, .. } => Action::Seal { promise: duty.epoch },
         // Nothing is taken from an epoch that is not promised: an older view must never win later.
         Process::Sealed { .. } if local.record.promised < duty.epoch => {
@@ -327,39 +341,68 @@ fn follow(duty: &FollowDuty, local: &Local) -> Action {
         Process::Sealed { position: Some(at), .. } => {
             match duty.lineage.relation_of(&at.lineage, at.wal_epoch, at.lsn) {
                 _ if local.source_lacks_wal => Action::Clone(duty.clone()),
-                Relation::Prefix => Action::Follow(duty.clone()),
-                // Until the primary is active this member may be the one that covers the epoch
-                // before: its data is given up only where the primary waits for this very member.
-                Relation::Diverged { .. }
-                    if !duty.active && !duty.counted && !mutant::without(Mutant::RewindAtOnce) =>
-                {
-                    Action::Nothing { why: "diverged; the primary is not active yet" }
-                }
-                Relation::Diverged { .. } if local.rewind_failed => Action::Clone(duty.clone()),
-                Relation::Diverged { .. } => Action::Rewind(duty.clone()),
-            }
-        }
-        Process::Following { epoch, address }
-            if *epoch == duty.epoch && *address == duty.address =>
-        {
-            if local.source_lacks_wal {
-                Action::Clone(duty.clone())
-            } else {
-                Action::Nothing { why: "following" }
+                Relation::Prefix => Action::Follow(stream()),
+                Relation::Diverged { .. } => diverged(duty, local),
             }
         }
         Process::Following { epoch, .. } if *epoch > duty.epoch => {
             Action::Nothing { why: "an older view of the state" }
         }
-        // The same primary at another address.
-        Process::Following { epoch, .. } if *epoch == duty.epoch => Action::Follow(duty.clone()),
-        // It missed a change of primary: where its log ends has to be known first. A copy that is
-        // not proven never counted, and may not even be consistent without the primary that it was
-        // copied from.
-        Process::Following { .. } if matches!(local.record.data, DataMark::Copied { .. }) => {
+        Process::Following { epoch, address } if *epoch == duty.epoch => {
+            let stream = stream();
+            if *address != stream.streams_from().1 {
+                // The same server at another address, or the other of primary and upstream. Both
+                // have only WAL of this epoch and of those before it in the lineage.
+                Action::Follow(stream)
+            } else if local.source_lacks_wal {
+                Action::Clone(duty.clone())
+            } else {
+                Action::Nothing { why: "following" }
+            }
+        }
+        // It missed a change of primary: where its log ends has to be known first. A copy that was
+        // never consistent may not even get there without the primary that it was copied from.
+        Process::Following { .. } if !judgeable(local.record.data, local) => {
             Action::Clone(duty.clone())
         }
         Process::Following { .. } => Action::Seal { promise: duty.epoch },
         Process::Primary { .. } | Process::Ending => Action::Nothing { why: "ending" },
+    }
+}
+
+fn follow_from_stopped(
+    duty: &FollowDuty,
+    stream: impl FnOnce() -> FollowDuty,
+    local: &Local,
+) -> Action {
+    let spent = local.rewind_failed || local.source_lacks_wal || local.unstartable;
+    match (&local.data, local.record.data) {
+        (Data::Unknown, _) => Action::Nothing { why: "the data directory cannot be read" },
+        (Data::Empty | Data::Incomplete, _) | (_, DataMark::Replacing | DataMark::Initialising) => {
+            Action::Clone(duty.clone())
+        }
+        (Data::Present { .. }, _) if spent => Action::Clone(duty.clone()),
+        // It is not even started: its timeline may have a number that a later epoch gets.
+        (Data::Present { .. }, DataMark::Foreign) => diverged(duty, local),
+        // It may be consistent only with WAL of the primary that it was copied from.
+        (Data::Present { .. }, DataMark::Copied { source, .. }) if source == duty.epoch => {
+            Action::StartFollowing(stream())
+        }
+        (Data::Present { .. }, mark) if judgeable(mark, local) => {
+            Action::StartSealed { promise: duty.epoch }
+        }
+        (Data::Present { .. }, _) => Action::Clone(duty.clone()),
+    }
+}
+
+fn diverged(duty: &FollowDuty, local: &Local) -> Action {
+    if !duty.active && !duty.counted && !mutant::without(Mutant::RewindAtOnce) {
+        // Until the primary is active this member may be the one that covers the epoch before: its
+        // data is given up only where the primary waits for this very member.
+        Action::Nothing { why: "diverged; the primary is not active yet" }
+    } else if local.rewind_failed {
+        Action::Clone(duty.clone())
+    } else {
+        Action::Rewind(duty.clone())
     }
 }

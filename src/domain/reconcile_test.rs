@@ -1,7 +1,7 @@
 //! Every combination of what is asked, what runs, what lies in the data directory and what is
 //! known of it: nothing unsafe is done in any of them, and each that can end has a way out.
 
-use super::desired::{Desired, FollowDuty, PrimaryDuty};
+use super::desired::{Desired, FollowDuty, PrimaryDuty, Upstream};
 use super::fixture_test::{SYSTEM, any, at_ms, cluster, guard, holder, m, sealed};
 use super::lease::{HolderLease, Timing};
 use super::lineage::Lineage;
@@ -36,6 +36,12 @@ fn duty(epoch: u64, active: bool) -> FollowDuty {
         sources: Vec::new(),
         delay_ms: 0,
     }
+}
+
+/// The same behind a standby.
+fn cascaded(epoch: u64) -> FollowDuty {
+    let upstream = Upstream { member: m("c"), address: "c.example:5432".to_owned() };
+    FollowDuty { upstream: Some(upstream), counted: false, ..duty(epoch, true) }
 }
 
 fn primary(epoch: u64, stage: Stage) -> PrimaryDuty {
@@ -113,6 +119,7 @@ fn every_desired() -> Vec<Desired> {
         all.push(Desired::Sealed { promise: Epoch(epoch) });
         all.push(follow(epoch, false));
         all.push(follow(epoch, true));
+        all.push(Desired::Follow(cascaded(epoch)));
         for stage in [Stage::Granted, Stage::Promoted, ACTIVE] {
             let mut handing = primary(epoch, stage);
             handing.handover = Some(m("b"));
@@ -149,16 +156,21 @@ fn every_local() -> Vec<Local> {
         DataMark::Intact,
         DataMark::Initialising,
         DataMark::Replacing,
+        DataMark::Copied { source: Epoch(0), until: None },
         DataMark::Copied { source: Epoch(4), until: None },
         DataMark::Copied { source: Epoch(5), until: Some(Lsn(300)) },
+        DataMark::Foreign,
     ];
     let present = Data::Present { system_id: SYSTEM };
-    for process in processes {
+    let flags = [(false, false), (true, true)];
+    let each = processes.iter().flat_map(|p| flags.map(|f| (p.clone(), f)));
+    for (process, (consistent, lost)) in each {
         for mark in marks {
             for data in [Data::Unknown, Data::Empty, Data::Incomplete, present.clone()] {
                 for (promised, ended) in [(0, 0), (4, 0), (5, 4), (5, 5), (6, 5)] {
                     for held_lease in [None, lease(5, NOW_MS - 100), lease(5, NOW_MS - 2_700)] {
                         let mut one = local(process.clone());
+                        (one.consistent, one.upstream_lost) = (consistent, lost);
                         one.record.data = mark;
                         one.record.promised = Epoch(promised);
                         one.record.ended = Epoch(ended);
@@ -213,11 +225,15 @@ fn no_combination_does_anything_unsafe() {
                 Action::Follow(d) | Action::StartFollowing(d) => {
                     assert!(record.promised <= d.epoch, "an older primary: {why}");
                     assert!(!matches!(local.process, Process::Primary { .. }), "{why}");
+                    assert!(record.data != DataMark::Foreign, "nobody's timeline: {why}");
+                    assert!(!(local.upstream_lost && d.upstream.is_some()), "{why}");
                 }
                 Action::Rewind(d) | Action::Clone(d) => {
                     assert!(record.promised <= d.epoch, "an older primary: {why}");
                     assert!(!matches!(local.process, Process::Primary { .. }), "{why}");
-                    if let Process::Sealed { position: Some(p), .. } = &local.process {
+                    if let Process::Sealed { position: Some(p), .. } = &local.process
+                        && record.data != DataMark::Foreign
+                    {
                         assert!(p.wal_epoch <= d.epoch, "newer WAL is never replaced: {why}");
                     }
                     let down = local.process == Process::Down;
@@ -241,7 +257,15 @@ fn no_combination_does_anything_unsafe() {
                         || matches!(local.process, Process::Primary { .. });
                     assert!(!(mine && *epoch == Epoch(5)), "what runs is ended by a kill: {why}");
                 }
-                Action::StartSealed { .. } => assert!(local.process == Process::Down, "{why}"),
+                Action::StartSealed { .. } => {
+                    assert!(local.process == Process::Down, "{why}");
+                    let known = match record.data {
+                        DataMark::Intact => true,
+                        DataMark::Copied { source, .. } => source.0 > 0 && local.consistent,
+                        _ => false,
+                    };
+                    assert!(known, "it could not be judged: {why}");
+                }
                 Action::Seal { .. } => {
                     assert!(
                         !matches!(local.process, Process::Primary { .. } | Process::Down),
@@ -269,6 +293,10 @@ fn a_follower_of_an_up_to_date_view_always_has_a_way_on() {
         (Process::Down, present.clone(), DataMark::Initialising, "Clone"),
         (Process::Down, present.clone(), copied(5), "StartFollowing"),
         (Process::Down, present.clone(), copied(4), "Clone"),
+        (Process::Down, present.clone(), copied(0), "Clone"),
+        (Process::Down, present.clone(), DataMark::Foreign, "Rewind"),
+        (Process::Down, Data::Unknown, DataMark::Foreign, "Nothing"),
+        (Process::Down, Data::Incomplete, DataMark::Foreign, "Clone"),
         (Process::Down, Data::Empty, DataMark::Intact, "Clone"),
         (Process::Down, Data::Incomplete, DataMark::Intact, "Clone"),
         (Process::Down, Data::Unknown, DataMark::Intact, "Nothing"),
@@ -297,6 +325,100 @@ fn a_follower_of_an_up_to_date_view_always_has_a_way_on() {
 
 fn copied(source: u64) -> DataMark {
     DataMark::Copied { source: Epoch(source), until: None }
+}
+
+/// A copy that is not proven, once its data needs nothing more of its source, is judged by lineage.
+#[test]
+fn a_consistent_copy_outlives_a_change_of_primary() {
+    // (process, source of the copy, under Sealed for 6, under Follow of 5, the same not consistent)
+    let table = [
+        (Process::Down, 4, "StartSealed", "StartSealed", ["Nothing", "Clone"]),
+        (Process::Down, 5, "StartSealed", "StartFollowing", ["Nothing", "StartFollowing"]),
+        (Process::Down, 0, "Nothing", "Clone", ["Nothing", "Clone"]),
+        (following(4), 4, "Seal", "Seal", ["Nothing", "Clone"]),
+        (following(5), 5, "Seal", "Nothing", ["Nothing", "Nothing"]),
+        (unconfirmed(5), 4, "Seal", "Seal", ["Seal", "Seal"]),
+        (at(5, 4, 200), 4, "Seal", "Follow", ["Seal", "Follow"]),
+        (at(5, 4, 201), 4, "Seal", "Rewind", ["Seal", "Rewind"]),
+        (at(5, 3, 50), 4, "Seal", "Rewind", ["Seal", "Rewind"]),
+    ];
+    for (process, source, when_sealed, when_following, otherwise) in table {
+        for until in [None, Some(Lsn(150))] {
+            let mut one = local(process.clone());
+            one.record.data = DataMark::Copied { source: Epoch(source), until };
+            let both = |one: &Local| {
+                let sealed = act(&Desired::Sealed { promise: Epoch(6) }, one);
+                [short(&sealed), short(&act(&follow(5, true), one))]
+            };
+            assert_eq!(both(&one), otherwise, "{process:?} from {source}, not consistent");
+            one.consistent = true;
+            assert_eq!(both(&one), [when_sealed, when_following], "{process:?} from {source}");
+            // Sealed or not, nobody may make it a primary.
+            let granted = act(&Desired::Primary(primary(5, Stage::Granted)), &one);
+            assert!(!matches!(granted, Action::Accept { .. }), "{granted:?}");
+        }
+    }
+}
+
+#[test]
+fn what_was_promoted_by_hand_is_rewound_and_never_started() {
+    let mut one = local(Process::Down);
+    one.record.data = DataMark::Foreign;
+    one.consistent = true;
+    let early = |counted| Desired::Follow(FollowDuty { counted, ..duty(5, false) });
+    assert_eq!(short(&act(&Desired::Sealed { promise: Epoch(6) }, &one)), "Nothing");
+    assert_eq!(short(&act(&early(false), &one)), "Nothing", "its primary can wait");
+    assert_eq!(short(&act(&early(true), &one)), "Rewind", "its primary waits for it");
+    assert_eq!(short(&act(&follow(5, true), &one)), "Rewind");
+    // Whatever it is seen to run as, and at whatever position.
+    for process in [unconfirmed(5), at(5, 5, 100), at(5, 6, 900), following(4), following(5)] {
+        one.process = process;
+        assert_eq!(short(&act(&follow(5, true), &one)), "Rewind", "{:?}", one.process);
+    }
+    one.process = Process::Down;
+    one.rewind_failed = true;
+    assert_eq!(short(&act(&follow(5, true), &one)), "Clone");
+    one.record.promised = Epoch(6);
+    assert_eq!(short(&act(&follow(5, true), &one)), "Nothing", "an older view");
+}
+
+#[test]
+fn whom_a_cascaded_standby_streams_from() {
+    let streams = |action: Action| match action {
+        Action::Follow(d) => format!("Follow {}", d.streams_from().0),
+        Action::StartFollowing(d) => format!("StartFollowing {}", d.streams_from().0),
+        other => short(&other),
+    };
+    let behind =
+        |epoch| Process::Following { epoch: Epoch(epoch), address: "c.example:5432".to_owned() };
+    // (process, mark, while the upstream serves it, while it cannot)
+    let table = [
+        (behind(5), DataMark::Intact, "Nothing", "Follow b"),
+        (following(5), DataMark::Intact, "Follow c", "Nothing"),
+        (at(5, 4, 200), DataMark::Intact, "Follow c", "Follow b"),
+        (at(5, 5, 900), copied(4), "Follow c", "Follow b"),
+        (Process::Down, copied(5), "StartFollowing c", "StartFollowing b"),
+        // Whether it may follow at all is judged by the primary's lineage, and mended from it.
+        (behind(4), DataMark::Intact, "Seal", "Seal"),
+        (at(5, 4, 201), DataMark::Intact, "Rewind", "Rewind"),
+        (behind(6), DataMark::Intact, "Nothing", "Nothing"),
+        (Process::Down, DataMark::Replacing, "Clone", "Clone"),
+    ];
+    for (process, mark, serves, lost) in table {
+        for (upstream_lost, want) in [(false, serves), (true, lost)] {
+            let mut one = local(process.clone());
+            (one.record.data, one.upstream_lost) = (mark, upstream_lost);
+            let action = act(&Desired::Follow(cascaded(5)), &one);
+            assert_eq!(streams(action), want, "{process:?} {mark:?}, lost: {upstream_lost}");
+        }
+    }
+    // What the primary lacks, the upstream may have: it is copied only where it streams from the
+    // server that lacks it.
+    let mut one = local(following(5));
+    one.source_lacks_wal = true;
+    assert_eq!(streams(act(&Desired::Follow(cascaded(5)), &one)), "Follow c");
+    one.upstream_lost = true;
+    assert_eq!(streams(act(&Desired::Follow(cascaded(5)), &one)), "Clone");
 }
 
 #[test]

@@ -53,6 +53,10 @@ pub enum DataMark {
         /// That position, once known.
         until: Option<Lsn>,
     },
+    /// It holds WAL of a timeline that nobody was granted: somebody promoted it past the control
+    /// plane, or it streamed from one that was. It counts in no quorum, is never started, and is
+    /// rewound, or copied where that is doubtful.
+    Foreign,
 }
 
 impl MemberRecord {
