@@ -13,6 +13,7 @@
 pub mod alarm;
 pub mod apply;
 pub mod candidate;
+pub mod cascade;
 pub mod command;
 pub mod desired;
 pub mod event;

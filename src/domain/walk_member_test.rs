@@ -250,6 +250,11 @@ impl Member {
             }
             Action::Follow(duty) => {
                 assert!(record.promised >= duty.epoch, "followed without a promise");
+                if let DataMark::Copied { source, until } = &mut record.data
+                    && *source != duty.epoch
+                {
+                    (*source, *until) = (duty.epoch, None);
+                }
                 self.local.process = follows(duty);
             }
             Action::StartFollowing(duty) => {
@@ -268,6 +273,7 @@ impl Member {
         record.promised = record.promised.max(duty.epoch);
         record.held = Epoch(0);
         record.data = DataMark::Replacing;
+        self.local.consistent = false;
         let Some(source) = source.filter(|s| s.primary().is_some_and(|p| p.0 == duty.epoch)) else {
             self.local.rewind_failed = matches!(action, Action::Rewind(_));
             return;
@@ -295,6 +301,10 @@ impl Member {
     pub fn stream(&mut self, from: &[Record]) {
         if from.starts_with(&self.wal) {
             self.wal = from.to_vec();
+            self.local.consistent = true;
+            if let DataMark::Copied { until: until @ None, .. } = &mut self.local.record.data {
+                *until = Some(Lsn(from.len() as u64));
+            }
         }
         if let DataMark::Copied { until: Some(until), .. } = self.local.record.data
             && self.wal.len() as u64 >= until.0
