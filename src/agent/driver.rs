@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::domain::alarm::{Alarm, AlarmCode, NoticeCode};
-use crate::domain::desired::FollowDuty;
+use crate::domain::desired::{FollowDuty, Upstream};
 use crate::domain::health::{Activity, Answer, Question, Vitals};
 use crate::domain::lineage::Lineage;
 use crate::domain::observation::{Data, Fencing, StandbyProgress};
@@ -195,6 +195,16 @@ pub enum Rewound {
     },
 }
 
+/// What a stopped data directory says of itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Examined {
+    /// Whether it needs nothing more of the server that it was copied from: it has replayed past
+    /// the end of its backup.
+    pub self_contained: bool,
+    /// The epoch by whose number it ran as a primary, where it was one when it ended.
+    pub led: Option<Epoch>,
+}
+
 /// How far a copy has come, in bytes: done, and total where it is known.
 pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
 
@@ -298,6 +308,11 @@ pub trait Database: Send + Sync + 'static {
     /// Makes a data directory with `initdb`: synced, with its roles, ready to be started sealed.
     fn initialise(&self, spec: &ClusterSpec) -> impl Future<Output = Result<SystemId>> + Send;
 
+    /// Looks into the stopped data directory. What is not known is the default.
+    fn examine(&self) -> impl Future<Output = Result<Examined>> + Send {
+        async { Ok(Examined::default()) }
+    }
+
     /// Starts a guard, and PostgreSQL under it. Returns once the postmaster runs; it may not take
     /// connections yet.
     fn start(
@@ -330,7 +345,21 @@ pub trait Database: Send + Sync + 'static {
         spec: &ClusterSpec,
     ) -> impl Future<Output = Result<Position>> + Send;
 
-    /// Makes the running sealed standby follow a primary.
+    /// Whether WAL or a copy may be taken from `standby` under this duty: it is a standby of the
+    /// cluster that has promised the duty's epoch and follows it, streams itself, and is not further
+    /// behind than a synchronous standby may be. An error says why not.
+    fn check_standby(
+        &self,
+        duty: &FollowDuty,
+        standby: &Upstream,
+        spec: &ClusterSpec,
+    ) -> impl Future<Output = Result<()>> + Send {
+        let _ = (duty, standby, spec);
+        async { Err(Error::NotReady("no standby can be asked".to_owned())) }
+    }
+
+    /// Makes the running standby follow: the duty's upstream where it has one, which was asked
+    /// before, else the primary.
     fn follow(
         &self,
         duty: &FollowDuty,
@@ -379,7 +408,8 @@ pub trait Database: Send + Sync + 'static {
         spec: &ClusterSpec,
     ) -> impl Future<Output = Result<Rewound>> + Send;
 
-    /// Keeps the old directory aside, and copies the primary's.
+    /// Keeps the old directory aside, and copies that of the first of the duty's sources, which was
+    /// asked before; the primary's where there is none.
     fn clone_from(
         &self,
         duty: &FollowDuty,
@@ -417,6 +447,16 @@ pub trait Database: Send + Sync + 'static {
 
     /// What the checkpointer does, and whether a checkpoint is overdue by far.
     fn checkpointer(&self) -> impl Future<Output = (Activity, bool)> + Send;
+
+    /// Moves the unused slots of these members forward on a primary, to where they are: they stream
+    /// from another standby.
+    fn advance_slots(
+        &self,
+        members: &[(MemberName, Lsn)],
+    ) -> impl Future<Output = Result<()>> + Send {
+        let _ = members;
+        async { Ok(()) }
+    }
 
     /// Looks after what changes slowly: slots, settings that somebody changed, commits that are
     /// weakened, strangers that call themselves members.

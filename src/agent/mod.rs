@@ -11,6 +11,7 @@
 //! - the *fence* kills the process tree at the end of the lease, whatever the worker does;
 //! - the *observer* asks PostgreSQL what it is, the *health check* whether it hangs;
 //! - the *survey* looks at the file systems;
+//! - the *upstream watch* asks the standby that a cascaded member streams from;
 //! - the *reporter* tells the leader.
 
 pub mod database;
@@ -23,6 +24,7 @@ mod renew;
 mod report;
 mod shared;
 mod survey;
+mod upstream;
 mod worker;
 
 use std::sync::Arc;
@@ -138,6 +140,7 @@ where
         tasks.push(Box::pin(observe::run::<RT, D, C>(shared.clone())));
         tasks.push(Box::pin(health::run::<RT, D, C>(shared.clone())));
         tasks.push(Box::pin(survey::run::<RT, D, C>(shared.clone())));
+        tasks.push(Box::pin(upstream::run::<RT, D, C>(shared.clone(), known.clone())));
         tasks.push(Box::pin(report::run::<RT, T, D, C>(shared, client.clone())));
     }
     // Each on its own, so that none waits for another's turn.

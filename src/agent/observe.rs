@@ -49,6 +49,8 @@ pub(super) async fn run<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D
                         continue;
                     }
                     inner.was_ready |= !matches!(seen, Seen::Starting);
+                    // A standby answers once it is consistent.
+                    inner.consistent |= inner.was_ready;
                     if let Seen::Primary { drift, .. } = &seen {
                         inner.promoted_by_hand |= was_standby && is_standby(&inner.process);
                         inner.drifted |= drift.is_some();
@@ -60,7 +62,7 @@ pub(super) async fn run<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D
                     let before = inner.seen.as_ref().map(|(s, _)| kind(s));
                     let changed = before != Some(kind(&seen));
                     inner.seen = Some((seen, now));
-                    inner.source_lacks_wal |= lacks;
+                    inner.source_lacks_wal |= lacks && !inner.is_cascaded();
                     changed
                 };
                 let (drifted, still) = {

@@ -9,6 +9,7 @@ use super::driver::{Database, Seen, Tree};
 use super::{Member, Options};
 use crate::clock::Clock;
 use crate::domain::alarm::{Alarm, AlarmCode, NOTICES_MAX, Notice, NoticeCode};
+use crate::domain::cascade;
 use crate::domain::lease::HolderLease;
 use crate::domain::lineage::Lineage;
 use crate::domain::observation::{
@@ -17,7 +18,7 @@ use crate::domain::observation::{
 use crate::domain::reconcile::{Local, Process};
 use crate::domain::record::{DataMark, MemberRecord};
 use crate::domain::space::{Aside, Disks};
-use crate::domain::types::{BootTime, Epoch, GuardId, Lsn};
+use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName};
 
 /// One member, as its tasks see it.
 pub(super) struct Shared<D, C> {
@@ -51,10 +52,14 @@ pub(super) struct Inner {
     pub rewind_failed: bool,
     pub source_lacks_wal: bool,
     pub unstartable: bool,
-    /// Whether the member that it should stream from instead of the primary cannot serve it.
-    pub upstream_lost: bool,
+    /// Whether its data needs nothing more of what it was copied from.
+    pub consistent: bool,
+    /// The member that it should stream from instead of the primary.
+    pub upstream: cascade::Watch,
     /// Whether it was seen to be a primary without having been made one.
     pub promoted_by_hand: bool,
+    /// Why its data is not to be trusted, where it took WAL that nobody was granted to write.
+    pub polluted: Option<String>,
     /// Whether the primary was seen to run with other settings than were confirmed.
     pub drifted: bool,
     /// Whether this life of PostgreSQL was ever seen to answer.
@@ -110,8 +115,10 @@ impl<D: Database, C: Clock> Shared<D, C> {
             rewind_failed: false,
             source_lacks_wal: false,
             unstartable: false,
-            upstream_lost: false,
+            consistent: false,
+            upstream: cascade::Watch::default(),
             promoted_by_hand: false,
+            polluted: None,
             drifted: false,
             was_ready: false,
             crashed: false,
@@ -242,8 +249,8 @@ impl<D: Database, C: Clock> Shared<D, C> {
             rewind_failed: inner.rewind_failed,
             source_lacks_wal: inner.source_lacks_wal,
             unstartable: inner.unstartable,
-            consistent: inner.was_ready,
-            upstream_lost: inner.upstream_lost,
+            consistent: inner.consistent,
+            upstream_lost: inner.upstream.is_lost(),
         }
     }
 
@@ -300,7 +307,7 @@ impl Inner {
                 upstream: None,
             }),
             Process::Sealed { position: None, .. } => Condition::Starting,
-            Process::Following { epoch, .. } => match seen {
+            Process::Following { epoch, address } => match seen {
                 Some(Seen::Standby { replay, flushed, streaming, .. }) => {
                     let streaming = streaming.filter(|t| t.epoch() == *epoch).map(|_| *epoch);
                     Condition::Standby(StandbyView {
@@ -312,7 +319,7 @@ impl Inner {
                         sealed: None,
                         counts: self.record.data == DataMark::Intact,
                         primary_end: self.primary_end,
-                        upstream: None,
+                        upstream: self.upstream_at(address).cloned(),
                     })
                 }
                 Some(Seen::Starting) => Condition::Starting,
@@ -335,6 +342,19 @@ impl Inner {
                     confirmed: confirmed.clone(),
                 })
             }
+        }
+    }
+
+    /// The standby that it follows at this address, where that is not the primary.
+    pub fn upstream_at(&self, address: &str) -> Option<&MemberName> {
+        self.upstream.upstream().filter(|u| u.address == address).map(|u| &u.member)
+    }
+
+    /// Whether it streams from a standby: what that lacks, the primary may have.
+    pub fn is_cascaded(&self) -> bool {
+        match &self.process {
+            Process::Following { address, .. } => self.upstream_at(address).is_some(),
+            _ => false,
         }
     }
 

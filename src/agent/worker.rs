@@ -9,6 +9,7 @@ mod room;
 mod standby;
 mod take_over;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use super::driver::{Database, Error, RunRole, RunState, StartMode, Tree};
 use super::poll::{Known, Snapshot};
 use super::shared::Shared;
 use crate::clock::Clock;
-use crate::domain::desired::desired;
+use crate::domain::alarm::NoticeCode;
+use crate::domain::desired::{Desired, desired};
 use crate::domain::observation::Data;
 use crate::domain::reconcile::{Action, EndReason, Process, reconcile};
 use crate::domain::record::MemberRecord;
@@ -54,6 +56,8 @@ const SEAL_MAX: Duration = Duration::from_secs(5);
 const REGISTER: Duration = Duration::from_secs(4);
 /// How long a quick action of the database may take.
 const QUICK: Duration = Duration::from_secs(10);
+/// How long an upstream may take to answer, right before it is followed.
+const UPSTREAM: Duration = Duration::from_millis(1500);
 /// How long starting, sealing, promoting, or stopping may take.
 const SLOW: Duration = Duration::from_secs(60);
 
@@ -79,6 +83,8 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
         ended_itself: false,
         starved: 0,
         sealing: None,
+        spent_sources: BTreeMap::new(),
+        delay_ms: None,
         tenure: None,
         stop,
         runtime: PhantomData,
@@ -120,6 +126,11 @@ struct Worker<RT, T, D, C> {
     starved: u32,
     /// The promise that is being sealed for, and since when.
     sealing: Option<Sealing>,
+    /// Standbys that a copy was begun from since the last one that was proven, and when: the next
+    /// is taken from elsewhere.
+    spent_sources: BTreeMap<MemberName, BootTime>,
+    /// How late the running standby is known to apply WAL, in milliseconds.
+    delay_ms: Option<u64>,
     /// The leadership that was seen last: its epoch, whether it is closed, and how far it is.
     tenure: Option<(Epoch, bool, Stage)>,
     stop: watch::Receiver<bool>,
@@ -216,10 +227,14 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 // Written, reloaded, and confirmed by a barrier once more.
                 *confirmed = None;
             }
-            inner.promoted_by_hand
+            inner.promoted_by_hand.then(|| "somebody promoted it by hand".to_owned())
         };
-        if by_hand {
-            let outcome = self.disown_data("somebody promoted it by hand").await;
+        let polluted = self.shared.lock().polluted.take();
+        if let Some(why) = by_hand.clone().or(polluted) {
+            let outcome = self.disown_data(&why).await;
+            if by_hand.is_some() && outcome.is_ok() {
+                self.shared.notice(NoticeCode::PromotedByHand, why);
+            }
             self.shared.lock().promoted_by_hand = false;
             return self.after(outcome);
         }
@@ -235,6 +250,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             self.shared.problem("data", Some(foreign));
             return Pause::For(TICK);
         }
+        self.note_upstream(&wanted, now);
         let action = reconcile(&self.shared.member.name, &wanted, &self.shared.local(), now);
         self.carry_out(action, &state, &snapshot).await
     }
@@ -252,6 +268,16 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             },
             _ => Pause::For(TICK),
         }
+    }
+
+    /// Nothing is known of an upstream that was not asked in this epoch.
+    fn note_upstream(&self, wanted: &Desired, now: BootTime) {
+        let Desired::Follow(duty) = wanted else { return };
+        let mut inner = self.shared.lock();
+        let Some(upstream) = &duty.upstream else { return inner.upstream.forget() };
+        let there = Process::Following { epoch: duty.epoch, address: upstream.address.clone() };
+        let there = inner.process == there;
+        inner.upstream.ask(duty.epoch, upstream, there, now);
     }
 
     /// What failed under one leadership says nothing of the next.
@@ -293,7 +319,9 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         self.ended_itself = true;
         inner.claim = None;
         inner.process = Process::Ending;
+        drop(inner);
         self.shared.survey.notify_one();
+        self.shared.notice(NoticeCode::Ended, how);
     }
 
     async fn carry_out(

@@ -186,15 +186,18 @@ pub enum Role {
     Standby {
         /// The epoch that it follows.
         epoch: Epoch,
-        /// The primary's host.
+        /// The host of the primary, or of the standby that it streams from.
         host: String,
-        /// The primary's port.
+        /// The port there.
         port: u16,
         /// This member's slot there.
         slot: String,
         /// Whether it has yet to find its primary: then it looks as often as a sealed one, and a
         /// promotion is confirmed the sooner. Later that would be a waste where the primary is gone.
         eager: bool,
+        /// How late it applies WAL, in milliseconds (PostgreSQL manual, section 20.5.5,
+        /// `recovery_min_apply_delay`); with 0 the operator's own setting holds.
+        delay_ms: u64,
     },
     /// The primary, also just before its promotion.
     Primary {
@@ -411,9 +414,12 @@ pub fn render(settings: &Settings) -> Result<String, Error> {
             all.insert("max_standby_streaming_delay", "0".into());
             all.insert("max_standby_archive_delay", "0".into());
         }
-        Role::Standby { host, port, slot, eager, .. } => {
+        Role::Standby { host, port, slot, eager, delay_ms, .. } => {
             if *eager {
                 retry_ms = SEALED_RETRY_MS;
+            }
+            if *delay_ms > 0 {
+                all.insert("recovery_min_apply_delay", format!("{delay_ms}ms"));
             }
             follow = (primary_conninfo(settings, host, *port), slot.clone());
         }

@@ -106,7 +106,14 @@ fn a_standby_follows_under_its_own_name() {
         port: 5433,
         slot: member("pg-1").slot_name(),
         eager: false,
+        delay_ms: 0,
     };
+    let mut late = role.clone();
+    if let Role::Standby { delay_ms, .. } = &mut late {
+        *delay_ms = 3_600_000;
+    }
+    let delayed = render(&settings(late)).unwrap();
+    assert_eq!(value(&delayed, "recovery_min_apply_delay"), Some("'3600000ms'"));
     let text = render(&settings(role)).unwrap();
     let conninfo = unquote(value(&text, "primary_conninfo").unwrap());
     for part in [

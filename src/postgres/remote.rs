@@ -43,6 +43,24 @@ pub struct Writes {
     pub flush: Lsn,
 }
 
+/// What a standby says about what it follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Its system identifier.
+    pub system_id: SystemId,
+    /// Whether it is a standby.
+    pub in_recovery: bool,
+    /// `quorate.role` of its settings.
+    pub role: Option<String>,
+    /// `quorate.epoch` of its settings: the epoch that it has promised, and follows where its role
+    /// is that of a standby.
+    pub epoch: Option<u64>,
+    /// Whether its walreceiver is connected.
+    pub receives: bool,
+    /// End of the WAL that it has.
+    pub end: Option<Lsn>,
+}
+
 /// A member's slot on another member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteSlot {
@@ -59,6 +77,14 @@ SELECT s.system_identifier AS system_id, c.timeline_id AS checkpoint_tli,
   THEN ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::bigint
   END AS tli
 FROM pg_control_system() s CROSS JOIN pg_control_checkpoint() c";
+
+const STANDING: &str = "\
+SELECT s.system_identifier AS system_id, pg_is_in_recovery() AS in_recovery,
+ current_setting('quorate.role', true) AS role, current_setting('quorate.epoch', true) AS epoch,
+ r.pid IS NOT NULL AS receives,
+ CASE WHEN pg_is_in_recovery()
+  THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) END AS \"end\"
+FROM pg_control_system() s LEFT JOIN pg_stat_get_wal_receiver() r ON true";
 
 impl Remote {
     fn config(&self) -> Config {
@@ -97,6 +123,20 @@ impl Remote {
                 .zip(flush)
                 .map(|(timeline, flush)| Writes { timeline: Timeline(timeline), flush }),
             checkpoint_timeline: Timeline(row.parse("checkpoint_tli")?),
+        })
+    }
+
+    /// Asks a standby what it follows, within `deadline`. Whoever it is that it streams from may be
+    /// hidden from our user, but not that there is somebody.
+    pub async fn standing(&self, deadline: Duration) -> Result<Standing, Error> {
+        let row = one(self.ask(STANDING, deadline).await?)?;
+        Ok(Standing {
+            system_id: SystemId(row.parse::<i64>("system_id")?.cast_unsigned()),
+            in_recovery: row.flag("in_recovery")?,
+            role: row.optional("role")?.map(str::to_owned),
+            epoch: row.optional("epoch")?.and_then(|e| e.parse().ok()),
+            receives: row.flag("receives")?,
+            end: row.parse_optional("end")?,
         })
     }
 

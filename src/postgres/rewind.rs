@@ -8,6 +8,7 @@
 //! control file names the old timeline, and `pg_rewind` says "no rewind required", does nothing and
 //! ends with status 0. So whether a member has diverged is for the caller to know, by lineage.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::basebackup::Source;
 use super::binaries::Binaries;
 use super::controldata::{self, ControlData};
 use super::files;
+use super::history;
 use super::layout::{self, Layout};
 use super::os_user::{self, Command, OsUser, Output};
 use super::start::{self, Signal};
@@ -51,6 +53,9 @@ pub struct Job {
     /// Where this member left the lineage, if that is known: WAL from there on exists nowhere
     /// else and is saved, beside what was never archived.
     pub diverged_at: Option<Lsn>,
+    /// The timelines of the primary's log, its own the last. WAL of others, and histories of later
+    /// ones, are gone after the rewind: their numbers can be those of epochs to come.
+    pub lineage: BTreeSet<Timeline>,
     /// How long crash recovery and the rewind may take, each.
     pub deadline: Duration,
     /// The time, for the name of the saved WAL.
@@ -98,10 +103,13 @@ pub async fn rewind(
     }
     let recovered = !control.state.is_clean();
     if recovered {
+        // From here on it is not what it was, also where the rewind is not begun.
+        layout.mark_incomplete("crash recovery before pg_rewind was running", user)?;
         // Single-user mode refuses a standby's signal file.
         start::set_signal(layout, user, Signal::None)?;
         let output = crash_recovery(binaries, user, layout, job.deadline).await?;
         if !output.success {
+            layout.clear_incomplete()?;
             let reason = last_line(&output.stderr);
             return Ok(refused(format!("crash recovery failed: {reason}")));
         }
@@ -117,6 +125,9 @@ pub async fn rewind(
         .run()
         .await?;
     let outcome = judge(&output, saved);
+    if matches!(outcome, Outcome::Rewound { .. }) {
+        remove_foreign(layout, &job.lineage, control.segment_bytes)?;
+    }
     if !matches!(outcome, Outcome::Failed { touched: true, .. }) {
         start::set_signal(layout, user, Signal::None)?;
         layout.clear_incomplete()?;
@@ -239,6 +250,38 @@ fn save_wal(
     Ok(Some(to))
 }
 
+/// Takes away what a promotion has left that is no part of the primary's log: segments of foreign
+/// timelines, and histories of timelines later than its own. Whatever number such a timeline has, a
+/// later epoch may get it: its promotion would find the number taken, or a standby would take old
+/// WAL for that of the epoch.
+fn remove_foreign(
+    layout: &Layout,
+    lineage: &BTreeSet<Timeline>,
+    segment_bytes: u64,
+) -> Result<(), Error> {
+    let Some(newest) = lineage.last() else { return Ok(()) };
+    let wal = layout.wal_dir();
+    for entry in std::fs::read_dir(&wal).map_err(|e| files::Error::new("list", &wal, e))? {
+        let entry = entry.map_err(|e| files::Error::new("list", &wal, e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let whole = name.strip_suffix(".partial").unwrap_or(&name);
+        let foreign = match (history::parse_file_name(&name), Segment::parse(whole, segment_bytes))
+        {
+            (Some(timeline), _) => timeline > *newest,
+            (None, Some(segment)) => !lineage.contains(&segment.timeline),
+            (None, None) => false,
+        };
+        if !foreign {
+            continue;
+        }
+        files::remove_if_exists(&entry.path())?;
+        for done in ["ready", "done"] {
+            files::remove_if_exists(&wal.join("archive_status").join(format!("{name}.{done}")))?;
+        }
+    }
+    Ok(files::sync_dir(&wal)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,5 +315,86 @@ mod tests {
             assert!(matches!(outcome, Outcome::Failed { touched: true, .. }), "{outcome:?}");
         }
         assert!(matches!(judge(&output(true, ""), None), Outcome::Failed { touched: true, .. }));
+    }
+
+    const MIB: u64 = 1 << 20;
+
+    fn layout(root: &std::path::Path) -> Layout {
+        let layout = Layout::new(root.join("data"), root.join("r"), root.join("r"), root.join("l"));
+        let layout = layout.unwrap();
+        std::fs::create_dir_all(layout.wal_dir().join("archive_status")).unwrap();
+        layout
+    }
+
+    fn names(dir: &std::path::Path) -> Vec<String> {
+        let entries = std::fs::read_dir(dir).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn wal_that_only_it_has_is_saved() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = layout(root.path());
+        let wal = layout.wal_dir();
+        // An old one that was archived, an old one that was not, two from the divergence on.
+        let segment = |n: u32| format!("0000000200000000000000{n:02X}");
+        for n in [1, 2, 5, 6] {
+            std::fs::write(wal.join(segment(n)), format!("segment {n}")).unwrap();
+        }
+        std::fs::write(wal.join("archive_status").join(segment(1) + ".done"), "").unwrap();
+        std::fs::write(wal.join("archive_status").join(segment(2) + ".ready"), "").unwrap();
+        let mut job = Job {
+            source: Source {
+                host: String::new(),
+                port: 0,
+                user: String::new(),
+                passfile: PathBuf::new(),
+                connection: Default::default(),
+            },
+            expected: SystemId(1),
+            diverged_at: Some(Lsn(5 * MIB + 77)),
+            lineage: BTreeSet::new(),
+            deadline: Duration::ZERO,
+            at: WallMillis(0),
+        };
+        let user = OsUser::current().unwrap();
+        let saved = save_wal(&layout, &user, &job, MIB).unwrap().unwrap();
+        assert_eq!(names(&saved), [2, 5, 6].map(segment));
+        assert_eq!(std::fs::read_to_string(saved.join(segment(2))).unwrap(), "segment 2");
+        assert_eq!(names(&wal).len(), 5, "it is copied");
+        job.diverged_at = None;
+        let saved = save_wal(&layout, &user, &job, MIB).unwrap().unwrap();
+        assert_eq!(names(&saved), [segment(2)]);
+    }
+
+    #[test]
+    fn nothing_of_foreign_timelines_is_left() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = layout(root.path());
+        let wal = layout.wal_dir();
+        let lineage = BTreeSet::from([Timeline(1), Timeline(5)]);
+        let segment = |timeline: u32| format!("{timeline:08X}0000000000000003");
+        let kept = [segment(1), segment(5), "00000003.history".into(), "00000005.history".into()];
+        let gone = [
+            segment(3),
+            segment(6),
+            segment(6) + ".partial",
+            "00000006.history".into(),
+            "0000000A.history".into(),
+        ];
+        for name in kept.iter().chain(&gone) {
+            std::fs::write(wal.join(name), "").unwrap();
+            std::fs::write(wal.join("archive_status").join(format!("{name}.ready")), "").unwrap();
+        }
+        remove_foreign(&layout, &lineage, MIB).unwrap();
+        let mut want = kept.to_vec();
+        want.sort();
+        let status: Vec<_> = want.iter().map(|n| format!("{n}.ready")).collect();
+        assert_eq!(names(&wal.join("archive_status")), status);
+        want.push("archive_status".to_owned());
+        assert_eq!(names(&wal), want);
     }
 }

@@ -81,9 +81,10 @@ impl PgDatabase {
     }
 
     pub(super) fn standby_role(&self, duty: &FollowDuty, eager: bool) -> Result<Role> {
-        let (host, port) = host_and_port(&duty.address)?;
+        let (host, port) = host_and_port(duty.streams_from().1)?;
         let slot = self.settings.member.slot_name();
-        Ok(Role::Standby { epoch: duty.epoch, host, port, slot, eager })
+        let delay_ms = duty.delay_ms;
+        Ok(Role::Standby { epoch: duty.epoch, host, port, slot, eager, delay_ms })
     }
 
     /// The role of a standby that was taken over, and has long found its primary.

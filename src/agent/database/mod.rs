@@ -46,11 +46,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::driver::{
-    Attached, Care, CopyRoom, Database, Emptiness, Error, Position, Progress, Rewound, RunRole,
-    RunState, Seen, StartMode, Started, Survey, Tree, Upkeep,
+    Attached, Care, CopyRoom, Database, Emptiness, Error, Examined, Position, Progress, Rewound,
+    RunRole, RunState, Seen, StartMode, Started, Survey, Tree, Upkeep,
 };
 use crate::domain::alarm::{NOTICES_MAX, NoticeCode};
-use crate::domain::desired::FollowDuty;
+use crate::domain::desired::{FollowDuty, Upstream};
 use crate::domain::health::{Activity, Answer, Question, Vitals};
 use crate::domain::lineage::Lineage;
 use crate::domain::observation::Data;
@@ -279,6 +279,10 @@ impl Database for PgDatabase {
         self.make_data(spec).await
     }
 
+    async fn examine(&self) -> Result<Examined> {
+        self.look_into().await
+    }
+
     async fn start(&self, mode: &StartMode, spec: &ClusterSpec) -> Result<Started> {
         self.start_under_guard(mode, spec).await
     }
@@ -305,6 +309,15 @@ impl Database for PgDatabase {
 
     async fn seal(&self, promise: Epoch, spec: &ClusterSpec) -> Result<Position> {
         self.seal_standby(promise, spec).await
+    }
+
+    async fn check_standby(
+        &self,
+        duty: &FollowDuty,
+        standby: &Upstream,
+        spec: &ClusterSpec,
+    ) -> Result<()> {
+        self.ask_standby(duty, standby, spec).await
     }
 
     async fn follow(&self, duty: &FollowDuty, spec: &ClusterSpec) -> Result<()> {
@@ -352,7 +365,7 @@ impl Database for PgDatabase {
         _spec: &ClusterSpec,
         progress: Progress,
     ) -> Result<SystemId> {
-        self.copy_primary(duty, progress).await
+        self.copy_member(duty, progress).await
     }
 
     async fn room_for_copy(&self, duty: &FollowDuty) -> Result<CopyRoom> {
@@ -385,6 +398,10 @@ impl Database for PgDatabase {
 
     async fn checkpointer(&self) -> (Activity, bool) {
         self.see_checkpointer().await
+    }
+
+    async fn advance_slots(&self, members: &[(MemberName, Lsn)]) -> Result<()> {
+        self.release_wal(members).await
     }
 
     async fn maintain(&self, care: &Care) -> Result<Upkeep> {

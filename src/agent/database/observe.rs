@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::error::{self, Result};
-use super::{PgDatabase, lock};
-use crate::agent::driver::{RunRole, Seen};
+use super::{PgDatabase, blocking, lock};
+use crate::agent::driver::{Error, RunRole, Seen};
 use crate::domain::observation::StandbyProgress;
 use crate::domain::types::{Lsn, MemberName};
 use crate::postgres::connect;
 use crate::postgres::sql::Session;
 use crate::postgres::status::{PrimaryStatus, StandbyStatus};
+use crate::postgres::wal;
 
 /// How long a standby may wait for WAL without getting any before its primary is asked why.
 const SILENT: Duration = Duration::from_secs(1);
@@ -170,7 +171,19 @@ impl PgDatabase {
     async fn ask_for_wal(&self, address: &str, flushed: Lsn) -> Result<Option<String>> {
         let remote = self.remote(address)?;
         let place = remote.place(ASK).await.map_err(error::sql)?;
+        // A standby that serves others may lack what the primary has.
         let Some(writes) = place.writes else { return Ok(None) };
+        let wal = self.settings.layout.wal_dir();
+        let bytes = self.segment_bytes().await?;
+        let own = blocking(move || wal::newest_timeline_at(&wal, flushed, bytes)).await?;
+        if let Some(own) = own.ok().filter(|own| *own > writes.timeline) {
+            // It was taken from a server that was promoted past the control plane: while a primary
+            // writes, nobody was granted a later epoch.
+            return Ok(Some(format!(
+                "its log is of timeline {own}, and {address} writes {}",
+                writes.timeline
+            )));
+        }
         let segment_bytes = self.segment_bytes().await?;
         // A walreceiver asks from the beginning of a segment on.
         let segment_end = flushed.0 - flushed.0 % segment_bytes.max(1) + segment_bytes;

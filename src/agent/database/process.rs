@@ -157,7 +157,7 @@ impl PgDatabase {
         let (role, following) = match mode {
             StartMode::Sealed { promise } => (conf::Role::Sealed { promised: *promise }, None),
             StartMode::Following(duty) => {
-                (self.standby_role(duty, false)?, Some(Following::new(&duty.address)))
+                (self.standby_role(duty, false)?, Some(Following::new(duty.streams_from().1)))
             }
         };
         let settings = &self.settings;

@@ -3,6 +3,8 @@
 //! Owns what is asked of the primary before and after. The primary is asked itself, never a list:
 //! what answers as a standby, or on another timeline, is no source.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -11,18 +13,21 @@ use super::conf::{Role, host_and_port};
 use super::error::{self, Result, timed_out};
 use super::observe::Following;
 use super::{PgDatabase, blocking, lock};
-use crate::agent::driver::{Error, Progress, Rewound};
+use crate::agent::driver::{Error, Examined, Progress, Rewound};
 use crate::clock::{BootClock, Clock};
-use crate::domain::desired::FollowDuty;
+use crate::domain::alarm::NoticeCode;
+use crate::domain::desired::{FollowDuty, Upstream};
 use crate::domain::lineage::Relation;
 use crate::domain::observation::Data;
 use crate::domain::record::DataMark;
 use crate::domain::state::ClusterSpec;
 use crate::domain::types::{Epoch, Lsn, SystemId};
 use crate::postgres::basebackup::{self, Source};
-use crate::postgres::controldata::{self, DataDirectory};
+use crate::postgres::controldata::{self, ClusterState, DataDirectory};
+use crate::postgres::files;
+use crate::postgres::history;
 use crate::postgres::initdb;
-use crate::postgres::remote::{Place, Remote};
+use crate::postgres::remote::{Place, Remote, RemoteSlot};
 use crate::postgres::rewind::{self, Outcome};
 use crate::postgres::sql::Session;
 
@@ -36,6 +41,10 @@ const SOURCE: Duration = Duration::from_secs(10);
 const SOURCE_POLL: Duration = Duration::from_millis(100);
 /// How long crash recovery and a rewind may take, each.
 const REWIND: Duration = Duration::from_secs(3600);
+/// How often a source is asked for a sign of life while nothing of its copy comes, and how often in
+/// a row it may not answer.
+const STALL: Duration = Duration::from_secs(15);
+const STALLS_MAX: u32 = 3;
 /// How long a copy may take. A source that is gone ends it within seconds.
 const COPY: Duration = Duration::from_secs(24 * 3600);
 
@@ -116,7 +125,7 @@ impl PgDatabase {
         await_follow(&mut session, duty.epoch).await?;
         self.worker.put(session);
         let mut memory = lock(&self.memory);
-        memory.following = Some(Following::new(&duty.address));
+        memory.following = Some(Following::new(duty.streams_from().1));
         memory.settled = Some(settled);
         Ok(())
     }
@@ -126,8 +135,65 @@ impl PgDatabase {
         Ok(Remote { host, port, login: self.settings.credentials.rewind.clone() })
     }
 
-    fn source(&self, duty: &FollowDuty, user: &str) -> Result<Source> {
-        let (host, port) = host_and_port(&duty.address)?;
+    /// See [`crate::agent::driver::Database::examine`].
+    pub(super) async fn look_into(&self) -> Result<Examined> {
+        let pgdata = &self.settings.layout.pgdata;
+        let control =
+            controldata::read(&self.binaries, &self.user, pgdata).await.map_err(error::control)?;
+        let label = pgdata.join("backup_label");
+        let label = blocking(move || files::exists(&label)).await?.map_err(error::file)?;
+        let led = matches!(
+            control.state,
+            ClusterState::ShutDown | ClusterState::ShuttingDown | ClusterState::InProduction
+        );
+        Ok(Examined {
+            self_contained: !label && !control.backup_end_required,
+            led: led.then(|| control.newest_timeline().epoch()),
+        })
+    }
+
+    /// See [`crate::agent::driver::Database::check_standby`].
+    pub(super) async fn ask_standby(
+        &self,
+        duty: &FollowDuty,
+        standby: &Upstream,
+        spec: &ClusterSpec,
+    ) -> Result<()> {
+        // How far the primary is, is good to know; that it does not answer here says nothing of
+        // the standby.
+        let (end, primary) =
+            tokio::join!(self.check_promise(duty, standby), self.ask_primary(duty));
+        let (end, primary) = (end?, primary.map(|(_, lsn)| lsn).unwrap_or_default());
+        let behind = primary.0.saturating_sub(end.0);
+        if behind > spec.sync_lag_bytes_max {
+            let member = &standby.member;
+            return Err(Error::NotReady(format!("{member} itself is {behind} bytes behind")));
+        }
+        Ok(())
+    }
+
+    /// Whether a standby has promised the duty's epoch and follows it: then it takes no WAL of an
+    /// older one for ever, and what it has is of the duty's lineage. Returns where its WAL ends.
+    async fn check_promise(&self, duty: &FollowDuty, standby: &Upstream) -> Result<Lsn> {
+        let standing =
+            self.remote(&standby.address)?.standing(QUESTION).await.map_err(error::sql)?;
+        self.check_foreign(standing.system_id).await?;
+        let role = standing.role.as_deref().unwrap_or("nothing");
+        let epoch = standing.epoch.unwrap_or(0);
+        let why = if !standing.in_recovery {
+            "it is no standby".to_owned()
+        } else if role != "standby" || epoch != duty.epoch.0 {
+            format!("it is {role} of epoch {epoch}, not standby of epoch {}", duty.epoch)
+        } else if !standing.receives {
+            "it does not stream itself".to_owned()
+        } else {
+            return Ok(standing.end.unwrap_or_default());
+        };
+        Err(Error::NotReady(format!("{} cannot serve: {why}", standby.member)))
+    }
+
+    fn source(&self, address: &str, user: &str) -> Result<Source> {
+        let (host, port) = host_and_port(address)?;
         let connection = std::collections::BTreeMap::new();
         let passfile = self.settings.passfile();
         Ok(Source { host, port, user: user.to_owned(), passfile, connection })
@@ -195,14 +261,18 @@ impl PgDatabase {
             .await
             .map_err(error::control)?;
         let own = control.newest_timeline().epoch();
+        if let Some(why) = self.doubtful(duty, own).await? {
+            return Ok(Rewound::Impossible { why });
+        }
         let diverged_at = match duty.lineage.relation(own, Lsn(u64::MAX)) {
             Relation::Diverged { common } => Some(common),
             Relation::Prefix => None,
         };
         let job = rewind::Job {
-            source: self.source(duty, settings.credentials.rewind.user())?,
+            source: self.source(&duty.address, settings.credentials.rewind.user())?,
             expected: place.system_id,
             diverged_at,
+            lineage: duty.lineage.0.iter().map(|e| e.epoch.timeline()).collect(),
             deadline: REWIND,
             at: BootClock.wall(),
         };
@@ -212,7 +282,7 @@ impl PgDatabase {
         Ok(match outcome {
             Outcome::Rewound { diverged_at, timeline, saved } => {
                 info!(%diverged_at, %timeline, ?saved, "the data directory is rewound");
-                self.prune().await;
+                self.prune();
                 Rewound::Done
             }
             // It was asked for because the lineages differ. That they do not, by its own judgement,
@@ -228,6 +298,27 @@ impl PgDatabase {
         })
     }
 
+    /// Why a directory with a timeline that nobody was granted is not rewound. `pg_rewind` finds
+    /// where two logs part by the numbers of their timelines: where a number of the foreign ones
+    /// was granted since, it would find the wrong place.
+    async fn doubtful(&self, duty: &FollowDuty, own: Epoch) -> Result<Option<String>> {
+        if self.read_record().await?.is_none_or(|r| r.data != DataMark::Foreign) {
+            return Ok(None);
+        }
+        let wal = self.settings.layout.wal_dir();
+        let read = blocking(move || history::read(&wal, own.timeline())).await?;
+        let history = read.map_err(|e| Error::Failed(e.to_string()))?;
+        let lineage = super::seal::lineage(own.timeline(), history.as_ref());
+        let granted = duty.lineage.0.iter().any(|e| e.epoch == own);
+        Ok(if granted {
+            Some(format!("its timeline {own} has the number of an epoch of the lineage"))
+        } else if history.is_none() || lineage.contradicts(&duty.lineage) {
+            Some(format!("how its timeline {own} came about is not known"))
+        } else {
+            None
+        })
+    }
+
     /// Data of another cluster is never taken, and never replaced.
     async fn check_foreign(&self, found: SystemId) -> Result<()> {
         match self.read_record().await?.and_then(|r| r.system_id) {
@@ -238,7 +329,8 @@ impl PgDatabase {
         }
     }
 
-    pub(super) async fn copy_primary(
+    /// See [`crate::agent::driver::Database::clone_from`].
+    pub(super) async fn copy_member(
         &self,
         duty: &FollowDuty,
         progress: Progress,
@@ -246,16 +338,21 @@ impl PgDatabase {
         self.refuse_running()?;
         self.prepare().await?;
         let settings = &self.settings;
-        let remote = self.remote(&duty.address)?;
         let place = self.await_primary(duty, false).await?;
         self.check_foreign(place.system_id).await?;
+        let standby = duty.sources.first();
+        let address = standby.map_or(&duty.address, |s| &s.address);
+        let remote = self.remote(address)?;
         let name = settings.member.slot_name();
-        // A slot that has lost its WAL serves nobody; the primary makes it anew.
+        // A slot that has lost its WAL serves nobody; its server makes it anew. On a standby one
+        // that is held does not either: a temporary one will do, since what comes after the copy is
+        // taken from the primary.
         let found = remote.slot(&name, QUESTION).await.map_err(error::sql)?;
         let create_slot = found.is_none();
-        let slot = found.is_none_or(|slot| !slot.lost).then_some(name);
+        let serves = |slot: &RemoteSlot| !(slot.lost || standby.is_some() && slot.active);
+        let slot = found.is_none_or(|slot| serves(&slot)).then_some(name);
         let job = basebackup::Job {
-            source: self.source(duty, settings.credentials.replication.user())?,
+            source: self.source(address, settings.credentials.replication.user())?,
             expected: place.system_id,
             slot,
             create_slot,
@@ -264,29 +361,70 @@ impl PgDatabase {
             at: BootClock.wall(),
             reason: "replaced".to_owned(),
         };
-        let tell = move |p: basebackup::Progress| progress(p.bytes_done, p.bytes_total);
-        let copied = basebackup::copy(&self.binaries, &self.user, &settings.layout, &job, tell)
-            .await
-            .map_err(error::copy)?;
-        info!(start = %copied.start, end = %copied.end, aside = ?copied.kept_aside, "copied");
+        let moved = Arc::new(AtomicU64::new(0));
+        let count = moved.clone();
+        let tell = move |p: basebackup::Progress| {
+            count.fetch_add(1, Ordering::Relaxed);
+            progress(p.bytes_done, p.bytes_total);
+        };
+        let copy = basebackup::copy(&self.binaries, &self.user, &settings.layout, &job, tell);
+        let copied = tokio::select! {
+            biased;
+            copied = copy => copied.map_err(error::copy)?,
+            why = stalled(&remote, &moved) => return Err(Error::Failed(why)),
+        };
+        if let Some(standby) = standby {
+            // One that follows another primary by now may have given WAL of that.
+            self.check_promise(duty, standby).await?;
+        }
+        if copied.timeline > duty.epoch.timeline() {
+            let found = copied.timeline;
+            return Err(Error::Failed(format!("the copy is of timeline {found}: it is not used")));
+        }
+        let (start, end, aside) = (copied.start, copied.end, copied.kept_aside);
+        info!(%start, %end, ?aside, from = address, "copied");
         lock(&self.memory).segment_bytes = 0;
-        self.prune().await;
+        self.prune();
         Ok(copied.control.system_id)
     }
 
-    /// Removes the oldest of what is kept aside, by the bounds. Not having done it is no reason to
-    /// fail what was done.
-    async fn prune(&self) {
+    /// Removes the oldest of what is kept aside, by the bounds. Nobody waits for it, and not having
+    /// done it is no reason to fail what was done.
+    fn prune(&self) {
         let layout = self.settings.layout.clone();
         let (count, bytes) = (self.settings.aside_count_max, self.settings.aside_bytes_max);
-        match blocking(move || layout.prune_aside(count, bytes)).await {
-            Ok(Ok(removed)) => {
+        let memory = self.memory.clone();
+        tokio::task::spawn_blocking(move || match layout.prune_aside(count, bytes) {
+            Ok(removed) => {
                 for aside in removed {
-                    info!(path = %aside.path.display(), "an old directory kept aside is removed");
+                    let path = aside.path.display();
+                    let text =
+                        format!("{path}, of {} bytes, was kept aside, and is gone", aside.bytes);
+                    info!("{text}");
+                    lock(&memory).notices.push_back((NoticeCode::AsideRemoved, text));
                 }
             }
-            Ok(Err(e)) => warn!(error = %e, "what is kept aside was not pruned"),
             Err(e) => warn!(error = %e, "what is kept aside was not pruned"),
+        });
+    }
+}
+
+/// Ends when nothing of a copy comes any more and its source does not answer either. A server that
+/// is stopped keeps its connections.
+async fn stalled(remote: &Remote, moved: &AtomicU64) -> String {
+    let (mut before, mut unanswered) = (moved.load(Ordering::Relaxed), 0);
+    loop {
+        tokio::time::sleep(STALL).await;
+        let now = moved.load(Ordering::Relaxed);
+        if now != before {
+            (before, unanswered) = (now, 0);
+        } else if remote.place(QUESTION).await.is_ok() {
+            unanswered = 0;
+        } else {
+            unanswered += 1;
+            if unanswered >= STALLS_MAX {
+                return format!("the copy does not move, and {} does not answer", remote.host);
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::{PgDatabase, lock};
 use crate::agent::driver::{Care, Other, Upkeep};
 use crate::domain::alarm::NoticeCode;
-use crate::domain::types::Lsn;
+use crate::domain::types::{Lsn, MemberName};
 use crate::postgres::connect;
 use crate::postgres::feedback;
 use crate::postgres::sql::Session;
@@ -219,6 +219,25 @@ impl PgDatabase {
                 );
             }
         }
+        Ok(())
+    }
+}
+
+impl PgDatabase {
+    /// On a primary an unused slot stays where it is, for a member that comes back. One that streams
+    /// from another standby needs only what is behind where it is now.
+    pub(super) async fn release_wal(&self, members: &[(MemberName, Lsn)]) -> super::error::Result<()> {
+        self.running()?;
+        let mut session = self.take_worker();
+        let slots = session.slots().await.map_err(super::error::sql)?;
+        for (member, at) in members {
+            let slot = slots.get(&member.slot_name());
+            if let Some((slot, to)) = slot.and_then(|s| Some((s, target(s, Some(*at), Some(at))?)))
+            {
+                session.advance_slot(&slot.name, to).await.map_err(super::error::sql)?;
+            }
+        }
+        self.worker.put(session);
         Ok(())
     }
 }

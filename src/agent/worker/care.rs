@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use tracing::info;
-
 use super::{CARE_EVERY, Pause, QUICK, TICK, Worker};
 use crate::agent::driver::{Care, Database, Error, Other, Seen, UPKEEP_ALARMS, Upkeep};
 use crate::agent::poll::Snapshot;
 use crate::clock::Clock;
-use crate::domain::alarm::AlarmCode;
+use crate::domain::alarm::{AlarmCode, NoticeCode};
 use crate::domain::desired::{Desired, FollowDuty, desired};
 use crate::domain::reconcile::Process;
 use crate::domain::record::DataMark;
@@ -36,6 +34,9 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 self.prove_copy(duty, source, until, seen.as_ref().map(|(s, _)| s)).await
         {
             tracing::debug!(%error, "the copy is not proven yet");
+        }
+        if let (Desired::Follow(duty), Process::Following { .. }) = (&wanted, &process) {
+            self.keep_delay(duty, state).await;
         }
         let (primary, others) = match (&wanted, &process) {
             (Desired::Primary(duty), Process::Primary { promoted: true, .. }) => {
@@ -75,6 +76,15 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             out_of_room: self.shared.lock().disks.level() == Level::Critical,
         };
         let database = self.shared.database.clone();
+        if primary {
+            let cascaded = cascaded(state, &care.others);
+            let work = database.advance_slots(&cascaded);
+            if !cascaded.is_empty()
+                && let Err(error) = self.bounded("moving slots forward", QUICK, work).await
+            {
+                tracing::debug!(%error, "slots of cascaded members were not moved");
+            }
+        }
         match self.bounded("looking after slots", QUICK, database.maintain(&care)).await {
             Ok(Upkeep { problems, alarms, notices }) => {
                 self.care_at = now.plus(CARE_EVERY);
@@ -111,9 +121,10 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             // A position of an older epoch says nothing of this one.
             Some(lsn) if source == duty.epoch => {
                 if timeline.epoch() == duty.epoch && *flushed >= lsn && *replay >= lsn {
-                    info!(member = %self.shared.member.name, "the copy is proven: it counts again");
                     self.record(|r| r.data = DataMark::Intact).await?;
-                    self.shared.news.notify_one();
+                    self.spent_sources.clear();
+                    let text = format!("it has all of {} up to {lsn}: it counts again", duty.epoch);
+                    self.shared.notice(NoticeCode::CopyProven, text);
                 }
                 Ok(())
             }
@@ -126,4 +137,31 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             }
         }
     }
+
+    /// A change of the delay alone changes nothing of whom it follows.
+    async fn keep_delay(&mut self, duty: &FollowDuty, state: &ClusterState) {
+        if self.delay_ms == Some(duty.delay_ms) {
+            return;
+        }
+        let stream = match self.shared.lock().is_cascaded() {
+            true => duty.clone(),
+            false => duty.from_primary(),
+        };
+        let database = self.shared.database.clone();
+        let work = database.follow(&stream, &state.spec);
+        match self.bounded("setting the delay", QUICK, work).await {
+            Ok(()) => self.delay_ms = Some(duty.delay_ms),
+            Err(error) => tracing::debug!(%error, "the delay is not set yet"),
+        }
+    }
+}
+
+/// Members that stream from another standby, and where they said to be.
+fn cascaded(state: &ClusterState, others: &[Other]) -> Vec<(MemberName, Lsn)> {
+    let of = |other: &Other| {
+        let member = state.members.get(&other.member)?;
+        let behind = member.tags.replicatefrom.is_some();
+        Some((other.member.clone(), other.position.filter(|_| behind)?))
+    };
+    others.iter().filter_map(of).collect()
 }

@@ -55,6 +55,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             inner.seen = None;
             inner.hung = false;
             inner.promoted_by_hand = false;
+            inner.polluted = None;
             inner.problems.remove("lease");
             inner.problems.remove("promotion");
         });

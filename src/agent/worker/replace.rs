@@ -2,22 +2,28 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{QUICK, SLOW, Worker};
 use crate::agent::driver::{Database, Error, Rewound};
 use crate::agent::poll::Snapshot;
 use crate::clock::Clock;
-use crate::domain::alarm::AlarmCode;
-use crate::domain::desired::{Desired, FollowDuty, desired};
+use crate::domain::alarm::{AlarmCode, NoticeCode};
+use crate::domain::desired::{Desired, FollowDuty, Upstream, desired};
 use crate::domain::observation::{Condition, Data};
-use crate::domain::record::DataMark;
+use crate::domain::record::{DataMark, MemberRecord};
 use crate::domain::state::ClusterSpec;
 use crate::domain::types::Epoch;
 use crate::runtime::{self, Runtime};
 use crate::session::Transport;
+
+/// How long a standby may take to answer before it is copied.
+const QUESTION: Duration = Duration::from_secs(4);
+/// For how long no second copy is begun from a standby.
+const SPENT: Duration = Duration::from_secs(600);
 
 impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     /// Ends when the state no longer asks for `duty`.
@@ -70,33 +76,79 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         }
         self.shared.update(|inner| inner.busy = Some(Condition::Rewinding));
         self.stop_standby().await?;
-        let held = self.shared.lock().record.held;
+        let (mark, held) = {
+            let inner = self.shared.lock();
+            (inner.record.data, inner.record.held)
+        };
+        self.begin_replacing(duty).await?;
+        let restore = |r: &mut MemberRecord| (r.data, r.held) = (mark, held);
+        match self.unless_overtaken(duty, database.rewind(duty, spec)).await {
+            Ok(Rewound::Done) => {
+                self.shared.set_alarms(&[AlarmCode::NoRoomForCopy], Vec::new());
+                let source = duty.epoch;
+                self.record(|r| r.data = DataMark::Copied { source, until: None }).await?;
+                self.shared.problem("data", None);
+                let text = format!("it was rewound to epoch {source} of {}", duty.primary);
+                self.shared.notice(NoticeCode::Rewound, text);
+                Ok(())
+            }
+            Ok(Rewound::Untouched { why }) => {
+                self.record(restore).await?;
+                Err(patient(Error::NotReady(why)))
+            }
+            Ok(Rewound::Impossible { why }) => {
+                warn!(member = %self.shared.member.name, %why, "rewind is impossible: copying instead");
+                self.shared.lock().rewind_failed = true;
+                Ok(())
+            }
+            Err(error @ Error::NotReady(_)) => {
+                // Another primary. What was begun for the last one is marked beside the directory;
+                // where nothing was, it is what it has been, and can be judged anew.
+                let data = database.inspect().await?;
+                let untouched = matches!(data, Data::Present { .. });
+                self.shared.lock().data = data;
+                if untouched {
+                    self.record(restore).await?;
+                }
+                Err(error)
+            }
+            Err(error) => {
+                // It was not done to its end, nor refused: what is there is not known.
+                self.shared.lock().rewind_failed = true;
+                Err(error)
+            }
+        }
+    }
+
+    /// From here on the data directory is worth nothing until what is begun is finished.
+    async fn begin_replacing(&mut self, duty: &FollowDuty) -> Result<(), Error> {
         self.record(|r| {
             r.data = DataMark::Replacing;
             r.held = Epoch(0);
             r.promised = r.promised.max(duty.epoch);
         })
         .await?;
-        match self.unless_overtaken(duty, database.rewind(duty, spec)).await? {
-            Rewound::Done => {
-                self.shared.set_alarms(&[AlarmCode::NoRoomForCopy], Vec::new());
-                let source = duty.epoch;
-                self.record(|r| r.data = DataMark::Copied { source, until: None }).await
+        self.shared.lock().consistent = false;
+        Ok(())
+    }
+
+    /// A standby that may be copied, and that no copy was begun from of late.
+    async fn copy_source(&mut self, duty: &FollowDuty, spec: &ClusterSpec) -> Option<Upstream> {
+        let now = self.shared.clock.now();
+        self.spent_sources.retain(|_, at| now.since(*at) < SPENT);
+        for source in &duty.sources {
+            if self.spent_sources.contains_key(&source.member) {
+                continue;
             }
-            Rewound::Untouched { why } => {
-                self.record(|r| {
-                    r.data = DataMark::Intact;
-                    r.held = held;
-                })
-                .await?;
-                Err(patient(Error::NotReady(why)))
-            }
-            Rewound::Impossible { why } => {
-                warn!(member = %self.shared.member.name, %why, "rewind is impossible: copying instead");
-                self.shared.lock().rewind_failed = true;
-                Ok(())
+            let work = self.shared.database.check_standby(duty, source, spec);
+            match self.bounded("asking a standby", QUESTION, work).await {
+                Ok(()) => return Some(source.clone()),
+                Err(error) => {
+                    info!(source = %source.member, %error, "it is not copied from this standby");
+                }
             }
         }
+        None
     }
 
     pub(super) async fn clone_from(
@@ -105,12 +157,20 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         spec: &ClusterSpec,
     ) -> Result<(), Error> {
         let database = self.shared.database.clone();
+        // Also where a standby is copied: what the copy lacks, and when it counts, is for the
+        // primary to say.
         let work = database.primary_position(duty);
         if let Err(error) = self.bounded("asking the primary", QUICK, work).await {
             return Err(patient(error));
         }
         self.room_for_copy(duty).await.map_err(patient)?;
-        let source = duty.primary.clone();
+        let standby = self.copy_source(duty, spec).await;
+        let source = standby.as_ref().map_or(&duty.primary, |s| &s.member).clone();
+        if let Some(standby) = &standby {
+            self.spent_sources.insert(standby.member.clone(), self.shared.clock.now());
+        }
+        let duty = &FollowDuty { sources: standby.into_iter().collect(), ..duty.clone() };
+        let from = source.clone();
         let cloning = move |done_bytes, total_bytes| Condition::Cloning {
             source: source.clone(),
             done_bytes,
@@ -118,12 +178,8 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         };
         self.shared.update(|inner| inner.busy = Some(cloning(0, 0)));
         self.stop_standby().await?;
-        self.record(|r| {
-            r.data = DataMark::Replacing;
-            r.held = Epoch(0);
-            r.promised = r.promised.max(duty.epoch);
-        })
-        .await?;
+        self.begin_replacing(duty).await?;
+        info!(member = %self.shared.member.name, source = %from, "a copy is begun");
         let shared = self.shared.clone();
         let progress = Arc::new(move |done, total| {
             shared.update(|inner| inner.busy = Some(cloning(done, total)));
@@ -144,6 +200,9 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             inner.rewind_failed = false;
             inner.source_lacks_wal = false;
         });
+        self.shared.problem("data", None);
+        let text = format!("it was copied from {from}, in epoch {}", duty.epoch);
+        self.shared.notice(NoticeCode::Copied, text);
         Ok(())
     }
 }

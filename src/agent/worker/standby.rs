@@ -2,9 +2,12 @@
 
 use tracing::{error, warn};
 
-use super::{BACKOFF_MAX, FIRST_EPOCH, Pause, QUICK, SEAL, SEAL_MAX, SLOW, Sealing, Worker};
+use super::{
+    BACKOFF_MAX, FIRST_EPOCH, Pause, QUICK, SEAL, SEAL_MAX, SLOW, Sealing, UPSTREAM, Worker,
+};
 use crate::agent::driver::{Database, Error, RunRole, Seen, StartMode, Started};
 use crate::clock::Clock;
+use crate::domain::alarm::NoticeCode;
 use crate::domain::desired::FollowDuty;
 use crate::domain::observation::{Condition, Data, Sealed};
 use crate::domain::reconcile::Process;
@@ -62,6 +65,18 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         promise: Epoch,
         state: &ClusterState,
     ) -> Result<(), Error> {
+        if let StartMode::Sealed { .. } = &mode
+            && let Some(epoch) = self.led_by_nobodys_leave().await?
+        {
+            let why = format!("it was made the primary of epoch {epoch} by hand");
+            self.shared.notice(NoticeCode::PromotedByHand, why.clone());
+            return self.disown_data(&why).await;
+        }
+        if let StartMode::Following(duty) = &mode
+            && !self.upstream_serves(duty, state).await
+        {
+            return Ok(());
+        }
         self.record(|r| r.promised = r.promised.max(promise)).await?;
         let database = self.shared.database.clone();
         let started =
@@ -79,7 +94,8 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 (Process::Sealed { promise, position: None }, RunRole::Sealed { promise })
             }
             StartMode::Following(duty) => {
-                let FollowDuty { epoch, address, .. } = duty;
+                let (epoch, address) = (duty.epoch, duty.streams_from().1.to_owned());
+                self.delay_ms = Some(duty.delay_ms);
                 let process = Process::Following { epoch, address: address.clone() };
                 (process, RunRole::Following { epoch, address })
             }
@@ -137,14 +153,20 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                     // It may be hung. Started anew it is sealed from its first moment.
                     warn!(member = %self.shared.member.name, %error, "it cannot be sealed: killed");
                     self.sealing = None;
-                    self.shared.lock().process = Process::Ending;
+                    let mut inner = self.shared.lock();
+                    // Where its log ends is not found out: it is not worth more than another copy.
+                    inner.unstartable |= matches!(inner.record.data, DataMark::Copied { .. });
+                    inner.process = Process::Ending;
                 }
                 return Err(error);
             }
         };
         self.sealing = None;
         self.startup_deaths = 0;
-        self.shared.lock().was_ready = true;
+        {
+            let mut inner = self.shared.lock();
+            (inner.was_ready, inner.consistent) = (true, true);
+        }
         // It may be a candidate from here on: how much room there is should be known.
         self.shared.survey.notify_one();
         if position.wal_epoch > self.shared.lock().record.promised {
@@ -173,7 +195,19 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         duty: &FollowDuty,
         state: &ClusterState,
     ) -> Result<(), Error> {
+        if !self.upstream_serves(duty, state).await {
+            return Ok(());
+        }
         let database = self.shared.database.clone();
+        // What was known of a copy was known of another primary's log.
+        self.record(|r| {
+            if let DataMark::Copied { source, until } = &mut r.data
+                && *source != duty.epoch
+            {
+                (*source, *until) = (duty.epoch, None);
+            }
+        })
+        .await?;
         // It may take WAL from here on: what was reported of its position is final no more. It is
         // called a follower only once it is one, so that an attempt that failed is made again.
         self.shared.update(|inner| {
@@ -182,24 +216,62 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             inner.seen = None;
         });
         self.bounded("following the primary", QUICK, database.follow(duty, &state.spec)).await?;
-        let (epoch, address) = (duty.epoch, duty.address.clone());
+        let (epoch, address) = (duty.epoch, duty.streams_from().1.to_owned());
+        self.delay_ms = Some(duty.delay_ms);
         self.shared.update(|inner| {
             let address = address.clone();
+            // Another server may have what the last one lacked.
+            inner.source_lacks_wal = false;
             inner.process = Process::Following { epoch, address };
         });
         self.care_at = BootTime::default();
         self.remember(RunRole::Following { epoch, address }).await
     }
 
+    /// Whether the duty's upstream, if it has one, may be followed: asked of it right before. WAL is
+    /// only ever taken from a standby that has itself promised the epoch.
+    async fn upstream_serves(&self, duty: &FollowDuty, state: &ClusterState) -> bool {
+        let Some(upstream) = &duty.upstream else { return true };
+        let work = self.shared.database.check_standby(duty, upstream, &state.spec);
+        let Err(error) = self.bounded("asking the upstream", UPSTREAM, work).await else {
+            return true;
+        };
+        warn!(upstream = %upstream.member, %error, "the upstream is not followed");
+        let now = self.shared.clock.now();
+        self.shared.lock().upstream.lose(now);
+        false
+    }
+
+    /// The epoch of the primary that this directory last ran as, where it never held that: somebody
+    /// else promoted it while no agent looked.
+    async fn led_by_nobodys_leave(&self) -> Result<Option<Epoch>, Error> {
+        let (mark, held) = {
+            let inner = self.shared.lock();
+            (inner.record.data, inner.record.held)
+        };
+        if mark != DataMark::Intact {
+            return Ok(None);
+        }
+        let work = self.shared.database.examine();
+        let examined = self.bounded("looking into the data directory", QUICK, work).await?;
+        Ok(examined.led.filter(|led| *led > held))
+    }
+
     /// Somebody else made a primary of the member, or its data is not what its record says. Nothing
-    /// of it may count or be followed: it is ended, and copied anew once there is a primary.
+    /// of it may count or be followed: it is ended, and turned back once there is a primary.
     pub(super) async fn disown_data(&mut self, why: &str) -> Result<(), Error> {
         let member = &self.shared.member.name;
-        error!(%member, why, "its data is not trusted any more: it will be replaced by a copy");
-        self.shared.problem("data", Some(format!("{why}: its data will be replaced by a copy")));
-        self.shared.lock().process = Process::Ending;
+        error!(%member, why, "its data is not trusted any more");
+        let text = format!("{why}: its data will be rewound, or replaced by a copy");
+        self.shared.problem("data", Some(text));
+        {
+            let mut inner = self.shared.lock();
+            if inner.process != Process::Down {
+                inner.process = Process::Ending;
+            }
+        }
         self.record(|r| {
-            r.data = DataMark::Replacing;
+            r.data = DataMark::Foreign;
             r.held = Epoch(0);
         })
         .await

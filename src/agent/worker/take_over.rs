@@ -64,7 +64,8 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         let known_run = attached.as_ref().is_some_and(|a| {
             a.run.as_ref().is_some_and(|run| match run.role {
                 RunRole::Primary { epoch, .. } => record.ended < epoch && record.held == epoch,
-                _ => true,
+                // Whoever promoted it, nobody may go on with it.
+                _ => record.data != DataMark::Foreign,
             })
         });
         if attached.is_some() && !known_run {
@@ -85,9 +86,18 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             (Some(_), Some(system_id)) => Data::Present { system_id },
             _ => database.inspect().await?,
         };
+        let copied = matches!(record.data, DataMark::Copied { .. });
+        let consistent = match (&attached, &data) {
+            (None, Data::Present { .. }) if copied => {
+                database.examine().await.unwrap_or_default().self_contained
+            }
+            // Seen as soon as it answers.
+            _ => false,
+        };
         let mut inner = self.shared.lock();
         inner.record = record;
         inner.data = data;
+        inner.consistent = consistent;
         inner.process = Process::Down;
         if let Some(attached) = attached
             && let Some(run) = attached.run
