@@ -20,6 +20,7 @@ mod operators;
 mod partitions;
 mod refusals;
 mod restarts;
+mod returns;
 mod switchovers;
 mod takeovers;
 mod upkeep;

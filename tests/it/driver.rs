@@ -4,5 +4,6 @@
 mod full;
 mod harness;
 mod life;
+mod returns;
 mod trouble;
 mod upkeep;

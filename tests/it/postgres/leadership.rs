@@ -105,6 +105,7 @@ async fn a_failover_skips_epochs_and_the_old_primary_returns() {
         source: b.source("rewinder"),
         expected: id,
         diverged_at: Some(promoted.start),
+        lineage: Default::default(),
         deadline: LONG,
         at: WallMillis(0),
     };
@@ -300,6 +301,7 @@ async fn times_of_seal_and_promotion() {
             source: b.source("rewinder"),
             expected: id,
             diverged_at: None,
+            lineage: Default::default(),
             deadline: LONG,
             at: WallMillis(0),
         };

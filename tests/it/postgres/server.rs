@@ -184,6 +184,7 @@ impl Member {
             port: primary.settings.port,
             slot: self.name.slot_name(),
             eager: false,
+            delay_ms: 0,
         }
     }
 

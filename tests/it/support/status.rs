@@ -17,6 +17,8 @@ pub struct MemberStatus {
     pub streaming: bool,
     /// Whether its data counts for a takeover.
     pub counts: bool,
+    /// Whether commits may wait for it, by its tags.
+    pub confirms: bool,
     /// `reporting`, `silent`, ...
     pub reachability: String,
     /// What is wrong with it.
@@ -113,7 +115,8 @@ impl Status {
         }
         let syncs = self.cluster()["syncs"].as_array().map_or(0, Vec::len);
         let asynchronous = self.cluster()["sync_policy"]["mode"] == "async";
-        let counted = if asynchronous { 0 } else { count - 1 };
+        let others = members.iter().filter(|m| m.name != primary && m.confirms).count();
+        let counted = if asynchronous { 0 } else { others };
         if syncs != 1 || self.synchronous().len() != counted {
             return Some(format!("the synchronous standbys are {}", self.cluster()["syncs"]));
         }
@@ -129,6 +132,13 @@ fn member(value: &Value) -> MemberStatus {
         role: or_empty(&value["role"]),
         streaming: value["streaming"] == true,
         counts: value["counts"] == true,
+        confirms: {
+            let tags = &value["tags"];
+            let set = |tag: &str| tags[tag] == true;
+            let delayed = tags["delay_ms"].as_u64().unwrap_or(0) > 0;
+            let behind = text(&tags["replicatefrom"]).is_some();
+            !(set("nofailover") || set("nosync") || delayed || behind)
+        },
         reachability: or_empty(&value["reachability"]),
         problems: problems.iter().filter_map(text).collect(),
     }
