@@ -68,3 +68,38 @@ fn the_primary_is_told_of_its_guard_and_all_configurations() {
     assert_eq!(duty.syncs.last().map(|c| c.epoch), Some(Epoch(3)));
     assert_eq!(duty.others, [m("a"), m("c")]);
 }
+
+#[test]
+fn whom_a_follower_is_tagged_to_take_wal_and_copies_from() {
+    // (tags, upstream of each of b, c, d under primary a)
+    let table: [(&[(&str, &str)], [&str; 3]); 6] = [
+        (&[], ["", "", ""]),
+        (&[("c", "b"), ("d", "c")], ["", "b", "c"]),
+        (&[("c", "a"), ("d", "x")], ["", "", ""]),
+        // A chain that comes back is none, and neither is one that leads into it.
+        (&[("b", "c"), ("c", "b"), ("d", "c")], ["", "", ""]),
+        // One that leads to the primary ends there, whatever that is tagged with.
+        (&[("a", "d"), ("d", "c"), ("c", "a")], ["", "", "c"]),
+        (&[("b", "d"), ("a", "b")], ["d", "", ""]),
+    ];
+    for (tags, want) in table {
+        let mut state = Bench::active("a b c d", 1).state().clone();
+        for (name, upstream) in tags {
+            state.members.get_mut(&m(name)).unwrap().tags.replicatefrom = Some(m(upstream));
+        }
+        for name in ["a", "d"] {
+            state.members.get_mut(&m(name)).unwrap().tags.clonefrom = true;
+        }
+        for (name, want) in ["b", "c", "d"].into_iter().zip(want) {
+            let Desired::Follow(duty) = desired(&state, &m(name)) else { panic!("{name}") };
+            let found = duty.upstream.as_ref().map_or("", |u| u.member.as_str());
+            assert_eq!(found, want, "{name} under {tags:?}");
+            let (from, address) = duty.streams_from();
+            assert_eq!(from.as_str(), if want.is_empty() { "a" } else { want });
+            assert_eq!(address, state.members[from].address);
+            assert_eq!(duty.from_primary().streams_from().0, &m("a"));
+            let sources: Vec<_> = duty.sources.iter().map(|s| s.member.as_str()).collect();
+            assert_eq!(sources, if name == "d" { vec![] } else { vec!["d"] });
+        }
+    }
+}
