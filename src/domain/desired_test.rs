@@ -72,7 +72,8 @@ fn the_primary_is_told_of_its_guard_and_all_configurations() {
 #[test]
 fn whom_a_follower_is_tagged_to_take_wal_and_copies_from() {
     // (tags, upstream of each of b, c, d under primary a)
-    let table: [(&[(&str, &str)], [&str; 3]); 6] = [
+    type Tags = &'static [(&'static str, &'static str)];
+    let table: [(Tags, [&str; 3]); 6] = [
         (&[], ["", "", ""]),
         (&[("c", "b"), ("d", "c")], ["", "b", "c"]),
         (&[("c", "a"), ("d", "x")], ["", "", ""]),

@@ -220,6 +220,7 @@ fn logical_slots_are_kept_where_postgresql_can() {
         port: 5433,
         slot: member("pg-1").slot_name(),
         eager: false,
+        delay_ms: 0,
     };
     let sealed = Role::Sealed { promised: Epoch(7) };
     let primary = Role::Primary { epoch: Epoch(7), read_only: false };

@@ -92,7 +92,8 @@ impl PgDatabase {
         let RunRole::Following { epoch, address } = run else { return None };
         let (host, port) = host_and_port(address).ok()?;
         let slot = self.settings.member.slot_name();
-        Some(Role::Standby { epoch: *epoch, host, port, slot, eager: false })
+        // How late it is to be is not remembered: the worker says so before anything is repaired.
+        Some(Role::Standby { epoch: *epoch, host, port, slot, eager: false, delay_ms: 0 })
     }
 
     /// What the files are to be made from, with parameters that PostgreSQL takes.

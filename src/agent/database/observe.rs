@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::error::{self, Result};
 use super::{PgDatabase, blocking, lock};
-use crate::agent::driver::{Error, RunRole, Seen};
+use crate::agent::driver::{RunRole, Seen};
 use crate::domain::observation::StandbyProgress;
 use crate::domain::types::{Lsn, MemberName};
 use crate::postgres::connect;

@@ -226,7 +226,10 @@ impl PgDatabase {
 impl PgDatabase {
     /// On a primary an unused slot stays where it is, for a member that comes back. One that streams
     /// from another standby needs only what is behind where it is now.
-    pub(super) async fn release_wal(&self, members: &[(MemberName, Lsn)]) -> super::error::Result<()> {
+    pub(super) async fn release_wal(
+        &self,
+        members: &[(MemberName, Lsn)],
+    ) -> super::error::Result<()> {
         self.running()?;
         let mut session = self.take_worker();
         let slots = session.slots().await.map_err(super::error::sql)?;
