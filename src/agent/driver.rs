@@ -166,6 +166,8 @@ pub enum Seen {
         streaming: Option<Timeline>,
         /// Why it cannot be served by what it follows, where WAL that it needs is gone there.
         lacks_wal: Option<String>,
+        /// How far what it follows was when it last said so, while it streams.
+        primary_end: Option<Lsn>,
     },
     /// A primary.
     Primary {

@@ -51,6 +51,10 @@ pub(super) async fn run<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D
                     inner.was_ready |= !matches!(seen, Seen::Starting);
                     // A standby answers once it is consistent.
                     inner.consistent |= inner.was_ready;
+                    if let Seen::Standby { primary_end: Some(end), streaming: Some(t), .. } = &seen
+                    {
+                        inner.primary_end = inner.primary_end.max(Some((t.epoch(), *end)));
+                    }
                     if let Seen::Primary { drift, .. } = &seen {
                         inner.promoted_by_hand |= was_standby && is_standby(&inner.process);
                         inner.drifted |= drift.is_some();

@@ -96,6 +96,9 @@ fn check_evidence(state: &ClusterState, evidence: &[Sealed]) -> Result<(), Refus
         if sealed.promised < next {
             return bad("it has not promised the epoch that is to be granted");
         }
+        if state.lineage.contradicts(&sealed.lineage) {
+            return bad("an epoch begins elsewhere in its log than the one that was granted");
+        }
         if sealed.held > state.epoch || sealed.wal_epoch > state.epoch {
             return bad("it claims an epoch that was never granted");
         }

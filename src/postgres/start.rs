@@ -278,6 +278,11 @@ pub fn install(
         let place = if files::exists(&base)? { kept } else { base };
         files::write_atomic(&place, &text, 0o600, user)?;
     }
+    let floor = path(conf::FLOOR_FILE);
+    if !files::exists(&floor)? {
+        // PostgreSQL's every process would log that it is missing, at every reload.
+        files::write_atomic(&floor, conf::HEADER.as_bytes(), 0o600, user)?;
+    }
     for (name, text) in rendered {
         done.changed |= files::write_if_changed(&path(name), text.as_bytes(), 0o600, user)?;
     }
@@ -327,7 +332,7 @@ pub async fn raise_to_floor(
     control: &ControlData,
 ) -> Result<BTreeMap<String, u64>, Error> {
     let path = layout.pgdata.join(conf::FLOOR_FILE);
-    files::remove_if_exists(&path)?;
+    files::write_atomic(&path, conf::HEADER.as_bytes(), 0o600, user)?;
     let mut raised = BTreeMap::new();
     let mut text = conf::HEADER.to_owned();
     for (name, least) in &control.floor {

@@ -31,6 +31,8 @@ pub struct StandbyStatus {
     pub startup_wait: Option<String>,
     /// The kind of that wait, such as `Lock`.
     pub startup_wait_type: Option<String>,
+    /// How far the other side was when it last said so, while a walreceiver runs.
+    pub primary_end: Option<Lsn>,
     /// Start of the postmaster, in microseconds since 1970 on the server's clock.
     pub postmaster_start_us: i64,
     /// Timeline of the last checkpoint or restartpoint.
@@ -125,7 +127,8 @@ pub struct PrimaryStatus {
 
 const STANDBY: &str = "\
 SELECT pg_is_in_recovery() AS in_recovery, pg_last_wal_replay_lsn() AS replay,
- pg_last_wal_receive_lsn() AS receive, r.received_tli, r.status AS receiver_status,
+ pg_last_wal_receive_lsn() AS receive, r.received_tli, r.latest_end_lsn,
+ r.status AS receiver_status,
  EXISTS (SELECT FROM pg_stat_get_activity(NULL) WHERE backend_type = 'walreceiver')
   OR r.pid IS NOT NULL AS has_receiver,
  CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END AS paused,
@@ -173,6 +176,7 @@ impl Session {
             replay: row.parse_optional("replay")?,
             receive: row.parse_optional("receive")?,
             received_timeline: row.parse_optional("received_tli")?.map(Timeline),
+            primary_end: row.parse_optional("latest_end_lsn")?,
             has_receiver: row.flag("has_receiver")?,
             receiver_status: text("receiver_status")?,
             replay_paused: row.flag("paused")?,

@@ -101,6 +101,9 @@ struct Memory {
     refreshed: Option<lead::Refreshed>,
     /// Whether the first checkpoint of this tree as a primary was asked for.
     checkpointed: bool,
+    /// Whether this tree was started here, and whether the one before it never answered.
+    started: bool,
+    never_answered: bool,
     /// What the running standby follows, and how that goes.
     following: Option<observe::Following>,
     /// The settings of the running standby for when it has found its primary.
@@ -240,6 +243,8 @@ impl PgDatabase {
         }
         self.probes.forget();
         let mut memory = lock(&self.memory);
+        let started = std::mem::take(&mut memory.started);
+        memory.never_answered = started && !memory.known.answered;
         memory.refreshed = None;
         memory.checkpointed = false;
         memory.following = None;

@@ -33,6 +33,8 @@ const ASK: Duration = Duration::from_millis(600);
 pub(super) struct Following {
     /// The primary's `host:port`.
     address: String,
+    /// Since when it is followed.
+    pub(super) begun: Instant,
     /// Since when it neither streams nor gets on.
     silent_since: Instant,
     /// Where it was then.
@@ -50,6 +52,7 @@ impl Following {
         let address = address.to_owned();
         Self {
             address,
+            begun: Instant::now(),
             silent_since: Instant::now(),
             replay: Lsn(0),
             seen_streaming: 0,
@@ -140,7 +143,8 @@ impl PgDatabase {
             }
             None => self.lacks_wal(status, replay, flushed).await,
         };
-        Ok(Seen::Standby { replay, flushed, streaming, lacks_wal })
+        let primary_end = status.primary_end;
+        Ok(Seen::Standby { replay, flushed, streaming, lacks_wal, primary_end })
     }
 
     /// Asks the primary, from time to time, whether it can still serve a standby that has flushed

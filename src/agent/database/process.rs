@@ -184,6 +184,15 @@ impl PgDatabase {
             start::install(&layout, &user, &files.settings, &files.rules, ServerIs::Stopped)
         };
         self.settings_turn.write(install).await?.map_err(error::start)?;
+        if std::mem::take(&mut lock(&self.memory).never_answered) {
+            // Perhaps for a setting that is lower than its WAL allows for a standby.
+            let work =
+                start::raise_to_floor(&self.binaries, &self.user, &settings.layout, &control);
+            let raised = work.await.map_err(error::start)?;
+            if !raised.is_empty() {
+                warn!(?raised, "settings are raised: a standby of this data needs as much");
+            }
+        }
 
         self.forget_tree();
         self.mark_logs().await?;
@@ -192,6 +201,7 @@ impl PgDatabase {
             memory.segment_bytes = control.segment_bytes;
             memory.following = following;
             memory.installed = Some(installed);
+            memory.started = true;
         }
         let client = GuardClient::spawn(&settings.guard_program, &settings.guard_dir, SPAWN)
             .await

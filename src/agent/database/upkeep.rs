@@ -17,6 +17,8 @@ use crate::postgres::status::PrimaryStatus;
 
 /// How often weakened commits are looked for.
 const WEAKENED_EVERY: Duration = Duration::from_secs(30);
+/// How long a standby looks for its primary without a pause.
+const EAGER_MAX: Duration = Duration::from_secs(10);
 /// So many roles and databases are told of one by one.
 const WEAKENED_MAX: usize = 12;
 /// So many names are listed in one text.
@@ -67,7 +69,12 @@ impl PgDatabase {
         self.keep_slots(&mut session, &status, replay, care, &mut upkeep).await;
 
         let streams = standby.is_some_and(|s| s.receiver_status.as_deref() == Some("streaming"));
-        let settled = if streams { lock(&self.memory).settled.take() } else { None };
+        let settled = {
+            let mut memory = lock(&self.memory);
+            let long = memory.following.as_ref().is_none_or(|f| f.begun.elapsed() >= EAGER_MAX);
+            // One that looks for a primary that is gone would fill its log.
+            if streams || long { memory.settled.take() } else { None }
+        };
         if let Some(files) = settled {
             self.reconfigure(&mut session, &files).await?;
         }
