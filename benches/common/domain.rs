@@ -107,6 +107,7 @@ impl World {
         let state = self.state.cluster(cluster).expect("it was made");
         let seq = state.next_sync;
         let evidence = Sealed {
+            no_room: false,
             member: member("a"),
             guard: guard("a"),
             promised: Epoch(2),

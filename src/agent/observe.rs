@@ -53,7 +53,14 @@ pub(super) async fn run<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D
                     inner.consistent |= inner.was_ready;
                     if let Seen::Standby { primary_end: Some(end), streaming: Some(t), .. } = &seen
                     {
-                        inner.primary_end = inner.primary_end.max(Some((t.epoch(), *end)));
+                        // A timeline that nobody was granted says nothing of any primary.
+                        let followed = matches!(
+                            &inner.process,
+                            Process::Following { epoch, .. } if *epoch == t.epoch()
+                        );
+                        if followed {
+                            inner.primary_end = inner.primary_end.max(Some((t.epoch(), *end)));
+                        }
                     }
                     if let Seen::Primary { drift, .. } = &seen {
                         inner.promoted_by_hand |= was_standby && is_standby(&inner.process);

@@ -172,7 +172,8 @@ impl Memory {
         let Some(leadership) = &*inner else { return BTreeMap::new() };
         let observations = leadership.observations.get(cluster);
         let position = |report: &Report| match &report.condition {
-            Condition::Standby(view) => Some(view.replay),
+            // Of one that does not stream it is not known whether it is on the primary's log.
+            Condition::Standby(view) => view.streaming.map(|_| view.replay),
             Condition::Primary(view) => Some(view.flushed),
             _ => None,
         };

@@ -122,20 +122,35 @@ impl<RT: Runtime, C: Clock> Task<RT, C> {
             self.consider_moving(&state).await;
             return false;
         }
-        self.at_rest_since = None;
+        // What is only noted changes nothing: neither is the cluster moving, nor is there more to do.
+        let noted =
+            |c: &Change| matches!(c, Change::NoteHealth { .. } | Change::NotePosition { .. });
+        let moving = proposals.iter().any(|(_, change, _)| !noted(change));
+        if moving {
+            self.at_rest_since = None;
+        }
         let mut progress = false;
         for (cluster, change, why) in proposals {
-            progress |= self.propose(cluster, change, &why).await;
+            let only_noted = noted(&change);
+            progress |= self.propose(cluster, change, &why).await && !only_noted;
+        }
+        if !moving {
+            self.consider_moving(&state).await;
         }
         progress
     }
 
     async fn propose(&self, cluster: ClusterName, change: Change, why: &str) -> bool {
         let kind = change_name(&change);
+        let noted = matches!(change, Change::NotePosition { .. });
         let command = Command { cluster: cluster.clone(), at: self.clock.wall(), change };
         match self.raft.propose(command, self.options.propose_deadline).await {
             Ok(Reply::Applied { .. }) => {
-                info!(%cluster, change = kind, why, "decided");
+                if noted {
+                    tracing::debug!(%cluster, change = kind, why, "noted");
+                } else {
+                    info!(%cluster, change = kind, why, "decided");
+                }
                 true
             }
             Ok(Reply::Nothing) => true,
@@ -238,6 +253,7 @@ fn change_name(change: &Change) -> &'static str {
         Change::FinishSyncChange { .. } => "finish change of synchronous standbys",
         Change::StartSwitchover { .. } => "start switchover",
         Change::StartFailover { .. } => "start failover",
+        Change::NotePosition { .. } => "note position",
         Change::NoteHealth { .. } => "note health",
         Change::FinishOperation { .. } => "finish operation",
     }

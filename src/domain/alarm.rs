@@ -10,6 +10,18 @@ pub const ALARMS_MAX: usize = 32;
 /// Most notices that one report carries: the newest.
 pub const NOTICES_MAX: usize = 32;
 
+/// Longest text of a person, an agent or an error that is kept, in bytes.
+pub const TEXT_BYTES_MAX: usize = 500;
+
+/// A text, cut to what is kept of it.
+pub fn bounded(text: &str) -> String {
+    let mut end = text.len().min(TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
 /// What kind of trouble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -99,6 +111,11 @@ impl Alarm {
     /// An alarm about a part of it.
     pub fn about(code: AlarmCode, subject: impl Into<String>, text: impl Into<String>) -> Self {
         Self { code, subject: subject.into(), text: text.into() }
+    }
+
+    /// The same with texts as they are kept.
+    pub fn bounded(&self) -> Self {
+        Self { code: self.code, subject: bounded(&self.subject), text: bounded(&self.text) }
     }
 
     /// What tells it from others.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::alarm::{ALARMS_MAX, Alarm, NOTICES_MAX, Notice};
+use super::alarm::{ALARMS_MAX, Alarm, NOTICES_MAX, Notice, bounded};
 use super::candidate::{self, Proof, Refusal, wished};
 use super::command::{Basis, Change, Command, Grant, Rejection, Reply};
 use super::event::{AtStake, Event, EventKind};
@@ -26,8 +26,6 @@ pub const SYNCS_MAX: usize = 32;
 const CRASHES_MAX: usize = 100;
 /// Most members of a cluster.
 pub const MEMBERS_MAX: usize = 64;
-/// Longest text of a person or an error that is kept, in bytes.
-const TEXT_BYTES_MAX: usize = 500;
 
 /// Where a command stands in the Raft log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +104,12 @@ fn change(
         }
         Change::StartFailover { expect_epoch, target, accept_data_loss, by } => {
             start_failover(state, at, *expect_epoch, target.as_ref(), *accept_data_loss, by)
+        }
+        Change::NotePosition { expect_epoch, lsn } => {
+            expect_open(state, *expect_epoch)?;
+            state.primary_end = state.primary_end.max(Some((*expect_epoch, *lsn)));
+            state.primary_end_at = at;
+            Ok(APPLIED)
         }
         Change::NoteHealth { member, alarms, notices, upto } => {
             note_health(state, at, member, alarms, notices, *upto)
@@ -209,7 +213,7 @@ fn check_sync(
     }
     for member in &sync.members {
         expect_member(state, member)?;
-        if state.members.get(member).is_some_and(|m| !m.may_confirm()) {
+        if state.members.get(member).is_some_and(|m| !m.may_confirm(primary)) {
             return bad(format!("{member} is tagged, so it counts in no quorum"));
         }
     }
@@ -240,16 +244,12 @@ fn record(state: &mut ClusterState, at: WallMillis, kind: EventKind) {
     state.next_event += 1;
     state.history.push_back(Event { id, at, epoch: state.epoch, kind });
     while state.history.len() > HISTORY_MAX {
-        state.history.pop_front();
+        // Decisions are kept for longer than what members say of themselves.
+        let said = |e: &Event| e.kind.is_said();
+        let many = state.history.iter().filter(|e| said(e)).count() > HISTORY_MAX / 2;
+        let oldest = state.history.iter().position(said).filter(|_| many).unwrap_or(0);
+        state.history.remove(oldest);
     }
-}
-
-fn bounded(text: &str) -> String {
-    let mut end = text.len().min(TEXT_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].to_owned()
 }
 
 fn begin_operation(
@@ -332,6 +332,11 @@ fn register(state: &mut ClusterState, at: WallMillis, change: &Change) -> Result
         priority: *priority,
         tags: tags.clone(),
     };
+    let leads = state.open_tenure().is_some_and(|t| t.member == *member);
+    let led = state.members.get(member).is_none_or(Member::may_lead);
+    if leads && led && !new.may_lead() {
+        return Err(Rejection::PrimaryTagged { member: member.clone() });
+    }
     match state.members.insert(member.clone(), new.clone()) {
         Some(old) if old == new => return Ok(Reply::Nothing),
         Some(_) => record(state, at, EventKind::MemberChanged { member: member.clone() }),
@@ -495,8 +500,15 @@ fn apply_grant(
     if loss {
         // What is not covered is given up; what is stays in force, and has to be covered
         // by the next takeover too, should this member be lost before it is active.
-        let given_up: BTreeSet<Epoch> = uncovered.iter().map(|u| u.config.epoch).collect();
-        state.syncs.retain(|c| !given_up.contains(&c.epoch));
+        state.syncs.retain(|c| !uncovered.iter().any(|u| u.config == *c));
+        // Where only the mixture with another is not covered, the newest stays.
+        let mixed: BTreeSet<Epoch> =
+            candidate::uncovered(state, &grant.evidence).iter().map(|u| u.config.epoch).collect();
+        let newest = |c: &SyncConfig, all: &[SyncConfig]| {
+            all.iter().all(|o| o.epoch != c.epoch || o.seq <= c.seq)
+        };
+        let all = state.syncs.clone();
+        state.syncs.retain(|c| !mixed.contains(&c.epoch) || newest(c, &all));
     }
     let primary_end = grant.within_lag_of;
     let at_stake = loss.then_some(AtStake { by, uncovered, primary_end });
@@ -611,7 +623,7 @@ fn note_health(
     upto: Sequence,
 ) -> Result<Reply, Rejection> {
     expect_member(state, member)?;
-    let wanted: Vec<Alarm> = alarms.iter().take(ALARMS_MAX).map(bounded_alarm).collect();
+    let wanted: Vec<Alarm> = alarms.iter().take(ALARMS_MAX).map(Alarm::bounded).collect();
     let held = state.alarms.get(member).cloned().unwrap_or_default();
     let has = |list: &[Alarm], alarm: &Alarm| list.iter().any(|a| a.key() == alarm.key());
     let mut changed = false;
@@ -648,10 +660,6 @@ fn note_health(
         state.noticed.insert(member.clone(), upto);
     }
     Ok(if changed { APPLIED } else { Reply::Nothing })
-}
-
-fn bounded_alarm(alarm: &Alarm) -> Alarm {
-    Alarm { code: alarm.code, subject: bounded(&alarm.subject), text: bounded(&alarm.text) }
 }
 
 // ---- synchronous configurations ----

@@ -96,24 +96,28 @@ fn check_evidence(state: &ClusterState, evidence: &[Sealed]) -> Result<(), Refus
         if sealed.promised < next {
             return bad("it has not promised the epoch that is to be granted");
         }
-        if state.lineage.contradicts(&sealed.lineage) {
-            return bad("an epoch begins elsewhere in its log than the one that was granted");
-        }
         if sealed.held > state.epoch || sealed.wal_epoch > state.epoch {
             return bad("it claims an epoch that was never granted");
+        }
+        let recorded = state.lineage.0.iter().any(|e| e.epoch == sealed.wal_epoch);
+        if !recorded && sealed.held != sealed.wal_epoch {
+            return bad("it has WAL of an epoch whose promotion was never recorded");
+        }
+        if state.lineage.contradicts(&sealed.lineage) {
+            return bad("an epoch begins elsewhere in its log than the one that was granted");
         }
     }
     Ok(())
 }
 
-/// Whether `a` is a better candidate than `b`: more WAL, by (epoch, position); then the operator's
-/// wish, priority, and name.
+/// Whether `a` is a better candidate than `b`: more WAL, by (epoch, position); then room on its
+/// disk, the operator's wish, priority, and name.
 fn better(state: &ClusterState, a: &Sealed, b: &Sealed, wish: Option<&MemberName>) -> bool {
     let rank = |s: &Sealed| {
         let priority = state.members.get(&s.member).map_or(0, |m| m.priority);
         let by_position = mutant::without(Mutant::OrderByPosition);
         let wal_epoch = if by_position { Epoch(0) } else { s.wal_epoch };
-        (wal_epoch, s.lsn, wish == Some(&s.member), priority)
+        (wal_epoch, s.lsn, !s.no_room, wish == Some(&s.member), priority)
     };
     rank(a) > rank(b) || (rank(a) == rank(b) && a.member < b.member)
 }
@@ -234,6 +238,11 @@ fn check_lag(
     });
     let Some(max) = max else {
         return Err(Refusal::NotCovered { uncovered: uncovered.to_vec() });
+    };
+    // What was agreed on counts as well, whoever leads the control plane now.
+    let end = match state.primary_end {
+        Some((epoch, agreed)) if epoch == best.wal_epoch => end.max(agreed),
+        _ => end,
     };
     let behind = end.0.saturating_sub(best.lsn.0);
     if behind <= max {

@@ -615,6 +615,7 @@ impl World {
                 lsn: Lsn(member.log.len() as u64),
                 held: Epoch(member.held),
                 lineage: self.lineage(who),
+                no_room: false,
             })
         };
         (0..NAMES.len()).filter_map(one).collect()
@@ -629,7 +630,8 @@ impl World {
         // The bound on lost bytes is for asynchronous clusters, and must not help here.
         let within_lag_of = Some(Lsn(1));
         let who = chosen.map_or(0, |s| bit(&s.member).trailing_zeros() as usize);
-        let tagged = state.members.iter().filter(|(_, x)| !x.may_confirm()).map(|(name, _)| name);
+        let tagged =
+            state.members.iter().filter(|(_, x)| !x.may_confirm(&m("z"))).map(|(name, _)| name);
         let n = n & bits(state.members.keys()) & !bits(tagged) & !(1 << who);
         let stopped = state.tenure.as_ref().is_some_and(|t| t.stopped);
         let term = self.bench.at.term;
@@ -717,7 +719,7 @@ impl World {
             Act::Begin { w, mask, learn } => {
                 let led = state.tenure.as_ref().map_or(0, |t| bit(&t.member));
                 let known =
-                    bits(state.members.iter().filter(|(_, x)| x.may_confirm()).map(|x| x.0));
+                    bits(state.members.iter().filter(|(_, x)| x.may_confirm(&m("z"))).map(|x| x.0));
                 let to = config(current, w, subset(mask & known & !led));
                 let to = numbered(&self.bench, to);
                 let change = Change::BeginSyncChange { expect_epoch, expect_syncs: syncs, to };

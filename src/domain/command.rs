@@ -142,6 +142,13 @@ pub enum Change {
         /// Who asks.
         by: String,
     },
+    /// Notes how far the primary is, for `max_lag_bytes`.
+    NotePosition {
+        /// Which epoch.
+        expect_epoch: Epoch,
+        /// The end of its flushed WAL.
+        lsn: Lsn,
+    },
     /// Takes a member's alarms and notices into the history.
     NoteHealth {
         /// Whose.
@@ -379,6 +386,15 @@ pub enum Rejection {
         /// Who.
         member: MemberName,
     },
+    /// The primary cannot be tagged so.
+    #[error(
+        "{member} is the primary: switch over to another member before it is tagged nofailover or \
+         delayed"
+    )]
+    PrimaryTagged {
+        /// Who.
+        member: MemberName,
+    },
     /// The primary is alive.
     #[error(
         "{member} is a healthy primary: a failover is for a primary that is gone, use switchover instead"
@@ -421,6 +437,7 @@ impl Rejection {
             Rejection::OperationUnderWay { .. } => "operation.one-at-a-time",
             Rejection::NoSuchOperation { .. } => "operation.exists",
             Rejection::AlreadyPrimary { .. } => "switchover.target-is-standby",
+            Rejection::PrimaryTagged { .. } => "member.primary-may-lead",
             Rejection::PrimaryHealthy { .. } => "failover.primary-gone",
             Rejection::BadSpec { .. } => "spec.valid",
         }

@@ -32,6 +32,13 @@ pub struct AtStake {
     pub primary_end: Option<Lsn>,
 }
 
+impl EventKind {
+    /// Whether it is what a member says of itself, not what was decided.
+    pub fn is_said(&self) -> bool {
+        matches!(self, Self::AlarmRaised { .. } | Self::AlarmCleared { .. } | Self::Noticed { .. })
+    }
+}
+
 /// What can happen to a cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -74,6 +74,7 @@ pub fn sealed(name: &str, promised: u64, wal_epoch: u64, lsn: u64) -> Sealed {
         lsn: Lsn(lsn),
         held: Epoch(0),
         lineage: Lineage::root(Epoch(1)),
+        no_room: false,
     }
 }
 

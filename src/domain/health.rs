@@ -433,14 +433,14 @@ fn write(vitals: &Vitals, flushed: Option<Lsn>) -> Sight {
         // One backend that somebody stopped, or that is gone, says nothing of the disk.
         Activity::Unknown | Activity::Gone | Activity::Stopped => Sight::Unclear,
         Activity::Runnable => Sight::Moves,
-        // One that is made to wait for a full disk queue wakes up in between, for nothing.
-        Activity::Waits { for_disk: true, .. } => match flushed {
-            Some(Lsn(flushed)) => Sight::At((flushed, 0, disk)),
-            None => Sight::Unclear,
+        // Whoever waits wakes up in between, for nothing: for a queue of the disk, for a signal that
+        // is meant for all. While an open connection answers, so that processes do get to run, only
+        // the log tells whether anything is written.
+        Activity::Waits { for_disk, work } => match (flushed, for_disk) {
+            (Some(Lsn(flushed)), _) => Sight::At((flushed, 0, disk)),
+            (None, true) => Sight::Unclear,
+            (None, false) => Sight::At((u64::MAX, work, disk)),
         },
-        Activity::Waits { work, for_disk: false } => {
-            Sight::At((flushed.map_or(u64::MAX, |lsn| lsn.0), work, disk))
-        }
     }
 }
 

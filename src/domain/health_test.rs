@@ -291,6 +291,12 @@ fn every_rule() {
             Some(AlarmCode::LocalWrite),
         ),
         (
+            "whoever flushes stands still, and who waits for it wakes up for nothing",
+            Server { writer: Slow, ..h() },
+            Some((WRITE, 10_000)),
+            Some(AlarmCode::LocalWrite),
+        ),
+        (
             "the disk stands still, and its queue is full",
             Server { writer: Throttled, ..h() },
             Some((WRITE, 10_000)),

@@ -37,14 +37,21 @@ fn evidence(bench: &Bench, bits: u8, who: &MemberName, wal: u64) -> Vec<Sealed> 
     let holder = bench.state().tenure.as_ref().map(|t| t.member.clone());
     let mut names = subset(bits, who);
     names.push(who.clone());
+    // Mostly an epoch that was recorded: nobody but its holder has WAL of another.
+    let recorded = |back: u64| {
+        let all = &bench.state().lineage.0;
+        let index = (all.len() as u64).saturating_sub(1 + back % 3);
+        all.get(index as usize).map_or(Epoch(0), |e| e.epoch)
+    };
     let one = |member: MemberName| Sealed {
         guard: guard(member.as_str().as_bytes()[0]),
         promised: epoch.next(),
-        wal_epoch: Epoch(epoch.0.saturating_sub(wal % 3)),
+        wal_epoch: recorded(wal),
         lsn: Lsn(wal * 10 + u64::from(member == *who)),
         held: if Some(&member) == holder.as_ref() { epoch } else { Epoch(0) },
         lineage: Lineage::root(Epoch(1)),
         member,
+        no_room: false,
     };
     names.into_iter().map(one).collect()
 }

@@ -29,6 +29,9 @@ pub struct Sealed {
     pub held: Epoch,
     /// Where each epoch of its log begins.
     pub lineage: Lineage,
+    /// Whether its disk is as good as full, by the leader's judgement: among equals it comes last.
+    #[serde(default)]
+    pub no_room: bool,
 }
 
 /// What an agent reports of its member.
@@ -239,7 +242,9 @@ pub struct Observations {
     pub operation_seen: Option<(u64, BootTime)>,
     /// Members that gave a granted epoch up before it was active, and when.
     pub gave_up: BTreeMap<MemberName, BootTime>,
-    /// The furthest position that the primary of an epoch is known to have had.
+    /// The furthest position that the primary of an epoch has itself told this leader.
+    pub primary_told: Option<(Epoch, Lsn)>,
+    /// The furthest position that it is known to have had, by whomever.
     pub primary_end: Option<(Epoch, Lsn)>,
     /// The cluster's bound of that name.
     pub sync_lag_bytes_max: u64,
@@ -271,7 +276,9 @@ impl Observations {
                 }
             }
             if matches!(view.progress, Progress::Promoted { .. }) {
-                self.note_primary_end((view.epoch, view.flushed));
+                let end = (view.epoch, view.flushed);
+                self.primary_told = self.primary_told.max(Some(end));
+                self.note_primary_end(end);
             }
         }
         if let Condition::Standby(StandbyView { primary_end: Some(end), .. }) = &report.condition {

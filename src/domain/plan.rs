@@ -75,7 +75,7 @@ pub fn plan(
             None => None,
         },
     };
-    let proposal = proposal.or_else(|| pass.note_health());
+    let proposal = proposal.or_else(|| pass.note_position()).or_else(|| pass.note_health());
     if findings.is_empty() {
         findings.push(Finding::Settled);
     }

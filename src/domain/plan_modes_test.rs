@@ -337,22 +337,37 @@ fn asynchronous_takeovers_are_refused_beyond_that_and_where_nothing_is_known() {
     let plan = play.leader.plan(&play.bench);
     assert_eq!(plan.proposal, None);
     assert_eq!(rules(&plan).last(), Some(&"takeover.max-lag"));
-    // A leader that has never heard of the primary, nor of a standby that did, knows nothing.
-    let mut new = Leader::new();
-    std::mem::swap(&mut play.leader, &mut new);
-    play.leader.plan(&play.bench);
-    play.leader.pass_ms(10_000);
-    play.hear_sealed(&[("b", 0), ("c", 0)]);
+    // A leader that has never heard of the primary knows what was agreed on.
+    let new_leader = |play: &mut Play| {
+        play.leader = Leader::new();
+        play.leader.plan(&play.bench);
+        play.leader.pass_ms(10_000);
+        play.hear_sealed(&[("b", 2000), ("c", 4000)]);
+    };
+    let (epoch, noted) = play.bench.state().primary_end.unwrap();
+    assert_eq!((epoch, noted), (Epoch(2), Lsn(50_000)));
+    new_leader(&mut play);
+    assert_eq!(rules(&play.leader.plan(&play.bench)).last(), Some(&"takeover.max-lag"));
+    // Where nothing was, nothing is: what a standby has heard may be long ago.
+    play.bench.control.clusters.values_mut().next().unwrap().primary_end = None;
+    new_leader(&mut play);
+    let mut b = sealed_report(&sealed("b", 3, 2, 48_000));
+    if let Condition::Standby(view) = &mut b.condition {
+        view.primary_end = Some((Epoch(2), Lsn(48_000)));
+    }
+    play.leader.hears("b", b);
     let plan = play.leader.plan(&play.bench);
     assert_eq!(plan.proposal, None);
     assert_eq!(rules(&plan).last(), Some(&"takeover.read-quorum"));
-    // What a standby has heard of the primary counts.
-    let mut b = sealed_report(&sealed("b", 3, 2, 50_000));
-    if let Condition::Standby(view) = &mut b.condition {
-        view.primary_end = Some((Epoch(2), Lsn(50_500)));
+    // `apply` asks again, whatever the proposer believed.
+    play.bench.control.clusters.values_mut().next().unwrap().primary_end =
+        Some((Epoch(2), Lsn(50_000)));
+    let evidence = vec![sealed("b", 3, 2, 48_000), sealed("c", 3, 2, 46_000)];
+    let mut change = grant(&play.bench, "b", evidence, any(3, 0, ""));
+    if let Change::Grant(grant) = &mut change {
+        grant.within_lag_of = Some(Lsn(48_000));
     }
-    play.leader.hears("b", b);
-    assert_eq!(play.take_over().within_lag_of, Some(Lsn(50_500)));
+    assert_eq!(play.bench.refused(change).rule(), "takeover.max-lag");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::lineage::Lineage;
 use super::observation::Sequence;
 use super::sync::SyncConfig;
 pub use super::types::Tags;
-use super::types::{ClusterName, Epoch, GuardId, MemberName, NodeName, SystemId, WallMillis};
+use super::types::{ClusterName, Epoch, GuardId, Lsn, MemberName, NodeName, SystemId, WallMillis};
 
 /// Most events that a cluster's history keeps; the oldest go first.
 pub const HISTORY_MAX: usize = 400;
@@ -81,6 +81,13 @@ pub struct ClusterState {
     /// The last notice of each member that was taken into the history.
     #[serde(default)]
     pub noticed: BTreeMap<MemberName, Sequence>,
+    /// How far the primary of an epoch was when it was last noted, and when that was, by the
+    /// proposer's wall clock. Kept where `max_lag_bytes` is measured by it.
+    #[serde(default)]
+    pub primary_end: Option<(Epoch, Lsn)>,
+    /// When `primary_end` was noted.
+    #[serde(default)]
+    pub primary_end_at: WallMillis,
     /// Number of the next event.
     #[serde(default)]
     pub next_event: u64,
@@ -110,6 +117,8 @@ impl ClusterState {
             history: VecDeque::new(),
             alarms: BTreeMap::new(),
             noticed: BTreeMap::new(),
+            primary_end: None,
+            primary_end_at: WallMillis(0),
             next_event: 1,
             next_operation: 1,
             next_sync: 1,
@@ -269,10 +278,11 @@ impl Member {
         !self.tags.nofailover && self.tags.delay_ms == 0
     }
 
-    /// Whether commits may wait for it. Who counts in the quorum counts in the choice, so it must
-    /// be able to lead; and the primary must see it, so it follows nobody else.
-    pub fn may_confirm(&self) -> bool {
-        self.may_lead() && !self.tags.nosync && self.tags.replicatefrom.is_none()
+    /// Whether commits of this primary may wait for it. Who counts in the quorum counts in the
+    /// choice, so it must be able to lead; and the primary must see it, so it follows nobody else.
+    pub fn may_confirm(&self, primary: &MemberName) -> bool {
+        let follows = self.tags.replicatefrom.as_ref().is_none_or(|from| from == primary);
+        self.may_lead() && !self.tags.nosync && follows
     }
 }
 

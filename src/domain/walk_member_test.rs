@@ -294,6 +294,7 @@ impl Member {
             lsn: Lsn(self.wal.len() as u64),
             held: self.local.record.held,
             lineage: self.lineage(),
+            no_room: false,
         }
     }
 

@@ -114,6 +114,13 @@ impl Controller {
             };
             let alone = !self.config.has_role(Role::Agent);
             if !let_go || !error.may_pass() || (alone && error.is_damage()) {
+                let text = format!(
+                    "the controller of node {} takes no part any more: {error}; restart hanode \
+                     there once no member leads on it",
+                    self.config.node.name
+                );
+                let alarm = Alarm::new(AlarmCode::ControllerDown, text);
+                self.alarms.set(&[AlarmCode::ControllerDown], vec![alarm]);
                 return Err(error);
             }
             error!(%error, "this node's controller takes no part: its store will be opened anew");

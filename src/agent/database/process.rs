@@ -22,6 +22,7 @@ use crate::guard::{
 };
 use crate::postgres::conf;
 use crate::postgres::controldata;
+use crate::postgres::files;
 use crate::postgres::start::{self, ServerIs, Signal};
 
 /// Longest wait for a new guard.
@@ -184,7 +185,11 @@ impl PgDatabase {
             start::install(&layout, &user, &files.settings, &files.rules, ServerIs::Stopped)
         };
         self.settings_turn.write(install).await?.map_err(error::start)?;
-        if std::mem::take(&mut lock(&self.memory).never_answered) {
+        let floor = settings.layout.pgdata.join(conf::FLOOR_FILE);
+        let raised = blocking(move || files::read_if_exists(&floor)).await?.map_err(error::file)?;
+        // What was raised once is judged anew: the operator may want more by now.
+        let raised = raised.is_some_and(|text| text != conf::HEADER.as_bytes());
+        if std::mem::take(&mut lock(&self.memory).never_answered) || raised {
             // Perhaps for a setting that is lower than its WAL allows for a standby.
             let work =
                 start::raise_to_floor(&self.binaries, &self.user, &settings.layout, &control);

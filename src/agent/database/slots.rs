@@ -40,6 +40,9 @@ const RELEASE: Duration = Duration::from_secs(1);
 pub(super) struct Watch {
     /// Since when a slot is not used, by our own clock.
     idle_since: BTreeMap<String, Instant>,
+    /// Since when a slot is not used by a member of which it is not known that it streams from
+    /// anybody: it may well be heard of all the while.
+    useless_since: BTreeMap<String, Instant>,
     /// Slots that were there.
     seen: BTreeSet<String>,
     /// Slots that were dropped here, since their member was away.
@@ -47,11 +50,23 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    fn look(&mut self, slots: &BTreeMap<String, Slot>, now: Instant) {
+    fn look(&mut self, slots: &BTreeMap<String, Slot>, others: &[Other], now: Instant) {
+        let streams = |name: &str| {
+            others.iter().any(|o| o.position.is_some() && o.member.slot_name() == name)
+        };
+        let useless = |s: &&Slot| s.active_pid.is_none() && !streams(&s.name);
+        self.useless_since.retain(|name, _| slots.get(name).is_some_and(|s| useless(&s)));
+        for slot in slots.values().filter(useless) {
+            self.useless_since.entry(slot.name.clone()).or_insert(now);
+        }
         self.idle_since.retain(|name, _| slots.get(name).is_some_and(|s| s.active_pid.is_none()));
         for slot in slots.values().filter(|s| s.active_pid.is_none()) {
             self.idle_since.entry(slot.name.clone()).or_insert(now);
         }
+    }
+
+    fn useless(&self, name: &str, now: Instant) -> Duration {
+        self.useless_since.get(name).map_or(Duration::ZERO, |since| now.duration_since(*since))
     }
 
     fn idle(&self, name: &str, now: Instant) -> Duration {
@@ -70,13 +85,15 @@ enum Step {
     Advance(Lsn),
 }
 
-/// What is to be done with the slot of `other`. `idle` is for how long it is not used; `replay` is
-/// a standby's own position, `None` on a primary.
+/// What is to be done with the slot of `other`. `idle` is for how long it is not used, `useless` for
+/// how long nobody is known to stream by it or to need less; `replay` is a standby's own position,
+/// `None` on a primary. One that is made again keeps from then on: what it kept before is gone.
 fn step(
     slot: Option<&Slot>,
     other: &Other,
     care: &Care,
     idle: Duration,
+    useless: Duration,
     replay: Option<Lsn>,
 ) -> Step {
     let present = other.heard && other.silent < PRESENT;
@@ -88,8 +105,9 @@ fn step(
     }
     // A leader that was elected just now has heard of nobody, and of their silence for a moment
     // only: nothing is dropped for that.
-    let away = other.silent >= Duration::from_millis(care.spec.slot_ttl_ms)
-        || (care.out_of_room && other.silent > SILENT_MAX);
+    let away = other.silent.max(useless);
+    let away = away >= Duration::from_millis(care.spec.slot_ttl_ms)
+        || (care.out_of_room && away > SILENT_MAX);
     if away && idle >= IDLE_MIN {
         Step::Drop
     } else if slot.wal_status.as_deref() == Some("lost") {
@@ -123,12 +141,15 @@ impl PgDatabase {
         upkeep: &mut Upkeep,
     ) {
         let now = Instant::now();
-        lock(&self.memory).slots.look(&status.slots, now);
+        lock(&self.memory).slots.look(&status.slots, &care.others, now);
         for other in &care.others {
             let name = other.member.slot_name();
-            let idle = lock(&self.memory).slots.idle(&name, now);
+            let (idle, useless) = {
+                let watch = &lock(&self.memory).slots;
+                (watch.idle(&name, now), watch.useless(&name, now))
+            };
             let slot = status.slots.get(&name);
-            let step = step(slot, other, care, idle, replay);
+            let step = step(slot, other, care, idle, useless, replay);
             match self.take_step(session, &name, other, step).await {
                 Ok(()) => {}
                 // object_in_use: its member has just come back.
@@ -322,8 +343,30 @@ mod tests {
             };
             let spec = ClusterSpec { slot_ttl_ms: 60_000, ..ClusterSpec::of(vec![]) };
             let care = Care { others: vec![], sync: None, spec, out_of_room };
-            let done = step(slot, &other, &care, Duration::from_secs(idle), None);
+            let done = step(slot, &other, &care, Duration::from_secs(idle), Duration::ZERO, None);
             assert_eq!(done, expected, "{slot:?} {heard} {silent} {out_of_room} {idle}");
+        }
+    }
+
+    #[test]
+    fn a_member_that_is_heard_of_and_never_streams_is_away_as_well() {
+        let spec = ClusterSpec { slot_ttl_ms: 60_000, ..ClusterSpec::of(vec![]) };
+        let other = Other {
+            member: MemberName::new("b").unwrap(),
+            position: None,
+            heard: true,
+            silent: Duration::ZERO,
+        };
+        for (useless, out_of_room, expected) in [
+            (59, false, Step::Leave),
+            (60, false, Step::Drop),
+            (30, true, Step::Leave),
+            (31, true, Step::Drop),
+        ] {
+            let care = Care { others: vec![], sync: None, spec: spec.clone(), out_of_room };
+            let since = Duration::from_secs(useless);
+            let done = step(Some(&slot()), &other, &care, since, since, None);
+            assert_eq!(done, expected, "{useless} {out_of_room}");
         }
     }
 
@@ -336,13 +379,13 @@ mod tests {
             let slot = Slot { active_pid: active, ..slot() };
             BTreeMap::from([(slot.name.clone(), slot)])
         };
-        watch.look(&slots(None), now);
-        watch.look(&slots(None), after(5));
+        watch.look(&slots(None), &[], now);
+        watch.look(&slots(None), &[], after(5));
         assert_eq!(watch.idle("quorate_b", after(5)), Duration::from_secs(5));
-        watch.look(&slots(Some(1)), after(6));
-        watch.look(&slots(None), after(9));
+        watch.look(&slots(Some(1)), &[], after(6));
+        watch.look(&slots(None), &[], after(9));
         assert_eq!(watch.idle("quorate_b", after(10)), Duration::from_secs(1));
-        watch.look(&BTreeMap::new(), after(11));
+        watch.look(&BTreeMap::new(), &[], after(11));
         assert_eq!(watch.idle("quorate_b", after(12)), Duration::ZERO);
     }
 }

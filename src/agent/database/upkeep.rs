@@ -70,13 +70,14 @@ impl PgDatabase {
 
         let streams = standby.is_some_and(|s| s.receiver_status.as_deref() == Some("streaming"));
         let settled = {
-            let mut memory = lock(&self.memory);
+            let memory = lock(&self.memory);
             let long = memory.following.as_ref().is_none_or(|f| f.begun.elapsed() >= EAGER_MAX);
             // One that looks for a primary that is gone would fill its log.
-            if streams || long { memory.settled.take() } else { None }
+            if streams || long { memory.settled.clone() } else { None }
         };
         if let Some(files) = settled {
             self.reconfigure(&mut session, &files).await?;
+            lock(&self.memory).settled = None;
         }
         upkeep.alarms.extend(self.put_right(&mut session, &status, care).await?);
         if !status.in_recovery {

@@ -184,6 +184,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 lsn: position.lsn,
                 held: inner.record.held,
                 lineage: position.lineage,
+                no_room: false,
             };
             inner.process = Process::Sealed { promise, position: Some(sealed) };
         });

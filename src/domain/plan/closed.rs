@@ -3,7 +3,9 @@
 use super::super::candidate::{self, Proof, Refusal, wished};
 use super::super::command::{Basis, Change, Grant};
 use super::super::observation::{Condition, Sealed};
-use super::super::state::{CloseReason, Operation, OperationKind, Outcome, Tenure};
+use super::super::state::{
+    CloseReason, Operation, OperationKind, Outcome, SynchronousMode, Tenure,
+};
 use super::super::types::{Lsn, MemberName};
 use super::{
     FAILOVER_DEADLINE, FAILOVER_TARGET_WAIT, Finding, GAVE_UP_FOR, LOSS_SETTLE, Pass, TARGET_WAIT,
@@ -40,6 +42,13 @@ impl Pass<'_> {
             findings.push(Finding::AwaitingExpiry { member: tenure.member.clone(), remaining });
             return None;
         }
+        let sync = self.first_sync(&chosen.member, &evidence);
+        let floor = self.state.spec.write_quorum_min;
+        let waits = self.state.spec.synchronous != SynchronousMode::Async;
+        if waits && sync.w < floor && self.state.members.len() > 1 && accepted.is_none() {
+            findings.push(Finding::BelowFloor { config: sync, floor });
+            return self.failover_overdue(findings);
+        }
         let epoch = self.state.epoch.next();
         findings.push(Finding::Granting { member: chosen.member.clone(), epoch });
         Some(Change::Grant(Grant {
@@ -51,7 +60,7 @@ impl Pass<'_> {
                 true => Basis::Stopped,
                 false => Basis::Expired { term: self.ledger.term() },
             },
-            sync: self.first_sync(&chosen.member, &evidence),
+            sync,
             evidence,
             accept_data_loss: accepted,
             within_lag_of,
@@ -93,12 +102,24 @@ impl Pass<'_> {
             let evidence = evidence.to_vec();
             Ok::<_, Refusal>(Choice { evidence, chosen, accepted: None, within_lag_of: None })
         };
+        // Whoever has no room is no candidate, and still a witness of what it holds.
+        let first: Vec<Sealed> = everybody.iter().filter(recent).cloned().collect();
+        if let Ok(choice) = pick(&first, Proof::Quorum)
+            && !choice.chosen.no_room
+        {
+            return Ok(choice);
+        }
         let mut refusal = match pick(&untried, Proof::Quorum) {
             Ok(choice) => return Ok(choice),
             Err(refusal) => refusal,
         };
         // Whoever could not be promoted a moment ago is asked again only where nobody else will do.
         if let Ok(choice) = pick(&all, Proof::Quorum) {
+            return Ok(choice);
+        }
+        if let Ok(choice) = pick(&everybody, Proof::Quorum)
+            && !choice.chosen.no_room
+        {
             return Ok(choice);
         }
         let closed = self.observed.closed_seen.map_or(self.now, |(_, at)| at);
@@ -148,9 +169,13 @@ impl Pass<'_> {
                 // WAL of an epoch that was never granted is nobody's: it must not decide anything.
                 let known = sealed.wal_epoch < next && sealed.held < next;
                 // Nor is one that begins elsewhere than the one of that number which was granted.
-                let known = known && !self.state.lineage.contradicts(&sealed.lineage);
+                let recorded = self.state.lineage.0.iter().any(|e| e.epoch == sealed.wal_epoch);
+                let known = known
+                    && (recorded || sealed.held == sealed.wal_epoch)
+                    && !self.state.lineage.contradicts(&sealed.lineage);
                 let fit = view.counts && same_life && known && sealed.promised >= next;
-                (fit && sealed.member == *name).then(|| sealed.clone())
+                (fit && sealed.member == *name)
+                    .then(|| Sealed { no_room: !self.has_room(name), ..sealed.clone() })
             })
             .collect()
     }

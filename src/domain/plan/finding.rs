@@ -42,6 +42,8 @@ pub enum Finding {
     CommitsWait { config: SyncConfig, streaming: usize },
     /// Members that could take over have no room on their disks.
     AwaitingRoom { members: Vec<MemberName> },
+    /// Too few members may confirm commits: the next epoch would begin below the floor.
+    BelowFloor { config: SyncConfig, floor: u32 },
     /// A switchover waits for the primary to stop.
     SwitchingOver { target: MemberName },
     /// An operation was given up.
@@ -74,6 +76,7 @@ impl Finding {
             Finding::ChangingSync { .. } => "sync.joint-change",
             Finding::CommitsWait { .. } => "sync.write-quorum",
             Finding::AwaitingRoom { .. } => "takeover.room",
+            Finding::BelowFloor { .. } => "sync.floor",
             Finding::SwitchingOver { .. } => "switchover",
             Finding::OperationFailed { .. } => "operation.failed",
             Finding::MemberSilent { .. } => "member.reports",
@@ -171,6 +174,12 @@ impl fmt::Display for Finding {
                     names.join(", ")
                 )
             }
+            Finding::BelowFloor { config, floor } => write!(
+                f,
+                "nobody is promoted: with the members that may confirm commits the next epoch would \
+                 begin with {config}, and write_quorum_min is {floor}; take the tags nosync, \
+                 nofailover, delay_ms or replicatefrom away from enough members"
+            ),
             Finding::SwitchingOver { target } => {
                 write!(f, "switching over to {target}: waiting for the primary to stop")
             }

@@ -7,10 +7,26 @@ use super::super::alarm::{ALARMS_MAX, Alarm, AlarmCode};
 use super::super::command::Change;
 use super::super::observation::Sequence;
 use super::super::state::Stage;
-use super::super::types::MemberName;
+use super::super::types::{Lsn, MemberName};
 use super::Pass;
 
+/// How often the primary's position is noted, where it is.
+const NOTE_EVERY_MS: u64 = 2000;
+
 impl Pass<'_> {
+    /// Notes how far the primary is, where a takeover is measured by it: the next leader of the
+    /// control plane may never hear of it.
+    pub(super) fn note_position(&self) -> Option<Change> {
+        self.state.spec.max_lag_bytes?;
+        let tenure = self.state.open_tenure()?;
+        let lsn = self.primary_view(tenure).map(|v| v.flushed).filter(|lsn| *lsn > Lsn(0))?;
+        let noted = self.state.primary_end_at;
+        let due = self.wall.0.checked_sub(noted.0).is_none_or(|age| age >= NOTE_EVERY_MS);
+        let further = Some((tenure.epoch, lsn)) > self.state.primary_end;
+        (matches!(tenure.stage, Stage::Active { .. }) && due && further)
+            .then_some(Change::NotePosition { expect_epoch: tenure.epoch, lsn })
+    }
+
     /// Takes alarms and notices of one member into the history, where there are new ones.
     pub(super) fn note_health(&self) -> Option<Change> {
         let held = |member: &MemberName| {
@@ -19,7 +35,7 @@ impl Pass<'_> {
         for member in self.state.members.keys() {
             let Some(observed) = self.fresh(member) else { continue };
             let report = &observed.report;
-            let mut alarms = report.alarms.clone();
+            let mut alarms: Vec<Alarm> = report.alarms.iter().map(Alarm::bounded).collect();
             alarms.extend(self.commits_wait(member));
             alarms.truncate(ALARMS_MAX);
             let keys = |list: &[Alarm]| -> BTreeSet<(AlarmCode, String)> {

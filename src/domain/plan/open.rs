@@ -132,6 +132,11 @@ impl Pass<'_> {
 
     /// Why a takeover would be refused if every standby that answers now were sealed now.
     fn likely_refusal(&self) -> Option<Refusal> {
+        let everybody = self.likely(false);
+        let best = candidate::choose(self.state, &everybody, None, Proof::Quorum);
+        if best.is_ok_and(|best| !best.no_room) {
+            return None;
+        }
         self.likely_refusal_of(&self.likely(true))
     }
 
@@ -161,6 +166,7 @@ impl Pass<'_> {
                         _ => view.held.min(self.state.epoch),
                     },
                     lineage: self.state.lineage.clone(),
+                    no_room: !self.has_room(name),
                 })
             })
             .collect()
@@ -179,7 +185,10 @@ impl Pass<'_> {
     pub(super) fn primary_end(&self) -> Option<Lsn> {
         self.state.spec.max_lag_bytes?;
         let wrote = self.state.lineage.last()?.epoch;
-        self.observed.primary_end.filter(|(epoch, _)| *epoch == wrote).map(|(_, lsn)| lsn)
+        let of = |end: Option<(Epoch, Lsn)>| end.filter(|(e, _)| *e == wrote).map(|(_, lsn)| lsn);
+        // What a standby heard may be long ago: it only adds to what the primary itself has said.
+        let told = of(self.observed.primary_told).max(of(self.state.primary_end))?;
+        Some(told.max(of(self.observed.primary_end).unwrap_or_default()))
     }
 
     pub(super) fn primary_view(&self, tenure: &Tenure) -> Option<&PrimaryView> {

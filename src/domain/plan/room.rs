@@ -29,6 +29,7 @@ impl Pass<'_> {
                 lsn: Lsn(0),
                 held: Epoch(0),
                 lineage: self.state.lineage.clone(),
+                no_room: !self.has_room(name),
             });
         }
         all

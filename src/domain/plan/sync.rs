@@ -45,7 +45,7 @@ impl Pass<'_> {
         let streaming: BTreeSet<MemberName> = view
             .standbys
             .iter()
-            .filter(|(name, p)| near(name, p) && self.may_count(name))
+            .filter(|(name, p)| near(name, p) && self.may_count(&tenure.member, name))
             .map(|(name, _)| name.clone())
             .collect();
         let able = current.members.intersection(&streaming).count();
@@ -62,7 +62,7 @@ impl Pass<'_> {
         let mut wanted = streaming;
         if !active && self.now.since(since) >= WIDEN_AFTER {
             let answers = |m: &&MemberName| {
-                let may = self.state.members.get(*m).is_some_and(|x| x.may_confirm());
+                let may = self.state.members.get(*m).is_some_and(|x| x.may_confirm(&tenure.member));
                 may && self.fresh(m).is_some()
             };
             wanted.extend(self.state.members.keys().filter(answers).cloned());
@@ -70,7 +70,10 @@ impl Pass<'_> {
         let mut target = self.target_sync(tenure, current, &wanted)?;
         if target.w == 0 && current.w > 0 && self.state.spec.synchronous != SynchronousMode::Async {
             // Not down to nobody while anybody streams, however far behind.
-            let all = view.standbys.iter().filter(|(name, p)| p.streaming && self.may_count(name));
+            let all = view
+                .standbys
+                .iter()
+                .filter(|(name, p)| p.streaming && self.may_count(&tenure.member, name));
             let all: BTreeSet<MemberName> = all.map(|(name, _)| name.clone()).collect();
             if !all.is_empty() {
                 target = self.sync_of(tenure.epoch, all);
@@ -97,8 +100,8 @@ impl Pass<'_> {
         })
     }
 
-    fn may_count(&self, name: &MemberName) -> bool {
-        let may = self.state.members.get(name).is_some_and(|m| m.may_confirm());
+    fn may_count(&self, primary: &MemberName, name: &MemberName) -> bool {
+        let may = self.state.members.get(name).is_some_and(|m| m.may_confirm(primary));
         let proven = self.fresh(name).is_some_and(
             |o| matches!(&o.report.condition, Condition::Standby(view) if view.counts),
         );
@@ -121,8 +124,9 @@ impl Pass<'_> {
             let last = self.observed.last_streaming.get(name).copied().unwrap_or(since);
             self.now.since(last.max(since)) >= patience
         };
-        let allowed =
-            |name: &MemberName| self.state.members.get(name).is_some_and(|m| m.may_confirm());
+        let allowed = |name: &MemberName| {
+            self.state.members.get(name).is_some_and(|m| m.may_confirm(&tenure.member))
+        };
         let kept = current.members.iter().filter(|m| allowed(m) && !gone(m));
         let mut members: BTreeSet<MemberName> = kept.chain(streaming).cloned().collect();
         members.remove(&tenure.member);
@@ -166,7 +170,8 @@ impl Pass<'_> {
     pub(super) fn first_sync(&self, primary: &MemberName, evidence: &[Sealed]) -> SyncConfig {
         let epoch = self.state.epoch.next();
         let others = |name: &&MemberName| {
-            *name != primary && self.state.members.get(*name).is_some_and(|m| m.may_confirm())
+            *name != primary
+                && self.state.members.get(*name).is_some_and(|m| m.may_confirm(primary))
         };
         let here: BTreeSet<MemberName> =
             evidence.iter().map(|s| &s.member).filter(others).cloned().collect();

@@ -172,6 +172,7 @@ impl Tables {
         log: Log,
     ) -> Sealed {
         Sealed {
+            no_room: false,
             member: self.names[member].clone(),
             guard: guard_id(member, guard),
             promised: epoch(promised),

@@ -131,6 +131,7 @@ pub fn guard_id(member: u8, guard: u8) -> GuardId {
 /// The evidence about a member that has everything: what may be lost is the other model's.
 pub fn evidence(state: &ClusterState, member: u8, guard: u8, promised: u64) -> Sealed {
     Sealed {
+        no_room: false,
         member: member_name(member),
         guard: guard_id(member, guard),
         promised: Epoch(promised),

@@ -469,6 +469,7 @@ fn full_process(q: &Question) -> Process {
         Proc::Sealed { promise, settled } => Process::Sealed {
             promise: big(promise),
             position: settled.then(|| Sealed {
+                no_room: false,
                 member: member_name(q.member),
                 guard: guard_id(q.member, q.guard),
                 promised: big(q.record.promised),
