@@ -266,11 +266,10 @@ impl Health {
         let attentive = self.looked.is_some_and(|at| now.since(at) <= self.limits.gap);
         self.looked = Some(now);
         // How far the log is, is heard on the held connection.
-        let deaf = self
-            .silences
-            .get(&Question::Held)
-            .is_some_and(|s| now.since(s.since) >= self.limits.late);
-        let flushed = self.flushed.filter(|_| !deaf);
+        let unheard =
+            self.silences.get(&Question::Held).map_or(Duration::ZERO, |s| now.since(s.since));
+        let flushed = self.flushed.filter(|_| unheard < self.limits.late);
+        let answers = unheard < self.limits.late / 3;
         for (question, silence) in &mut self.silences {
             if !attentive {
                 // We ourselves may have stood still, with the answer unread.
@@ -282,7 +281,7 @@ impl Health {
                 // Where the backend is gone, another connection is being opened.
                 Question::Held if vitals.held == Activity::Gone => process(vitals.postmaster),
                 Question::Held => process(vitals.held),
-                Question::Write => write(vitals, flushed),
+                Question::Write => write(vitals, flushed, answers),
             };
             silence.note(sight, now);
         }
@@ -426,8 +425,9 @@ fn opening(vitals: &Vitals) -> Sight {
     Sight::At((done, vitals.newborns.len() as u64, 0))
 }
 
-/// A write waits for the WAL, whoever flushes it.
-fn write(vitals: &Vitals, flushed: Option<Lsn>) -> Sight {
+/// A write waits for the WAL, whoever flushes it. `answers` is whether an open connection does at
+/// once, so that `flushed` is what it is now.
+fn write(vitals: &Vitals, flushed: Option<Lsn>, answers: bool) -> Sight {
     let disk = vitals.disk_writes.unwrap_or_default();
     match vitals.writer {
         // One backend that somebody stopped, or that is gone, says nothing of the disk.
@@ -436,10 +436,10 @@ fn write(vitals: &Vitals, flushed: Option<Lsn>) -> Sight {
         // Whoever waits wakes up in between, for nothing: for a queue of the disk, for a signal that
         // is meant for all. While an open connection answers, so that processes do get to run, only
         // the log tells whether anything is written.
-        Activity::Waits { for_disk, work } => match (flushed, for_disk) {
-            (Some(Lsn(flushed)), _) => Sight::At((flushed, 0, disk)),
-            (None, true) => Sight::Unclear,
-            (None, false) => Sight::At((u64::MAX, work, disk)),
+        Activity::Waits { for_disk, work } => match flushed {
+            Some(Lsn(flushed)) if for_disk || answers => Sight::At((flushed, 0, disk)),
+            None if for_disk => Sight::Unclear,
+            _ => Sight::At((flushed.map_or(u64::MAX, |lsn| lsn.0), work, disk)),
         },
     }
 }

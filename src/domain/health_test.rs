@@ -452,10 +452,11 @@ proptest! {
         let mut bench = Bench::new();
         for (server, ms, starved) in phases {
             bench.run(&server, ms);
-            // Every part moves for long enough to be looked at twice.
-            let part = if starved { Starved } else { Slow };
+            // Every part moves for long enough to be looked at twice. A write moves where the log
+            // does, and that is heard on the held connection.
+            let (part, held) = if starved { (Starved, Starved) } else { (Slow, Works) };
             let moving = Server {
-                postmaster: part, newborns: vec![], held: part, writer: part, ..server
+                postmaster: part, newborns: vec![], held, writer: part, log_grows: true, ..server
             };
             bench.run(&moving, 2 * LOOK_EVERY_MS + STEP_MS);
             prop_assert_eq!(bench.ended, None);
