@@ -4,7 +4,7 @@
 //! randomness, no unordered map. A rejected command changes nothing. Every guard is checked here
 //! again, whatever the proposer believed.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::alarm::{ALARMS_MAX, Alarm, NOTICES_MAX, Notice, bounded};
 use super::candidate::{self, Proof, Refusal, wished};
@@ -17,7 +17,7 @@ use super::state::{
     CloseReason, Closed, ClusterState, ControlState, FinishedOperation, HISTORY_MAX, Member,
     OPERATIONS_MAX, Operation, OperationKind, Outcome, Phase, Stage, Tenure,
 };
-use super::sync::SyncConfig;
+use super::sync::{SyncConfig, Uncovered};
 use super::types::{Epoch, GuardId, MemberName, WallMillis};
 
 /// Most synchronous configurations that may be in force at once.
@@ -498,17 +498,7 @@ fn apply_grant(
     let more = |s: &Sealed| (s.wal_epoch, s.lsn) > (wal_epoch, lsn);
     let loss = proof != Proof::Quorum && (!uncovered.is_empty() || grant.evidence.iter().any(more));
     if loss {
-        // What is not covered is given up; what is stays in force, and has to be covered
-        // by the next takeover too, should this member be lost before it is active.
-        state.syncs.retain(|c| !uncovered.iter().any(|u| u.config == *c));
-        // Where only the mixture with another is not covered, the newest stays.
-        let mixed: BTreeSet<Epoch> =
-            candidate::uncovered(state, &grant.evidence).iter().map(|u| u.config.epoch).collect();
-        let newest = |c: &SyncConfig, all: &[SyncConfig]| {
-            all.iter().all(|o| o.epoch != c.epoch || o.seq <= c.seq)
-        };
-        let all = state.syncs.clone();
-        state.syncs.retain(|c| !mixed.contains(&c.epoch) || newest(c, &all));
+        give_up_uncovered(state, &grant.evidence, &uncovered);
     }
     let primary_end = grant.within_lag_of;
     let at_stake = loss.then_some(AtStake { by, uncovered, primary_end });
@@ -537,6 +527,18 @@ fn apply_grant(
     };
     record(state, at, kind);
     Ok(APPLIED)
+}
+
+/// Gives up what is not covered. What is stays in force, and has to be covered by the next takeover
+/// too, should the chosen member be lost before it is active.
+fn give_up_uncovered(state: &mut ClusterState, evidence: &[Sealed], uncovered: &[Uncovered]) {
+    state.syncs.retain(|c| !uncovered.iter().any(|u| u.config == *c));
+    // Where only the mixture with another is not covered, the newest of its epoch stays.
+    let mixed = candidate::uncovered(state, evidence);
+    let newest: BTreeMap<Epoch, u64> = state.syncs.iter().map(|c| (c.epoch, c.seq)).collect();
+    state.syncs.retain(|c| {
+        !mixed.iter().any(|u| u.config.epoch == c.epoch) || newest.get(&c.epoch) == Some(&c.seq)
+    });
 }
 
 fn accepts_loss(operation: &Operation) -> bool {

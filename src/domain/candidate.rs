@@ -80,7 +80,6 @@ impl Refusal {
 
 /// Whether a piece of evidence counts for the next epoch of `state`.
 fn check_evidence(state: &ClusterState, evidence: &[Sealed]) -> Result<(), Refusal> {
-    let next = state.epoch.next();
     for (i, sealed) in evidence.iter().enumerate() {
         let bad = |why: &str| {
             Err(Refusal::BadEvidence { member: sealed.member.clone(), why: why.to_owned() })
@@ -93,21 +92,30 @@ fn check_evidence(state: &ClusterState, evidence: &[Sealed]) -> Result<(), Refus
         if evidence[..i].iter().any(|other| other.member == sealed.member) {
             return bad("it is there twice");
         }
-        if sealed.promised < next {
-            return bad("it has not promised the epoch that is to be granted");
-        }
-        if sealed.held > state.epoch || sealed.wal_epoch > state.epoch {
-            return bad("it claims an epoch that was never granted");
-        }
-        let recorded = state.lineage.0.iter().any(|e| e.epoch == sealed.wal_epoch);
-        if !recorded && sealed.held != sealed.wal_epoch {
-            return bad("it has WAL of an epoch whose promotion was never recorded");
-        }
-        if state.lineage.contradicts(&sealed.lineage) {
-            return bad("an epoch begins elsewhere in its log than the one that was granted");
+        if let Some(why) = evidence_problem(state, sealed) {
+            return bad(why);
         }
     }
     Ok(())
+}
+
+/// Why what a sealed member says of its own log does not count for the next epoch, if so.
+pub fn evidence_problem(state: &ClusterState, sealed: &Sealed) -> Option<&'static str> {
+    if sealed.promised < state.epoch.next() {
+        return Some("it has not promised the epoch that is to be granted");
+    }
+    // WAL of an epoch that was never granted is nobody's: it must not decide anything.
+    if sealed.held > state.epoch || sealed.wal_epoch > state.epoch {
+        return Some("it claims an epoch that was never granted");
+    }
+    let recorded = state.lineage.0.iter().any(|e| e.epoch == sealed.wal_epoch);
+    if !recorded && sealed.held != sealed.wal_epoch {
+        return Some("it has WAL of an epoch whose promotion was never recorded");
+    }
+    if state.lineage.contradicts(&sealed.lineage) {
+        return Some("an epoch begins elsewhere in its log than the one that was granted");
+    }
+    None
 }
 
 /// Whether `a` is a better candidate than `b`: more WAL, by (epoch, position); then room on its

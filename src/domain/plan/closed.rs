@@ -156,7 +156,6 @@ impl Pass<'_> {
 
     /// Sealed members that count.
     fn evidence(&self) -> Vec<Sealed> {
-        let next = self.state.epoch.next();
         self.state
             .members
             .iter()
@@ -166,14 +165,8 @@ impl Pass<'_> {
                 let Condition::Standby(view) = &report.condition else { return None };
                 let sealed = view.sealed.as_ref()?;
                 let same_life = report.guard.as_ref() == Some(&sealed.guard);
-                // WAL of an epoch that was never granted is nobody's: it must not decide anything.
-                let known = sealed.wal_epoch < next && sealed.held < next;
-                // Nor is one that begins elsewhere than the one of that number which was granted.
-                let recorded = self.state.lineage.0.iter().any(|e| e.epoch == sealed.wal_epoch);
-                let known = known
-                    && (recorded || sealed.held == sealed.wal_epoch)
-                    && !self.state.lineage.contradicts(&sealed.lineage);
-                let fit = view.counts && same_life && known && sealed.promised >= next;
+                let known = candidate::evidence_problem(self.state, sealed).is_none();
+                let fit = view.counts && same_life && known;
                 (fit && sealed.member == *name)
                     .then(|| Sealed { no_room: !self.has_room(name), ..sealed.clone() })
             })
