@@ -17,12 +17,21 @@ pub struct MemberStatus {
     pub streaming: bool,
     /// Whether its data counts for a takeover.
     pub counts: bool,
-    /// Whether commits may wait for it, by its tags.
+    /// Whether commits may wait for it, by its tags, while it streams from the primary.
     pub confirms: bool,
+    /// Whom it is to stream from instead of the primary.
+    pub replicatefrom: Option<String>,
     /// `reporting`, `silent`, ...
     pub reachability: String,
     /// What is wrong with it.
     pub problems: Vec<String>,
+}
+
+impl MemberStatus {
+    /// Whether commits of this primary may wait for it, by its tags.
+    fn confirms_to(&self, primary: &str) -> bool {
+        self.confirms && self.replicatefrom.as_deref().is_none_or(|from| from == primary)
+    }
 }
 
 impl Status {
@@ -115,7 +124,8 @@ impl Status {
         }
         let syncs = self.cluster()["syncs"].as_array().map_or(0, Vec::len);
         let asynchronous = self.cluster()["sync_policy"]["mode"] == "async";
-        let others = members.iter().filter(|m| m.name != primary && m.confirms).count();
+        let others =
+            members.iter().filter(|m| m.name != primary && m.confirms_to(&primary)).count();
         let counted = if asynchronous { 0 } else { others };
         if syncs != 1 || self.synchronous().len() != counted {
             return Some(format!("the synchronous standbys are {}", self.cluster()["syncs"]));
@@ -136,9 +146,9 @@ fn member(value: &Value) -> MemberStatus {
             let tags = &value["tags"];
             let set = |tag: &str| tags[tag] == true;
             let delayed = tags["delay_ms"].as_u64().unwrap_or(0) > 0;
-            let behind = text(&tags["replicatefrom"]).is_some();
-            !(set("nofailover") || set("nosync") || delayed || behind)
+            !(set("nofailover") || set("nosync") || delayed)
         },
+        replicatefrom: text(&value["tags"]["replicatefrom"]),
         reachability: or_empty(&value["reachability"]),
         problems: problems.iter().filter_map(text).collect(),
     }
