@@ -29,3 +29,4 @@ pub mod runtime;
 pub mod session;
 pub mod stop;
 pub mod transport;
+pub mod watch;

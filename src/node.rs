@@ -190,7 +190,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let _lock = lock(&config.node.data_dir)?;
     let clock = Arc::new(BootClock);
     let (shutdown, shutting_down) = watch::channel(false);
-    let (stop, stopping) = watch::channel(false);
+    let (stop, stopping) = crate::watch::channel(false);
 
     // What is wrong with the machine is said before anything runs.
     let node_id = config.raft.node_id.filter(|_| config.has_role(Role::Controller));
@@ -246,7 +246,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
 async fn supervise(
     controller: &mut Option<tokio::task::JoinHandle<Result<(), Error>>>,
     mut agent: Option<tokio::task::JoinHandle<()>>,
-    stop: watch::Sender<bool>,
+    stop: crate::watch::Sender<bool>,
 ) -> Result<(), Error> {
     let agent_ended = async {
         match &mut agent {
@@ -340,8 +340,8 @@ async fn start_agent(
     secret: &config::Secret,
     identity: &Identity,
     clock: Arc<BootClock>,
-    stopping: watch::Receiver<bool>,
-    node_alarms: watch::Receiver<Vec<Alarm>>,
+    stopping: crate::watch::Receiver<bool>,
+    node_alarms: crate::watch::Receiver<Vec<Alarm>>,
 ) -> Result<Option<(tokio::task::JoinHandle<()>, agent::Leads)>, Error> {
     if !config.has_role(Role::Agent) || config.members.is_empty() {
         return Ok(None);

@@ -7,7 +7,9 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
 
-pub use crate::raft::runtime::{AsyncRuntime as Runtime, BootRuntime};
+pub use crate::raft::AsyncRuntime as Runtime;
+#[cfg(not(quorate_sim))]
+pub use crate::raft::runtime::BootRuntime;
 
 /// A future on the heap.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use crate::domain::alarm::{Alarm, AlarmCode, NoticeCode};
 use crate::domain::desired::{FollowDuty, Upstream};
@@ -22,6 +21,7 @@ use crate::domain::space::{Aside, Disks};
 use crate::domain::state::ClusterSpec;
 use crate::domain::sync::SyncConfig;
 use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName, SystemId, Timeline};
+use crate::watch;
 
 /// Why the database did not do it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

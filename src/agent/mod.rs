@@ -14,6 +14,7 @@
 //! - the *upstream watch* asks the standby that a cascaded member streams from;
 //! - the *reporter* tells the leader.
 
+#[cfg(not(quorate_sim))]
 pub mod database;
 pub mod driver;
 mod fence;
@@ -30,14 +31,13 @@ mod worker;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use crate::clock::Clock;
 use crate::domain::alarm::Alarm;
 use crate::domain::state::{ClusterSpec, Tags};
 use crate::domain::types::{ClusterName, MemberName, NodeName};
 use crate::runtime::Runtime;
 use crate::session::{Client, Transport};
+use crate::watch;
 use driver::Database;
 use poll::Known;
 use shared::Shared;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tracing::debug;
 
 use crate::domain::state::ClusterState;
@@ -12,6 +11,7 @@ use crate::domain::types::{ClusterName, MemberName};
 use crate::runtime::Runtime;
 use crate::session::wire::{PollRequest, Presence};
 use crate::session::{Client, Transport};
+use crate::watch;
 
 /// How long an answer may wait for news.
 const WAIT: Duration = Duration::from_millis(500);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::driver::{Database, Seen, Tree};
 use super::{Member, Options};
@@ -19,6 +19,7 @@ use crate::domain::reconcile::{Local, Process};
 use crate::domain::record::{DataMark, MemberRecord};
 use crate::domain::space::{Aside, Disks};
 use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName};
+use crate::watch;
 
 /// One member, as its tasks see it.
 pub(super) struct Shared<D, C> {

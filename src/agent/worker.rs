@@ -15,7 +15,6 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::driver::{Database, Error, RunRole, RunState, StartMode, Tree};
@@ -31,6 +30,7 @@ use crate::domain::state::{ClusterState, Stage};
 use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName};
 use crate::runtime::{self, Runtime};
 use crate::session::{Client, Transport};
+use crate::watch;
 
 /// How often the worker looks without being woken.
 const TICK: Duration = Duration::from_millis(500);

@@ -35,37 +35,37 @@ pub use apply::{Position, apply};
 pub use command::{Command, Rejection, Reply};
 pub use state::{ClusterState, ControlState};
 
-#[cfg(test)]
+#[cfg(all(test, not(quorate_mutants)))]
 mod apply_test;
-#[cfg(test)]
+#[cfg(all(test, not(quorate_mutants)))]
 mod candidate_property_test;
-#[cfg(test)]
+#[cfg(all(test, not(quorate_mutants)))]
 mod candidate_test;
-#[cfg(test)]
+#[cfg(all(test, not(quorate_mutants)))]
 mod desired_test;
-#[cfg(test)]
+#[cfg(all(test, not(quorate_mutants)))]
 mod fixture_test;
-#[cfg(test)]
+#[cfg(all(test, not(quorate_mutants)))]
 mod health_test;
-#[cfg(test)]
+#[cfg(all(test, not(quorate_mutants)))]
 mod invariants_test;
-#[cfg(test)]
+#[cfg(all(test, not(quorate_mutants)))]
 mod lease_test;
-#[cfg(test)]
+#[cfg(all(test, not(quorate_mutants)))]
 mod operation_test;
-#[cfg(test)]
+#[cfg(all(test, not(quorate_mutants)))]
 mod plan_modes_test;
-#[cfg(test)]
+#[cfg(all(test, not(quorate_mutants)))]
 mod plan_test;
-#[cfg(test)]
+#[cfg(all(test, not(quorate_mutants)))]
 mod reconcile_test;
-#[cfg(test)]
+#[cfg(all(test, not(quorate_mutants)))]
 mod room_test;
-#[cfg(test)]
+#[cfg(all(test, not(quorate_mutants)))]
 mod sync_property_test;
-#[cfg(test)]
+#[cfg(all(test, not(quorate_mutants)))]
 mod sync_test;
-#[cfg(test)]
+#[cfg(all(test, not(quorate_mutants)))]
 mod walk_member_test;
-#[cfg(test)]
+#[cfg(all(test, not(quorate_mutants)))]
 mod walk_test;

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
 use crate::domain::alarm::{Alarm, AlarmCode};
+use crate::watch;
 
 /// Alarms of the node, from several places. Clones share them.
 #[derive(Debug, Clone)]
@@ -42,7 +41,7 @@ mod tests {
         alarms.set(&[AlarmCode::ControllerDown], vec![down.clone()]);
         assert_eq!(*seen.borrow_and_update(), [low, down.clone()]);
         alarms.set(&[AlarmCode::ControllerDown], vec![down.clone()]);
-        assert!(!seen.has_changed().unwrap());
+        assert!(!seen.has_changed());
         alarms.set(&space, Vec::new());
         assert_eq!(*seen.borrow_and_update(), [down]);
     }

@@ -15,9 +15,11 @@
 
 pub mod append_monitor;
 mod barrier;
+#[cfg(not(quorate_sim))]
 pub mod disk;
 pub mod error;
 mod formation;
+#[cfg(not(quorate_sim))]
 pub mod grpc;
 mod handle;
 mod identity;
@@ -25,6 +27,7 @@ pub mod kv;
 #[cfg(test)]
 mod kv_conformance;
 pub mod kv_mem;
+#[cfg(not(quorate_sim))]
 pub mod kv_rocks;
 pub mod log_store;
 mod log_tail;
@@ -34,6 +37,7 @@ mod options;
 mod quiet;
 mod record;
 mod role;
+#[cfg(not(quorate_sim))]
 pub mod runtime;
 mod service;
 mod snapshot;
@@ -45,6 +49,7 @@ pub mod watch;
 mod watchdog;
 pub mod wire;
 
+#[cfg(not(quorate_sim))]
 pub use disk::{Disk, Room};
 pub use error::{BarrierError, FatalReason, Leader, ProposeError, StartError, TransferError};
 pub use formation::FormationError;

@@ -8,6 +8,7 @@
 //! calls alone make a lost leader, a slow one and a simulated one look the same.
 
 pub mod client;
+#[cfg(not(quorate_sim))]
 pub mod grpc;
 pub mod wire;
 

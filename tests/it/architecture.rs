@@ -16,12 +16,13 @@ const TABLE: &[(&str, &[&str])] = &[
     ("pb", &[]),
     ("convert", &["domain", "pb"]),
     ("raft", &["domain", "pb", "transport", "clock"]),
-    ("runtime", &["raft::runtime"]),
+    ("runtime", &["raft::AsyncRuntime", "raft::runtime"]),
+    ("watch", &[]),
     // Its server side answers with the controller's service.
     ("session", &["domain", "pb", "transport", "clock", "runtime", "controller"]),
     ("controller", &["domain", "session", "raft", "clock", "runtime"]),
     // The configuration for the settings of a database alone.
-    ("agent", &["domain", "postgres", "guard", "session", "clock", "runtime", "config"]),
+    ("agent", &["domain", "postgres", "guard", "session", "clock", "runtime", "config", "watch"]),
     ("guard", &["domain::types", "clock"]),
     ("postgres", &["domain::types", "config"]),
     ("proxy", &["domain", "raft::handle", "clock"]),

@@ -43,8 +43,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use super::driver::{
     Attached, Care, CopyRoom, Database, Emptiness, Error, Examined, Position, Progress, Rewound,
     RunRole, RunState, Seen, StartMode, Started, Survey, Tree, Upkeep,
@@ -62,6 +60,7 @@ use crate::postgres::binaries::Binaries;
 use crate::postgres::connect::Target;
 use crate::postgres::os_user::OsUser;
 use crate::postgres::sql::Session;
+use crate::watch;
 use error::Result;
 use process::Guarded;
 pub use settings::{Error as SettingsError, REPLICATION_USER, REWIND_USER, SUPERUSER, Settings};

@@ -4,7 +4,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{QUICK, SLOW, Worker};
@@ -19,6 +18,7 @@ use crate::domain::state::ClusterSpec;
 use crate::domain::types::Epoch;
 use crate::runtime::{self, Runtime};
 use crate::session::Transport;
+use crate::watch;
 
 /// How long a standby may take to answer before it is copied.
 const QUESTION: Duration = Duration::from_secs(4);
