@@ -26,6 +26,7 @@ pub mod pb;
 pub mod postgres;
 pub mod raft;
 pub mod runtime;
+pub mod service_manager;
 pub mod session;
 pub mod stop;
 pub mod transport;

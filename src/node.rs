@@ -38,6 +38,7 @@ use crate::domain::types::WallMillis;
 use crate::domain::{Command, ControlState, Reply};
 use crate::raft::{self, Handle};
 use crate::runtime::BootRuntime;
+use crate::service_manager::ServiceManager;
 use crate::session;
 use crate::transport::{self, ClientOptions, Identity};
 
@@ -230,8 +231,12 @@ pub async fn run(config: Config) -> Result<(), Error> {
         })
     });
     info!(node = %config.node.name, listen = %config.node.listen, "hanode is running");
+    let manager = Arc::new(ServiceManager::from_env());
+    manager.ready(&format!("node {} of {}", config.node.name, config.control_plane));
+    let living = manager.clone();
+    let living = tokio::spawn(async move { living.live().await });
     let mut controller = controller;
-    let outcome = supervise(&mut controller, agent, stop).await;
+    let outcome = supervise(&mut controller, agent, stop, &manager).await;
     shutdown.send_replace(true);
     if let Some(controller) = controller
         && !controller.is_finished()
@@ -239,6 +244,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         // A leader hands its leadership over, and the store is flushed.
         drop(tokio::time::timeout(FAREWELL, controller).await);
     }
+    living.abort();
     outcome
 }
 
@@ -247,6 +253,7 @@ async fn supervise(
     controller: &mut Option<tokio::task::JoinHandle<Result<(), Error>>>,
     mut agent: Option<tokio::task::JoinHandle<()>>,
     stop: crate::watch::Sender<bool>,
+    manager: &ServiceManager,
 ) -> Result<(), Error> {
     let agent_ended = async {
         match &mut agent {
@@ -270,6 +277,10 @@ async fn supervise(
         () = agent_ended => return Err(Error::Agent),
     };
     info!(?ending, "ending");
+    manager.stopping(match ending {
+        Ending::StopAll => "the members of this node are being stopped",
+        Ending::LeaveRunning => "the members of this node go on under their guards",
+    });
     if ending == Ending::StopAll
         && let Some(handle) = agent
     {

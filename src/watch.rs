@@ -233,7 +233,7 @@ mod tests {
             assert!(waits[i as usize].as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         }
         // One that gives up is not woken.
-        waits.remove(4);
+        drop(waits.remove(4));
         sender.send_replace(1);
         assert_eq!(*woken.lock().unwrap(), [3, 0, 2, 1]);
         let mut cx = Context::from_waker(Waker::noop());

@@ -18,6 +18,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("raft", &["domain", "pb", "transport", "clock"]),
     ("runtime", &["raft::AsyncRuntime", "raft::runtime"]),
     ("watch", &[]),
+    ("service_manager", &[]),
     // Its server side answers with the controller's service.
     ("session", &["domain", "pb", "transport", "clock", "runtime", "controller"]),
     ("controller", &["domain", "session", "raft", "clock", "runtime"]),
