@@ -15,6 +15,20 @@ dest=${DESTDIR:-}
 
 install -D -m 0755 "$programs/hanode" "$dest/usr/bin/hanode"
 install -D -m 0755 "$programs/hactl" "$dest/usr/bin/hactl"
+manual=$(mktemp -d)
+trap 'rm -rf "$manual"' EXIT
+"$programs/hactl" manual "$manual"
+"$programs/hanode" manual "$manual"
+for page in "$manual"/man?/*; do
+  section=${page##*.}
+  install -d -m 0755 "$dest/usr/share/man/man$section"
+  gzip -9n <"$page" >"$dest/usr/share/man/man$section/${page##*/}.gz"
+done
+for program in hactl hanode; do
+  install -D -m 0644 "$manual/bash/$program.bash" "$dest/usr/share/bash-completion/completions/$program"
+  install -D -m 0644 "$manual/zsh/_$program" "$dest/usr/share/zsh/vendor-completions/_$program"
+  install -D -m 0644 "$manual/fish/$program.fish" "$dest/usr/share/fish/vendor_completions.d/$program.fish"
+done
 for unit in quorate.service quorate-members.service; do
   install -D -m 0644 "$here/$unit" "$dest/usr/lib/systemd/system/$unit"
 done

@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use quorate::cli::manual::{self, ManualArgs};
 use quorate::config::{Config, LogFormat};
 use quorate::{guard, node, stop};
 use tracing_subscriber::EnvFilter;
@@ -41,6 +42,9 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         timeout: u64,
     },
+    /// Writes manual pages and completions of all shells into a directory.
+    #[command(hide = true)]
+    Manual(ManualArgs),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +60,9 @@ fn main() -> ExitCode {
             runtime()?.block_on(stop::stop(&config, std::time::Duration::from_secs(timeout)))?;
             Ok(())
         })),
+        Task::Manual(args) => {
+            report(manual::write(Arguments::command(), &args).map_err(anyhow::Error::from))
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod connect;
 mod explain;
 mod failure;
 mod history;
+pub mod manual;
 mod operate;
 mod output;
 mod ps;
@@ -24,7 +25,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::client::{self, Client};
 use crate::pb::v1;
@@ -98,6 +99,11 @@ enum Command {
     Psql(connect::PsqlArgs),
     /// List the PostgreSQL processes of this host, with the numbers that they have inside
     Ps(ps::PsArgs),
+    /// Print the completions of a shell, to be sourced by it
+    Completion(manual::CompletionArgs),
+    /// Write manual pages and completions of all shells into a directory
+    #[command(hide = true)]
+    Manual(manual::ManualArgs),
     /// Print the version
     Version,
 }
@@ -182,6 +188,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Dsn(args) => connect::dsn(reading()?, &args).await,
         Command::Psql(args) => connect::psql(reading()?, &args).await,
         Command::Ps(args) => ps::run(&args, common.output),
+        Command::Completion(args) => manual::completion(Cli::command(), &args),
+        Command::Manual(args) => Ok(manual::write(Cli::command(), &args)?),
         Command::Version => output::line(concat!("hactl ", env!("CARGO_PKG_VERSION"))),
     }
 }

@@ -54,6 +54,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("tonic_prost", GENERATED),
     ("toml", &["config", "cli"]),
     ("clap", &["cli", "bin"]),
+    ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
 ];
 
 /// One path that a source file names, and where.
