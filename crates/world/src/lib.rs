@@ -10,6 +10,7 @@ pub mod clock;
 #[allow(dead_code)]
 #[path = "../../../src/domain/mod.rs"]
 pub mod domain;
+pub mod exec;
 #[allow(dead_code)]
 #[path = "../../../src/watch.rs"]
 pub mod watch;
