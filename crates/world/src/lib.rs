@@ -11,6 +11,7 @@ pub mod clock;
 #[path = "../../../src/domain/mod.rs"]
 pub mod domain;
 pub mod exec;
+pub mod net;
 #[allow(dead_code)]
 #[path = "../../../src/watch.rs"]
 pub mod watch;

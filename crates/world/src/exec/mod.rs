@@ -525,6 +525,11 @@ impl Core {
 
 // ---- for code inside ----
 
+/// Whether there is a world on this thread.
+pub fn is_there() -> bool {
+    CURRENT.with_borrow(|core| core.is_some())
+}
+
 /// True time.
 pub fn now() -> Nanos {
     core().now.get()
