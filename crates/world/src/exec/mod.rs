@@ -167,9 +167,11 @@ fn core() -> Rc<Core> {
     })
 }
 
-/// Everything of one run. There is at most one on a thread; dropping it drops all tasks.
+/// Everything of one run. Dropping it drops all tasks. The code of a thread is in the world that
+/// was made last; those of a thread are dropped in the reverse order.
 pub struct World {
     core: Rc<Core>,
+    outer: Option<Rc<Core>>,
 }
 
 impl World {
@@ -196,11 +198,8 @@ impl World {
             polls: Cell::new(0),
             here: Cell::new(0),
         });
-        CURRENT.with_borrow_mut(|current| {
-            assert!(current.is_none(), "there is a world on this thread already");
-            *current = Some(core.clone());
-        });
-        let world = Self { core };
+        let outer = CURRENT.with_borrow_mut(|current| current.replace(core.clone()));
+        let world = Self { core, outer };
         let machine = world.machine("world", 0);
         let scope = world.scope(machine, "world");
         assert_eq!((machine, scope), (MachineId::WORLD, ScopeId::WORLD));
@@ -323,7 +322,7 @@ impl Drop for World {
             state.machines.iter_mut().map(|m| std::mem::take(&mut m.timers)).collect()
         };
         drop(timers);
-        CURRENT.with_borrow_mut(|current| *current = None);
+        CURRENT.with_borrow_mut(|current| *current = self.outer.take());
     }
 }
 
