@@ -13,6 +13,7 @@ use super::shared::Shared;
 use crate::clock::Clock;
 use crate::domain::alarm::NoticeCode;
 use crate::domain::health::{HEALTH_ALARMS, Health, Limits, Question, Verdict};
+use crate::domain::mutant::{Mutant, without};
 use crate::domain::reconcile::Process;
 use crate::domain::types::GuardId;
 use crate::runtime::{self, Boxed, Runtime};
@@ -150,6 +151,7 @@ fn give_up<D: Database, C: Clock>(
     // A standby that does not answer is sealed, or killed where that does not work, once it
     // matters; until then it holds nobody up.
     let given_up = watched.primary
+        && !without(Mutant::FrozenKeepsLease)
         && shared.update(|inner| {
             let primary = matches!(inner.process, Process::Primary { promoted: true, .. });
             if !primary || inner.guard != watched.guard {

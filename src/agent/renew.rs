@@ -13,6 +13,7 @@ use super::poll::Known;
 use super::shared::Shared;
 use crate::clock::Clock;
 use crate::domain::lease::{HolderLease, Timing};
+use crate::domain::mutant::{Mutant, without};
 use crate::domain::types::{BootTime, NodeName};
 use crate::runtime::{self, Boxed, Runtime};
 use crate::session::wire::{Claim, RenewRequest, Renewal};
@@ -41,6 +42,15 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
         let fresh = claims.iter().any(|c| !held.contains(c));
         held.clone_from(&claims);
         let now = clock.now();
+        if without(Mutant::GrantIsLease) {
+            for claim in &claims {
+                if let Some((member, timing)) = claimant(&members, &known, claim)
+                    && member.lock().lease.is_none_or(|l| l.epoch != claim.epoch)
+                {
+                    settle::<RT, D, C>(member, claim, Renewal::Acknowledged, now, &timing).await;
+                }
+            }
+        }
         if claims.is_empty() || (now < due && !fresh) {
             let wait = if claims.is_empty() { Duration::from_secs(1) } else { due.since(now) };
             let mut waits: Vec<Boxed<'_, ()>> =
@@ -55,16 +65,15 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
         let request = RenewRequest { node: node.clone(), claims: claims.clone() };
         match client.renew(&request, ATTEMPT).await {
             Ok(reply) => {
+                let counted_from =
+                    if without(Mutant::LeaseFromAnswer) { clock.now() } else { sent };
                 let mut every = Timing::default().renew();
                 for (claim, renewal) in claims.iter().zip(reply.renewals) {
-                    let Some(member) = members.iter().find(|m| {
-                        m.member.cluster == claim.cluster && m.member.name == claim.member
-                    }) else {
+                    let Some((member, timing)) = claimant(&members, &known, claim) else {
                         continue;
                     };
-                    let Some(timing) = timing(&known, member.as_ref()) else { continue };
                     every = every.min(timing.renew());
-                    settle::<RT, D, C>(member, claim, renewal, sent, &timing).await;
+                    settle::<RT, D, C>(member, claim, renewal, counted_from, &timing).await;
                 }
                 due = sent.plus(every);
             }
@@ -81,6 +90,18 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
 /// The agreed times, never those of this node's file: the leader counts by the agreed ones.
 fn timing<D: Database, C: Clock>(known: &Known, member: &Shared<D, C>) -> Option<Timing> {
     known.get().clusters.get(&member.member.cluster).map(|c| c.spec.timing)
+}
+
+/// Whose claim it is, with the agreed times of its cluster.
+fn claimant<'a, D: Database, C: Clock>(
+    members: &'a [Arc<Shared<D, C>>],
+    known: &Known,
+    claim: &Claim,
+) -> Option<(&'a Shared<D, C>, Timing)> {
+    let is_its =
+        |m: &&Arc<Shared<D, C>>| m.member.cluster == claim.cluster && m.member.name == claim.member;
+    let member = members.iter().find(is_its)?.as_ref();
+    Some((member, timing(known, member)?))
 }
 
 /// What is to be renewed. Nothing before the agreed times are known.
@@ -102,13 +123,16 @@ async fn settle<RT: Runtime, D: Database, C: Clock>(
     member: &Shared<D, C>,
     claim: &Claim,
     renewal: Renewal,
-    sent: BootTime,
+    counted_from: BootTime,
     timing: &Timing,
 ) {
     match renewal {
         Renewal::Acknowledged => {
-            let lease = HolderLease::from_renewal(claim.epoch, sent, timing);
-            let armed = RT::timeout(ARM, member.database.arm(&claim.guard, lease.kill_at)).await;
+            let lease = HolderLease::from_renewal(claim.epoch, counted_from, timing);
+            let armed = match without(Mutant::GuardNotArmed) {
+                true => Ok(Ok(())),
+                false => RT::timeout(ARM, member.database.arm(&claim.guard, lease.kill_at)).await,
+            };
             match armed {
                 Ok(Ok(())) => {
                     let first = {

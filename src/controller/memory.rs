@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 use crate::domain::command::Rejection;
 use crate::domain::lease::{LeaderLedger, Ticket};
+use crate::domain::mutant::{Mutant, without};
 use crate::domain::observation::{Condition, Observations, Report};
 use crate::domain::plan::Finding;
 use crate::domain::types::{BootTime, ClusterName, Epoch, MemberName};
@@ -85,14 +86,19 @@ impl Memory {
         let mut inner = self.lock();
         match &*inner {
             Some(l) if role.established && l.ledger.term() == role.term => {}
-            _ if role.established => {
+            before if role.established => {
+                let since = match before {
+                    Some(l) if without(Mutant::LedgerKept) => l.ledger.elected(),
+                    _ => clock.now().max(role.since),
+                };
                 *inner = Some(Leadership {
-                    ledger: LeaderLedger::new(role.term, clock.now().max(role.since)),
+                    ledger: LeaderLedger::new(role.term, since),
                     observations: BTreeMap::new(),
                     findings: BTreeMap::new(),
                     refused: BTreeMap::new(),
                 });
             }
+            _ if without(Mutant::LedgerKept) => {}
             _ => *inner = None,
         }
     }

@@ -1,7 +1,12 @@
 //! Rules of the protocol that can be taken away, one at a time, to show what each is for.
 //!
-//! Only the model checker can: without its own compiler flag [`without`] is `false`, constant, and
-//! costs nothing. The production build has no such flag, and no way to set one.
+//! Only the model checker and the simulator can: without their own compiler flag [`without`] is
+//! `false`, constant, and costs nothing. The production build has no such flag, and no way to set
+//! one.
+//!
+//! Some rules are kept by what stands behind an interface (PostgreSQL, the guard, the disk). Those
+//! are taken away in the model that stands there in a simulation; they are listed here all the
+//! same, so that there is one list.
 
 /// A rule that is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,25 +63,82 @@ pub enum Mutant {
     LeaseNeverEnds,
     /// Any life of a member's guard may run the epoch that was granted to one of them.
     GuardNotCompared,
+    /// A primary opens for writes before it is active.
+    OpensBeforeActive,
+    /// A member whose log has diverged follows all the same.
+    FollowsDiverged,
+
+    // ---- the Raft part ----
+    /// A leader that restarts leads on without an election.
+    LeaderRestored,
+    /// A vote is given before it is on disk.
+    VoteNotSynced,
+    /// Entries of the log are reported as stored before they are on disk.
+    AppendNotSynced,
+    /// A controller whose store was wiped takes part again under its old identity.
+    OtherStoreAdmitted,
+    /// A Pre-Vote is taken for granted without asking anybody.
+    PreVoteGranted,
+    /// No quorum confirms that a controller still leads before it answers.
+    BarrierSkipped,
+    /// A read barrier answers those, too, who came after it had begun.
+    BarrierShared,
+
+    // ---- controller, agent and session ----
+    /// A leadership counts leases from the beginning of the one that the node had before.
+    LedgerKept,
+    /// The agent counts a lease from when it hears of it, not from before it asked.
+    LeaseFromAnswer,
+    /// The agent takes a grant that it learns of for a first lease.
+    GrantIsLease,
+    /// No renewal moves the kernel's timer in the guard.
+    GuardNotArmed,
+    /// The end of the postmaster is taken for that of its whole process tree.
+    DeathIsProof,
+    /// It is not recorded that a data directory is being replaced.
+    ReplacingNotMarked,
+    /// A primary that hangs keeps its lease.
+    FrozenKeepsLease,
+    /// An agent asks none but the controller that it asked first.
+    AsksOneController,
+
+    // ---- behind the agent's interface to the database ----
+    /// The guard's timer counts CLOCK_MONOTONIC, which stands still while a machine is suspended.
+    GuardCountsMonotonic,
+    /// PostgreSQL opens again by itself after a crash (`restart_after_crash`).
+    ReopensAfterCrash,
+    /// The synchronous names are set after the promotion instead of before.
+    NamesAfterPromotion,
+    /// A promotion takes the next free timeline, not that of its epoch, and nobody looks.
+    TimelineNotEpoch,
+    /// A barrier does not wait until every walsender has the new configuration.
+    WalsendersNotRefreshed,
+    /// The epoch that a standby followed is taken for that of its last record.
+    FollowedEpochCounts,
+    /// The member's record is not synced before it is acted on.
+    RecordNotSynced,
 }
 
 #[cfg(quorate_mutants)]
 mod switch {
     use super::Mutant;
-    use std::sync::RwLock;
+    use std::sync::atomic::{AtomicU8, Ordering};
 
-    static ACTIVE: RwLock<Option<Mutant>> = RwLock::new(None);
+    /// The number of the rule that is left out, plus one; 0 for none.
+    static ACTIVE: AtomicU8 = AtomicU8::new(0);
+
+    fn number(mutant: Mutant) -> u8 {
+        mutant as u8 + 1
+    }
 
     /// Leaves a rule out from here on, in the whole process; `None` puts it back.
     pub fn leave_out(mutant: Option<Mutant>) {
-        if let Ok(mut active) = ACTIVE.write() {
-            *active = mutant;
-        }
+        ACTIVE.store(mutant.map_or(0, number), Ordering::SeqCst);
     }
 
     /// Whether this rule is left out.
     pub fn without(mutant: Mutant) -> bool {
-        ACTIVE.read().is_ok_and(|active| *active == Some(mutant))
+        ACTIVE.load(Ordering::Relaxed) == number(mutant)
     }
 }
 

@@ -298,7 +298,7 @@ fn primary(duty: &PrimaryDuty, local: &Local, now: BootTime) -> Action {
                 return Action::HandOver { epoch: duty.epoch, target: target.clone() };
             }
             let active = matches!(duty.stage, Stage::Active { .. });
-            if active && !writes_open {
+            if (active || mutant::without(Mutant::OpensBeforeActive)) && !writes_open {
                 return Action::OpenWrites { epoch: duty.epoch };
             }
             let newest = duty.syncs.last();
@@ -342,6 +342,7 @@ fn follow(duty: &FollowDuty, local: &Local) -> Action {
             match duty.lineage.relation_of(&at.lineage, at.wal_epoch, at.lsn) {
                 _ if local.source_lacks_wal => Action::Clone(duty.clone()),
                 Relation::Prefix => Action::Follow(stream()),
+                _ if mutant::without(Mutant::FollowsDiverged) => Action::Follow(stream()),
                 Relation::Diverged { .. } => diverged(duty, local),
             }
         }

@@ -18,6 +18,7 @@ use super::role::{fatal_reason, own_leadership};
 use super::service::Core;
 use super::state_machine::Applied;
 use super::watch;
+use crate::domain::mutant::{Mutant, without};
 
 type Outcome = Result<Arc<Applied>, BarrierError>;
 type Waiter<RT> = <<RT as AsyncRuntime>::Oneshot as Oneshot>::Sender<Outcome>;
@@ -77,7 +78,7 @@ impl<RT: AsyncRuntime> Barriers<RT> {
 
     async fn run_all(self: Arc<Self>) {
         loop {
-            let waiters = {
+            let mut waiters = {
                 let mut queue = self.lock();
                 if queue.gathering.is_empty() {
                     queue.running = false;
@@ -87,6 +88,9 @@ impl<RT: AsyncRuntime> Barriers<RT> {
             };
             let run = RT::timeout(self.run_max, (self.run)());
             let outcome = run.await.unwrap_or(Err(BarrierError::NoQuorum));
+            if without(Mutant::BarrierShared) {
+                waiters.append(&mut self.lock().gathering);
+            }
             for waiter in waiters {
                 // A caller whose deadline has passed is not there any more.
                 let _ = waiter.send(outcome.clone());

@@ -19,6 +19,7 @@ use openraft::AsyncRuntime;
 use super::network::{AskError, Caller};
 use super::types::Peer;
 use super::wire::{Hello, HelloReply, Method, StoreId, Transport};
+use crate::domain::mutant::{Mutant, without};
 
 const HELLO_DEADLINE: Duration = Duration::from_secs(1);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -81,7 +82,9 @@ pub(super) fn judge(
             missing.push(*id);
             continue;
         };
-        if let Some(known) = answer.known.as_ref().filter(|known| *known != store) {
+        if let Some(known) = answer.known.as_ref().filter(|known| *known != store)
+            && !without(Mutant::OtherStoreAdmitted)
+        {
             let (peer, known) = (peer.clone(), known.clone());
             return Err(FormationError::Wiped { node_id, peer, known });
         }

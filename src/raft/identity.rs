@@ -17,6 +17,7 @@ use super::kv::{Batch, Error, KvEngine, Space};
 use super::log_store::write_synced;
 use super::record;
 use super::wire::{Refusal, StoreId};
+use crate::domain::mutant::{Mutant, without};
 
 const OWN: &[u8] = b"identity";
 const PEER_PREFIX: &[u8] = b"peer/";
@@ -138,7 +139,7 @@ impl PeerStores {
             let mut known = self.lock();
             let entry =
                 known.entry(node).or_insert_with(|| Known { store: store.clone(), on_disk: false });
-            if entry.store != *store {
+            if entry.store != *store && !without(Mutant::OtherStoreAdmitted) {
                 return Err(Refusal::OtherStore {
                     node,
                     known: entry.store.clone(),

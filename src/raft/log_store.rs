@@ -24,6 +24,7 @@ use super::kv::{Batch, Error, KvEngine, Space};
 use super::log_tail::{LogTail, next};
 use super::record;
 use super::types::{Entry, LogId, TypeConfig, Vote};
+use crate::domain::mutant::{Mutant, without};
 
 const VOTE: &[u8] = b"vote";
 const COMMITTED: &[u8] = b"committed";
@@ -271,7 +272,11 @@ impl<RT: AsyncRuntime> RaftLogStorage<TypeConfig<RT>> for LogStore<RT> {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let mut batch = Batch::new();
         record::put(&mut batch, Space::Meta, VOTE, vote)?;
-        write_synced::<RT>(&*self.0.engine, batch).await?;
+        if without(Mutant::VoteNotSynced) {
+            self.submit_unsynced(batch);
+        } else {
+            write_synced::<RT>(&*self.0.engine, batch).await?;
+        }
         self.tail().vote = Some(*vote);
         Ok(())
     }
@@ -313,7 +318,7 @@ impl<RT: AsyncRuntime> RaftLogStorage<TypeConfig<RT>> for LogStore<RT> {
         // The tail is not locked here: the engine may call back at once.
         self.0.engine.submit(
             batch,
-            true,
+            !without(Mutant::AppendNotSynced),
             Box::new(move |result| {
                 // An append that failed stays in flight: the watchdog may see it as stuck.
                 if result.is_ok() {

@@ -27,6 +27,7 @@ use super::wire::{
     self, CHUNK_BYTES, Chunk, ChunkReply, Header, Method, Refusal, SNAPSHOT_BYTES_MAX, StoreId,
     Transport, TransportError,
 };
+use crate::domain::mutant::{Mutant, without};
 
 /// Who this node is, in every message that it sends.
 #[derive(Debug, Clone)]
@@ -273,6 +274,9 @@ impl<RT: AsyncRuntime, T: Transport> RaftNetworkV2<TypeConfig<RT>> for Client<T>
         rpc: VoteRequest<TypeConfig<RT>>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig<RT>>, RPCError<TypeConfig<RT>>> {
+        if without(Mutant::PreVoteGranted) {
+            return Ok(VoteResponse::new(rpc.vote, None, true));
+        }
         self.ask::<RT, _, _>(Method::PreVote, &rpc, &option, RPCTypes::Vote).await
     }
 

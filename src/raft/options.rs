@@ -9,6 +9,7 @@ use std::time::Duration;
 use openraft::{Config, ConfigError, SnapshotPolicy};
 
 use super::types::Peer;
+use crate::domain::mutant::{Mutant, without};
 
 /// Parameters of one controller.
 #[derive(Debug, Clone)]
@@ -70,7 +71,7 @@ impl Options {
             enable_pre_vote: Some(true),
             // A leader that comes back as leader without an election may have lost an entry that
             // it had already sent, and would write another one under the same log id.
-            enable_leader_restore: Some(false),
+            enable_leader_restore: Some(without(Mutant::LeaderRestored)),
             allow_log_reversion: Some(false),
             install_snapshot_timeout: 10_000,
             max_payload_entries: 256,

@@ -22,3 +22,4 @@ pub mod runtime;
 #[allow(dead_code)]
 #[path = "../../../src/session/mod.rs"]
 pub mod session;
+pub mod teeth;

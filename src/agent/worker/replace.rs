@@ -12,6 +12,7 @@ use crate::agent::poll::Snapshot;
 use crate::clock::Clock;
 use crate::domain::alarm::{AlarmCode, NoticeCode};
 use crate::domain::desired::{Desired, FollowDuty, Upstream, desired};
+use crate::domain::mutant::{Mutant, without};
 use crate::domain::observation::{Condition, Data};
 use crate::domain::record::{DataMark, MemberRecord};
 use crate::domain::state::ClusterSpec;
@@ -123,8 +124,9 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     /// From here on the data directory is worth nothing until what is begun is finished.
     async fn begin_replacing(&mut self, duty: &FollowDuty) -> Result<(), Error> {
         self.record(|r| {
-            r.data = DataMark::Replacing;
-            r.held = Epoch(0);
+            if !without(Mutant::ReplacingNotMarked) {
+                (r.data, r.held) = (DataMark::Replacing, Epoch(0));
+            }
             r.promised = r.promised.max(duty.epoch);
         })
         .await?;
@@ -190,7 +192,10 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         self.shared.lock().data = data;
         let system_id = copied?;
         self.record(|r| {
-            r.data = DataMark::Copied { source: duty.epoch, until: None };
+            r.data = match without(Mutant::CopyCountsAtOnce) {
+                true => DataMark::Intact,
+                false => DataMark::Copied { source: duty.epoch, until: None },
+            };
             r.system_id = Some(system_id);
         })
         .await?;

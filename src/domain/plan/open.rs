@@ -40,14 +40,17 @@ impl Pass<'_> {
             }
             Stage::Promoted => {
                 findings.push(promoting(tenure, "waiting for the barrier"));
-                match view.and_then(|v| v.confirmed.as_ref()) {
-                    Some(c) if c.syncs == self.state.syncs => Some(Change::Activate {
+                let confirmed = view.and_then(|v| v.confirmed.as_ref());
+                let all = confirmed.filter(|c| c.syncs == self.state.syncs);
+                let skipped = mutant::without(Mutant::NoBarrier).then_some(0);
+                match all.map(|c| c.postmaster_start_us).or(skipped) {
+                    Some(postmaster_start_us) => Some(Change::Activate {
                         expect_epoch: tenure.epoch,
                         guard: tenure.guard.clone(),
-                        expect_syncs: c.syncs.clone(),
-                        postmaster_start_us: c.postmaster_start_us,
+                        expect_syncs: self.state.syncs.clone(),
+                        postmaster_start_us,
                     }),
-                    _ => sync_change,
+                    None => sync_change,
                 }
             }
             Stage::Active { .. } => self

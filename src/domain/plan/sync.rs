@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::command::Change;
+use super::super::mutant::{self, Mutant};
 use super::super::observation::{Condition, PrimaryView, Sealed, StandbyProgress};
 use super::super::state::{Stage, SynchronousMode, Tenure};
 use super::super::sync::SyncConfig;
@@ -21,7 +22,9 @@ impl Pass<'_> {
         let from = older.last()?;
         findings.push(Finding::ChangingSync { from: from.clone(), to: newest.clone() });
         let confirmed = view?.confirmed.as_ref()?;
-        (confirmed.syncs == self.state.syncs).then(|| Change::FinishSyncChange {
+        let ends =
+            confirmed.syncs == self.state.syncs || mutant::without(Mutant::ChangeEndsUnconfirmed);
+        ends.then(|| Change::FinishSyncChange {
             expect_epoch: tenure.epoch,
             expect_syncs: self.state.syncs.clone(),
         })
