@@ -3,6 +3,8 @@
 //! Everything here is deterministic: one seed gives one run, byte for byte. It holds no production
 //! code but the domain, whose types it speaks.
 
+pub mod schedule;
+
 // Production code, of which only part is used here.
 #[allow(dead_code)]
 #[path = "../../../src/clock.rs"]
