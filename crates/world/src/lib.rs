@@ -3,6 +3,7 @@
 //! Everything here is deterministic: one seed gives one run, byte for byte. It holds no production
 //! code but the domain, whose types it speaks.
 
+pub mod check;
 pub mod schedule;
 
 // Production code, of which only part is used here.
