@@ -1,0 +1,57 @@
+//! The settings of real servers.
+
+use std::fmt::Write as _;
+
+use crate::servers::Name;
+
+/// What scenarios change.
+#[derive(Debug, Default)]
+pub struct Conf {
+    /// `synchronous_standby_names`.
+    pub names: String,
+    /// Whom it follows.
+    pub follows: Option<Name>,
+    /// Grows with each change, so that a session can tell which settings it has.
+    pub generation: u64,
+}
+
+impl Conf {
+    /// The text of `postgresql.conf`. `follows` is the followed server with its port.
+    pub fn text(&self, name: Name, port: u16, follows: Option<(Name, u16)>) -> String {
+        let mut text = format!("port = {port}\ntwins.generation = {}\n", self.generation);
+        text.push_str(FIXED);
+        writeln!(text, "synchronous_standby_names = '{}'", self.names).unwrap();
+        if let Some((_, port)) = follows {
+            let who = format!("user=postgres application_name={name}");
+            writeln!(text, "primary_conninfo = 'host=127.0.0.1 port={port} {who}'").unwrap();
+        }
+        text
+    }
+}
+
+/// Settings of every server. Nothing happens by itself if it can be helped; a frozen process is
+/// never taken for a dead one.
+const FIXED: &str = "
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+shared_buffers = '4MB'
+max_connections = 20
+max_wal_senders = 10
+max_replication_slots = 10
+wal_keep_size = '64MB'
+min_wal_size = '8MB'
+wal_log_hints = on
+autovacuum = off
+restart_after_crash = off
+wal_retrieve_retry_interval = '100ms'
+wal_receiver_status_interval = '1s'
+wal_sender_timeout = 0
+wal_receiver_timeout = 0
+timezone = 'UTC'
+log_timezone = 'UTC'
+";
+
+/// A sum of the fixed settings, which tells one set of them from another (FNV-1a).
+pub fn sum() -> u32 {
+    FIXED.bytes().fold(0x811c_9dc5, |sum, byte| (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
