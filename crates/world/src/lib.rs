@@ -18,3 +18,5 @@ pub mod net;
 #[allow(dead_code)]
 #[path = "../../../src/watch.rs"]
 pub mod watch;
+
+pub mod pg;
