@@ -4,7 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::fault::{Act, Disk, Fault, Kind, Node, Operation, Wipe};
+use super::fault::{Fault, Kind};
+use super::operation::{Act, Operation};
+use super::who::{Node, Wipe};
 use crate::domain::state::{ClusterSpec, SynchronousMode};
 use crate::domain::types::{MemberName, NodeName, Tags};
 
@@ -239,9 +241,8 @@ impl Plan {
             return Some(why);
         }
         for name in &self.settings.spec.bootstrap_members {
-            let node = Topology::node_of(name);
-            if !node.is_some_and(|n| self.topology.nodes.get(n).is_some_and(|n| n.member.is_some()))
-            {
+            let node = Topology::node_of(name).and_then(|n| self.topology.nodes.get(n));
+            if node.is_none_or(|n| n.member.is_none()) {
                 return Some(format!("the cluster is to begin with {name}, which is nowhere"));
             }
         }
@@ -285,17 +286,5 @@ fn largest_node(value: &serde_json::Value) -> Option<u64> {
             map.values().filter_map(largest_node).chain(here).max()
         }
         _ => None,
-    }
-}
-
-impl Disk {
-    /// Whether that of the Raft store is meant.
-    pub fn raft(self) -> bool {
-        self != Disk::Data
-    }
-
-    /// Whether that of PostgreSQL is meant.
-    pub fn data(self) -> bool {
-        self != Disk::Raft
     }
 }

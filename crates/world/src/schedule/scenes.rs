@@ -3,10 +3,10 @@
 //!
 //! Owns the shapes; `generate` says which are drawn, and when. Imports the vocabulary of faults.
 
-use super::fault::{
-    Act, Disk, Event, Fault, Kind, Links, Operation, Processes, Traffic, Trigger, Who,
-};
+use super::fault::{Fault, Kind};
+use super::operation::{Act, Event, Operation, Trigger};
 use super::rng::Rng;
+use super::who::{Disk, Links, Processes, Traffic, Who};
 
 /// Something that a plan is put together from.
 #[derive(Debug, Default)]
