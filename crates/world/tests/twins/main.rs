@@ -34,8 +34,68 @@ macro_rules! twins {
 }
 
 twins! {
+    wal {
+        a_torn_tail_ends_recovery,
+        a_hole_hides_what_is_behind_it,
+        a_standby_fetches_a_torn_tail_again,
+        unflushed_wal_is_not_sent,
+        unflushed_wal_is_lost_in_a_crash,
+        a_restarted_primary_shows_what_it_never_acknowledged,
+        a_base_backup_is_consistent_after_its_end_only,
+        an_unfinished_base_backup_is_not_promoted,
+    }
     waiters {
         any_k_releases_at_the_kth_newest_flush,
+        first_k_waits_for_the_first_of_the_list,
+        first_k_takes_the_next_for_one_that_is_gone,
+        a_walsender_with_the_old_list_counts_under_the_new_number,
+        a_new_list_takes_effect_with_the_next_reply,
+        an_empty_list_releases_all,
+        the_checkpointer_says_whether_the_list_is_empty,
+        a_cancelled_wait_is_a_commit_with_a_warning,
+        a_terminated_wait_is_a_commit_without_an_answer,
+        a_waiting_commit_shows_on_standbys_only,
+        a_local_commit_waits_for_nobody,
+    }
+    walsenders {
+        a_stuck_walsender_keeps_its_place,
+        two_walsenders_of_one_standby_count_twice,
+        a_half_open_walsender_counts_with_its_old_position,
+        a_slot_refuses_the_successor_of_a_half_open_walsender,
+        a_slot_stays_where_its_standby_left,
+    }
+    timelines {
+        a_standby_follows_a_promotion,
+        promotion_replays_all_that_was_received,
+        two_promotions_take_one_number,
+        another_history_of_the_same_number_is_accepted,
+        a_timeline_that_forked_too_early_is_not_followed,
+        a_diverged_standby_releases_commits_that_it_does_not_have,
+        a_standby_ahead_releases_commits_that_it_does_not_have,
+        history_files_raise_the_number_up_to_a_gap,
+        a_placed_timeline_stops_a_start_only,
+    }
+    rewinds {
+        a_rewind_before_the_first_checkpoint_does_nothing,
+        a_rewind_takes_equal_numbers_for_one_history,
+        a_rewind_of_a_server_behind_the_fork_does_nothing,
+        an_interrupted_rewind_leaves_a_broken_directory,
+    }
+    orphans {
+        a_waiting_commit_is_lost_with_the_postmaster,
+        a_released_commit_is_acknowledged_by_an_orphan,
+        an_orphan_executes_what_it_was_sent,
+        an_orphan_is_not_released,
+        an_orphan_keeps_a_new_postmaster_away,
+        a_fast_shutdown_waits_for_the_standbys,
+        a_shutdown_goes_on_without_a_walsender_that_ends,
+        a_fast_shutdown_ends_waits,
+    }
+    standbys {
+        a_standby_that_follows_nobody_takes_no_wal,
+        a_restarted_standby_has_what_it_flushed,
+        read_only_by_default_is_no_fence,
+        a_standby_refuses_writes,
     }
 }
 

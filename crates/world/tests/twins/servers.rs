@@ -93,6 +93,15 @@ pub struct Control {
     pub shut_down: bool,
 }
 
+/// A replication slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// The walsender that uses it.
+    pub user: Option<i64>,
+    /// The oldest WAL that it keeps.
+    pub restart: Option<Lsn>,
+}
+
 /// How a rewind ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rewound {
@@ -117,6 +126,8 @@ pub trait Servers {
     fn start(&mut self, name: Name) -> Result<(), String>;
     /// Starts a server, which may accept sessions some time, or never.
     fn launch(&mut self, name: Name);
+    /// Whether its postmaster runs.
+    fn runs(&mut self, name: Name) -> bool;
     /// Whether it accepts sessions.
     fn accepts(&mut self, name: Name) -> bool;
     /// Whether a process of it is left.
@@ -139,11 +150,24 @@ pub trait Servers {
     /// Sets whom a standby follows, or that it follows nobody; takes effect at once where it
     /// runs. A server that is stopped starts as a standby from now on.
     fn follow(&mut self, name: Name, of: Option<Name>);
+    /// Takes a base backup of a running server for a new one, with the WAL that it needs, and
+    /// gives the position of its end. The copy is stopped, and follows nobody.
+    fn backup(&mut self, name: Name, of: Name) -> Lsn;
+    /// Tells a server to promote itself, as `pg_ctl promote` does, and does not wait.
+    fn ask_promotion(&mut self, name: Name);
     /// Promotes a standby, waits until it is a primary, and gives its timeline.
     fn promote(&mut self, name: Name) -> u32;
     /// Sets `synchronous_standby_names` and reloads. Returns when new sessions see it; other
     /// processes may see it later.
     fn set_names(&mut self, name: Name, names: &str);
+    /// Makes replay stop before the next record.
+    fn pause_replay(&mut self, name: Name);
+    /// Lets replay go on.
+    fn resume_replay(&mut self, name: Name);
+    /// Makes a slot for a standby at the server that it follows, and lets it use the slot.
+    fn use_slot(&mut self, standby: Name, of: Name);
+    /// The slot of a standby.
+    fn slot(&mut self, name: Name, standby: Name) -> Slot;
     /// Its walsenders.
     fn senders(&mut self, name: Name) -> Vec<Sender>;
     /// Whether a walreceiver is there.
@@ -158,10 +182,35 @@ pub trait Servers {
     /// Whether it is a standby.
     fn in_recovery(&mut self, name: Name) -> bool;
 
+    // --- the disk ------------------------------------------------------------------------
+
+    /// Does a checkpoint (a restartpoint on a standby) and waits for it.
+    fn checkpoint(&mut self, name: Name);
+    /// The control file of a server that is stopped.
+    fn control(&mut self, name: Name) -> Control;
+    /// Zeroes the WAL of a stopped server from one position up to another, or up to its end.
+    fn tear(&mut self, name: Name, from: Lsn, to: Option<Lsn>);
+    /// The timelines whose history files it has.
+    fn histories(&mut self, name: Name) -> BTreeSet<u32>;
+    /// Puts a history file in its place that says that `timeline` began at `fork` of timeline 1.
+    fn place_history(&mut self, name: Name, timeline: u32, fork: Lsn);
+    /// Rewinds a stopped server to a running one.
+    fn rewind(&mut self, name: Name, source: Name) -> Rewound;
+    /// Begins to rewind a stopped server to a running one, and kills it while data is copied.
+    fn rewind_halfway(&mut self, name: Name, source: Name);
+
     // --- sessions ------------------------------------------------------------------------
 
-    /// Opens a session and inserts a row; does not wait for the answer.
-    fn insert(&mut self, name: Name, row: i64, commit: Commit) -> Write;
+    /// Opens a session that is to insert a row.
+    fn prepare(&mut self, name: Name, row: i64, commit: Commit) -> Write;
+    /// Lets a session that was opened write although its transactions are read-only by default.
+    fn override_read_only(&mut self, write: Write);
+    /// Sends the insertion, and does not wait for the answer.
+    fn send(&mut self, write: Write);
+    /// Inserts rows until more than a segment of WAL is filled, waiting for no standby.
+    fn fill(&mut self, name: Name, rows: std::ops::Range<i64>);
+    /// Sets `default_transaction_read_only` and reloads.
+    fn set_read_only(&mut self, name: Name, on: bool);
     /// How a write ended; `None` while there is no answer.
     fn outcome(&mut self, write: Write) -> Option<Outcome>;
     /// Whether a write waits for standbys.
@@ -212,6 +261,41 @@ pub trait Play: Servers + Sized {
     /// Waits for the answer to a write.
     fn answer(&mut self, write: Write) -> Outcome {
         self.until("the write has its answer", |s| s.outcome(write))
+    }
+
+    /// Opens a session and inserts a row; does not wait for the answer.
+    fn insert(&mut self, name: Name, row: i64, commit: Commit) -> Write {
+        let write = self.prepare(name, row, commit);
+        self.send(write);
+        write
+    }
+
+    /// Waits for the answer to a write, while WAL goes on to be written: walsenders look at
+    /// waiters when their standbys reply.
+    fn answer_with_traffic(&mut self, name: Name, write: Write) -> Outcome {
+        self.until("the write has its answer", |s| {
+            s.nudge(name);
+            s.outcome(write)
+        })
+    }
+
+    /// Sees to it that a write goes on to wait while WAL goes on to be written.
+    fn waits_on(&mut self, name: Name, write: Write) {
+        self.stays("the write waits", |s| {
+            s.nudge(name);
+            s.waits(write)
+        });
+    }
+
+    /// Waits until a server has ended.
+    fn ends(&mut self, name: Name) {
+        self.await_that("the server has ended", |s| !s.runs(name) && !s.has_processes(name));
+    }
+
+    /// Waits until a standby shows these rows.
+    fn shows(&mut self, name: Name, rows: &[i64]) {
+        let wanted: BTreeSet<i64> = rows.iter().copied().collect();
+        self.await_that("the server shows the rows", |s| s.rows(name) == wanted);
     }
 
     /// Inserts a row and waits for its acknowledgement.

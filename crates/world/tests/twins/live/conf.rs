@@ -11,6 +11,10 @@ pub struct Conf {
     pub names: String,
     /// Whom it follows.
     pub follows: Option<Name>,
+    /// Whether it uses the slot of its name at the server that it follows.
+    pub slot: bool,
+    /// `default_transaction_read_only`.
+    pub read_only: bool,
     /// Grows with each change, so that a session can tell which settings it has.
     pub generation: u64,
 }
@@ -21,6 +25,10 @@ impl Conf {
         let mut text = format!("port = {port}\ntwins.generation = {}\n", self.generation);
         text.push_str(FIXED);
         writeln!(text, "synchronous_standby_names = '{}'", self.names).unwrap();
+        writeln!(text, "default_transaction_read_only = {}", self.read_only).unwrap();
+        if self.slot {
+            writeln!(text, "primary_slot_name = '{name}'").unwrap();
+        }
         if let Some((_, port)) = follows {
             let who = format!("user=postgres application_name={name}");
             writeln!(text, "primary_conninfo = 'host=127.0.0.1 port={port} {who}'").unwrap();

@@ -4,25 +4,25 @@
 #![allow(clippy::disallowed_methods)]
 
 mod conf;
+mod disk;
+mod operations;
 mod place;
 mod process;
 mod session;
+mod throttle;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::os::unix::process::CommandExt;
+use std::collections::BTreeMap;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tokio::runtime::Runtime;
 
-use crate::servers::{Commit, Lsn, Name, Process, Sender, Servers, Write};
-use crate::servers::{Outcome, Play};
+use crate::servers::{Lsn, Name, Play, Process};
 use conf::Conf;
 use place::Place;
 use process::Proc;
-use session::{Session, Submitted};
+use session::{Session, Statement};
 
 /// Between two looks at something.
 fn moment() {
@@ -35,7 +35,7 @@ pub struct Live {
     place: Place,
     runtime: Runtime,
     servers: BTreeMap<Name, Server>,
-    writes: Vec<(Name, Submitted)>,
+    writes: Vec<(Name, Statement)>,
     /// Processes that were stopped: what `pg_stat_activity` says of them may be gone.
     frozen: Vec<(Name, Process, Proc)>,
 }
@@ -77,20 +77,20 @@ impl Live {
         assert!(self.servers.insert(name, server).is_none(), "{name} is there already");
     }
 
-    /// Writes the settings of a server.
-    fn write_conf(&mut self, name: Name) {
-        let follows = self.server(name).conf.follows.map(|of| (of, self.server(of).port));
-        let server = self.server(name);
-        let text = server.conf.text(name, server.port, follows);
-        self.place.write(&self.place.data(name).join("postgresql.conf"), &text);
+    /// Sends a signal to the postmaster.
+    fn signal_postmaster(&mut self, name: Name, signal: Signal) {
+        let postmaster = self.server(name).postmaster.as_ref().expect("a running server").id();
+        Proc::find(postmaster as i32).expect("a postmaster").signal(signal);
     }
 
     /// Writes the settings and waits until a session has them, if the server runs.
     fn reload(&mut self, name: Name) {
         self.write_conf(name);
-        let Some(postmaster) = self.server(name).postmaster.as_ref().map(Child::id) else { return };
+        if self.ended(name) {
+            return;
+        }
         let generation = self.server(name).conf.generation.to_string();
-        Proc::find(postmaster as i32).expect("a postmaster").signal(Signal::SIGHUP);
+        self.signal_postmaster(name, Signal::SIGHUP);
         self.await_that("the session has the settings", |s| {
             s.one(name, "SELECT current_setting('twins.generation')") == generation
         });
@@ -160,219 +160,6 @@ impl Live {
             server.admin = None;
         }
         !running
-    }
-}
-
-impl Servers for Live {
-    fn primary(&mut self, name: Name) {
-        self.place.from_template(&self.place.data(name));
-        self.add(name);
-        self.start(name).unwrap();
-    }
-
-    fn standby(&mut self, name: Name, of: Name) {
-        self.place.from_template(&self.place.data(name));
-        self.add(name);
-        self.follow(name, Some(of));
-        self.start(name).unwrap();
-    }
-
-    fn start(&mut self, name: Name) -> Result<(), String> {
-        self.launch(name);
-        self.until("the server starts or ends", |s| {
-            if s.ended(name) {
-                return Some(Err(s.log(name)));
-            }
-            s.accepts(name).then_some(Ok(()))
-        })
-    }
-
-    fn launch(&mut self, name: Name) {
-        assert!(self.ended(name), "{name} runs already");
-        self.write_conf(name);
-        let log = File::create(self.place.root().join(format!("{name}.log"))).unwrap();
-        let mut command = self.place.program("postgres");
-        command.arg("-D").arg(self.place.data(name));
-        command.stdout(log.try_clone().unwrap()).stderr(log);
-        // SAFETY: prctl is async-signal-safe. It lets the server end with us, if we are killed.
-        unsafe {
-            command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGQUIT)?));
-        }
-        self.server(name).postmaster = Some(command.spawn().unwrap());
-    }
-
-    fn accepts(&mut self, name: Name) -> bool {
-        self.query(name, "SELECT 1").is_ok()
-    }
-
-    fn has_processes(&mut self, name: Name) -> bool {
-        !process::of_directory(&self.place.data(name)).is_empty()
-    }
-
-    fn stop(&mut self, name: Name) {
-        let postmaster = self.server(name).postmaster.as_ref().expect("a running server").id();
-        Proc::find(postmaster as i32).expect("a postmaster").signal(Signal::SIGINT);
-    }
-
-    fn kill(&mut self, name: Name) {
-        process::kill_directory(&self.place.data(name));
-        if let Some(mut postmaster) = self.server(name).postmaster.take() {
-            postmaster.wait().unwrap();
-        }
-        self.server(name).admin = None;
-        self.frozen.retain(|f| f.0 != name);
-    }
-
-    fn behead(&mut self, name: Name) {
-        let mut postmaster = self.server(name).postmaster.take().expect("a running server");
-        postmaster.kill().unwrap();
-        postmaster.wait().unwrap();
-        self.server(name).admin = None;
-    }
-
-    fn freeze(&mut self, name: Name, process: Process) {
-        let found = self.process(name, process);
-        // One that sleeps in the kernel waits for something; asleep for a while, it holds no lock.
-        self.await_that("the process sleeps", |_| found.state() == Some('S'));
-        found.signal(Signal::SIGSTOP);
-        self.await_that("the process is stopped", |_| found.state() == Some('T'));
-        self.frozen.push((name, process, found));
-    }
-
-    fn thaw(&mut self, name: Name, process: Process) {
-        self.process(name, process).signal(Signal::SIGCONT);
-        self.frozen.retain(|f| (f.0, f.1) != (name, process));
-    }
-
-    fn end(&mut self, name: Name, process: Process) {
-        self.process(name, process).signal(Signal::SIGTERM);
-    }
-
-    fn follow(&mut self, name: Name, of: Option<Name>) {
-        let running = !self.ended(name);
-        let conf = &mut self.server(name).conf;
-        conf.generation += 1;
-        conf.follows = of;
-        if running {
-            assert!(self.in_recovery(name), "{name} is a primary");
-        } else {
-            self.place.write(&self.place.data(name).join("standby.signal"), "");
-        }
-        self.reload(name);
-    }
-
-    fn promote(&mut self, name: Name) -> u32 {
-        self.one(name, "SELECT pg_promote(false)");
-        self.await_that("the standby is a primary", |s| !s.in_recovery(name));
-        let file = self.one(name, "SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
-        u32::from_str_radix(&file[..8], 16).unwrap()
-    }
-
-    fn set_names(&mut self, name: Name, names: &str) {
-        let conf = &mut self.server(name).conf;
-        conf.generation += 1;
-        conf.names = names.to_owned();
-        self.reload(name);
-    }
-
-    fn senders(&mut self, name: Name) -> Vec<Sender> {
-        let sql = "SELECT pid, application_name, flush_lsn - '0/0', replay_lsn - '0/0', \
-                   sent_lsn - '0/0', sync_priority > 0, state = 'streaming' \
-                   FROM pg_stat_replication WHERE application_name <> 'pg_basebackup' ORDER BY pid";
-        let rows = self.query(name, sql).unwrap();
-        rows.iter()
-            .map(|row| Sender {
-                id: row[0].parse().unwrap(),
-                standby: row[1].clone(),
-                flushed: row[2].parse().ok(),
-                replayed: row[3].parse().ok(),
-                sent: row[4].parse().ok(),
-                listed: row[5] == "t",
-                streaming: row[6] == "t",
-            })
-            .collect()
-    }
-
-    fn receives(&mut self, name: Name) -> bool {
-        self.one(
-            name,
-            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'",
-        ) != "0"
-    }
-
-    fn flushed(&mut self, name: Name) -> Option<Lsn> {
-        let primary = "pg_current_wal_flush_lsn()";
-        let standby = "pg_last_wal_receive_lsn()";
-        if self.in_recovery(name) {
-            self.position(name, standby)
-        } else {
-            self.position(name, primary)
-        }
-    }
-
-    fn inserted(&mut self, name: Name) -> Lsn {
-        self.position(name, "pg_current_wal_insert_lsn()").expect("a position")
-    }
-
-    fn replayed(&mut self, name: Name) -> Lsn {
-        self.position(name, "pg_last_wal_replay_lsn()").unwrap_or(0)
-    }
-
-    fn in_recovery(&mut self, name: Name) -> bool {
-        self.one(name, "SELECT pg_is_in_recovery()") == "t"
-    }
-
-    fn insert(&mut self, name: Name, row: i64, commit: Commit) -> Write {
-        let port = self.server(name).port;
-        let session = Session::open(&self.runtime, port).unwrap();
-        let level = match commit {
-            Commit::On => "on",
-            Commit::Local => "local",
-            Commit::Off => "off",
-        };
-        session.query(&self.runtime, &format!("SET synchronous_commit = {level}")).unwrap();
-        let submitted = session.submit(&self.runtime, format!("INSERT INTO t VALUES ({row})"));
-        self.writes.push((name, submitted));
-        Write(self.writes.len() - 1)
-    }
-
-    fn outcome(&mut self, write: Write) -> Option<Outcome> {
-        self.writes[write.0].1.outcome()
-    }
-
-    fn waits(&mut self, write: Write) -> bool {
-        let (name, pid) = (self.writes[write.0].0, self.writes[write.0].1.pid);
-        self.outcome(write).is_none()
-            && self.one(
-                name,
-                &format!(
-                    "SELECT count(*) FROM pg_stat_activity \
-                     WHERE pid = {pid} AND wait_event = 'SyncRep'"
-                ),
-            ) == "1"
-    }
-
-    fn cancel(&mut self, write: Write) {
-        self.writes[write.0].1.cancel(&self.runtime);
-    }
-
-    fn rows(&mut self, name: Name) -> BTreeSet<i64> {
-        let port = self.server(name).port;
-        let session = Session::open(&self.runtime, port).unwrap();
-        let rows = session.query(&self.runtime, "SELECT row FROM t").unwrap();
-        rows.iter().map(|row| row[0].parse().unwrap()).collect()
-    }
-
-    fn nudge(&mut self, name: Name) {
-        self.one(name, "SELECT pg_logical_emit_message(true, 'twins', '')");
-    }
-
-    fn now(&self) -> Duration {
-        self.began.elapsed()
-    }
-
-    fn pass(&mut self) {
-        moment();
     }
 }
 

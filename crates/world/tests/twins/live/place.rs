@@ -124,7 +124,7 @@ impl Place {
     }
 
     /// Copies a directory with all that is in it, for the user that runs the programs.
-    fn copy(&self, from: &Path, to: &Path) {
+    pub fn copy(&self, from: &Path, to: &Path) {
         fs::create_dir(to).unwrap();
         fs::set_permissions(to, fs::Permissions::from_mode(0o700)).unwrap();
         self.own(to);

@@ -61,36 +61,46 @@ impl Session {
         Ok(messages.into_iter().filter_map(row).collect())
     }
 
-    /// Sends a statement that may wait, and uses the session up for it.
-    pub fn submit(self, runtime: &Runtime, sql: String) -> Submitted {
+    /// Keeps the session for one statement that may wait.
+    pub fn keep_for(self, runtime: &Runtime, sql: String) -> Statement {
+        let pid = self.query(runtime, "SELECT pg_backend_pid()").unwrap()[0][0].parse().unwrap();
         let cancel = self.client.cancel_token();
-        let outcome = Arc::new(Mutex::new(None));
-        let answer = Arc::clone(&outcome);
-        let pid: i32 = self.query(runtime, "SELECT pg_backend_pid()").unwrap()[0][0]
-            .parse()
-            .expect("a number");
+        Statement { pid, cancel, sql, session: Some(self), outcome: Arc::default() }
+    }
+}
+
+/// A statement that may wait, with its session.
+pub struct Statement {
+    /// The backend that executes it.
+    pub pid: i32,
+    sql: String,
+    cancel: CancelToken,
+    /// Until it is sent.
+    session: Option<Session>,
+    outcome: Arc<Mutex<Option<Outcome>>>,
+}
+
+impl Statement {
+    /// The session, as long as the statement is not sent.
+    pub fn session(&self) -> &Session {
+        self.session.as_ref().expect("the statement is not sent yet")
+    }
+
+    /// Sends the statement.
+    pub fn send(&mut self, runtime: &Runtime) {
+        let session = self.session.take().expect("a statement is sent once");
+        let (sql, answer) = (self.sql.clone(), Arc::clone(&self.outcome));
         runtime.spawn(async move {
-            let ended = match self.client.batch_execute(&sql).await {
-                Ok(()) if self.warnings.lock().unwrap().is_empty() => Outcome::Acknowledged,
+            let ended = match session.client.batch_execute(&sql).await {
+                Ok(()) if session.warnings.lock().unwrap().is_empty() => Outcome::Acknowledged,
                 Ok(()) => Outcome::Warned,
                 Err(e) if is_error(&e) => Outcome::Refused,
                 Err(_) => Outcome::Lost,
             };
             *answer.lock().unwrap() = Some(ended);
         });
-        Submitted { pid, cancel, outcome }
     }
-}
 
-/// A statement on its way.
-pub struct Submitted {
-    /// The backend that executes it.
-    pub pid: i32,
-    cancel: CancelToken,
-    outcome: Arc<Mutex<Option<Outcome>>>,
-}
-
-impl Submitted {
     /// How it ended.
     pub fn outcome(&self) -> Option<Outcome> {
         *self.outcome.lock().unwrap()

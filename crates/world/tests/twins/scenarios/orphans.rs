@@ -1,0 +1,133 @@
+//! What is left when the postmaster dies alone, and how servers stop.
+
+use crate::servers::{Commit, Outcome, Play, Process};
+
+/// A commit that waits for standbys when the postmaster dies is never answered; it is there after
+/// recovery (`syncrep.c`, `SyncRepWaitForLSN`: `WL_POSTMASTER_DEATH`).
+pub fn a_waiting_commit_is_lost_with_the_postmaster(s: &mut impl Play) {
+    s.cluster(&["b"]);
+    s.names("a", "ANY 1 (b)", &["b"]);
+    s.freeze("b", Process::Receiver);
+    let write = s.put_waiting("a", 1);
+    s.behead("a");
+    assert_eq!(s.answer(write), Outcome::Lost);
+    s.ends("a");
+    s.kill("b");
+    s.start("a").unwrap();
+    s.shows("a", &[1]);
+}
+
+/// A commit that was released before the postmaster died is acknowledged whenever its backend
+/// comes to it (`syncrep.c`: the state in shared memory is looked at before all else).
+pub fn a_released_commit_is_acknowledged_by_an_orphan(s: &mut impl Play) {
+    s.cluster(&["b"]);
+    s.names("a", "ANY 1 (b)", &["b"]);
+    s.freeze("b", Process::Receiver);
+    let write = s.put_waiting("a", 1);
+    s.freeze("a", Process::Backend(write));
+    s.thaw("b", Process::Receiver);
+    s.shows("b", &[1]);
+    s.caught_up("a", "b");
+    s.behead("a");
+    s.kill("b");
+    s.stays("there is no answer yet", |s| s.outcome(write).is_none());
+    s.thaw("a", Process::Backend(write));
+    assert_eq!(s.answer(write), Outcome::Acknowledged);
+    s.ends("a");
+}
+
+/// An orphaned backend executes what it was sent before the postmaster died, and acknowledges it
+/// (`pqcomm.c`, `be-secure.c`: the postmaster's death is seen where a backend waits).
+pub fn an_orphan_executes_what_it_was_sent(s: &mut impl Play) {
+    s.primary("a");
+    let write = s.prepare("a", 1, Commit::On);
+    s.freeze("a", Process::Backend(write));
+    s.send(write);
+    s.stays("there is no answer yet", |s| s.outcome(write).is_none());
+    s.behead("a");
+    s.thaw("a", Process::Backend(write));
+    assert_eq!(s.answer(write), Outcome::Acknowledged);
+    s.ends("a");
+    s.start("a").unwrap();
+    s.shows("a", &[1]);
+}
+
+/// An orphan that has to wait for standbys is not answered: the walsenders end with the
+/// postmaster (`walsender.c`, `WalSndWait`: exits on the postmaster's death).
+pub fn an_orphan_is_not_released(s: &mut impl Play) {
+    s.cluster(&["b"]);
+    s.names("a", "ANY 1 (b)", &["b"]);
+    let write = s.prepare("a", 1, Commit::On);
+    s.freeze("a", Process::Backend(write));
+    s.send(write);
+    s.stays("there is no answer yet", |s| s.outcome(write).is_none());
+    s.behead("a");
+    s.await_that("the receiver is gone", |s| !s.receives("b"));
+    s.thaw("a", Process::Backend(write));
+    assert_eq!(s.answer(write), Outcome::Lost);
+    s.ends("a");
+    assert!(s.rows("b").is_empty());
+    s.start("a").unwrap();
+    // It was flushed before it waited.
+    s.shows("a", &[1]);
+}
+
+/// A new postmaster does not start while a process of the old one holds its shared memory
+/// (`sysv_shmem.c`, `PGSharedMemoryCreate`: "pre-existing shared memory block is still in use").
+pub fn an_orphan_keeps_a_new_postmaster_away(s: &mut impl Play) {
+    s.primary("a");
+    let write = s.prepare("a", 1, Commit::On);
+    s.freeze("a", Process::Backend(write));
+    s.behead("a");
+    let refused = s.start("a").unwrap_err();
+    assert!(refused.contains("shared memory"), "{refused}");
+    s.thaw("a", Process::Backend(write));
+    s.ends("a");
+    s.start("a").unwrap();
+}
+
+/// A fast shutdown ends sessions, writes its checkpoint, and ends when the standbys have it
+/// (`walsender.c`, `WalSndDone`; manual, section 19.5). The standby of such a primary has all.
+pub fn a_fast_shutdown_waits_for_the_standbys(s: &mut impl Play) {
+    s.cluster(&["b"]);
+    s.freeze("b", Process::Receiver);
+    s.put("a", 1);
+    s.stop("a");
+    s.await_that("sessions are refused", |s| !s.accepts("a"));
+    s.stays("the primary waits for its standby", |s| s.runs("a"));
+    s.thaw("b", Process::Receiver);
+    s.ends("a");
+    let control = s.control("a");
+    assert!(control.shut_down);
+    s.await_that("the standby has the checkpoint", |s| s.replayed("b") > control.checkpoint);
+    s.shows("b", &[1]);
+}
+
+/// A walsender that is told to end does so also during a shutdown; its standby then lacks what
+/// it was not sent.
+pub fn a_shutdown_goes_on_without_a_walsender_that_ends(s: &mut impl Play) {
+    s.cluster(&["b"]);
+    let sender = s.sender("a", "b").id;
+    s.freeze("b", Process::Receiver);
+    s.put("a", 1);
+    s.stop("a");
+    s.await_that("sessions are refused", |s| !s.accepts("a"));
+    s.stays("the primary waits for its standby", |s| s.runs("a"));
+    s.end("a", Process::Sender(sender));
+    s.ends("a");
+    assert!(s.control("a").shut_down);
+}
+
+/// A commit that waits for standbys is ended by a fast shutdown without an answer, and stays.
+pub fn a_fast_shutdown_ends_waits(s: &mut impl Play) {
+    s.cluster(&["b"]);
+    s.names("a", "ANY 1 (b)", &["b"]);
+    s.freeze("b", Process::Receiver);
+    let write = s.put_waiting("a", 1);
+    s.stop("a");
+    assert_eq!(s.answer(write), Outcome::Lost);
+    s.thaw("b", Process::Receiver);
+    s.ends("a");
+    s.start("a").unwrap();
+    s.shows("a", &[1]);
+}
