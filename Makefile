@@ -11,7 +11,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 SCRIPTS := $(wildcard scripts/*.sh) $(wildcard packaging/*.sh) .ci/run
 
-.PHONY: help setup native build release demo demo-stop clean-demo test verify fix bench model install
+.PHONY: help setup native build release demo demo-stop clean-demo test verify fix bench model fuzz install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,11 +41,13 @@ test: setup native verify ## everything that a change has to pass: what is missi
 	cargo nextest run --locked --profile $(NEXTEST_PROFILE)
 	cargo test --locked --doc
 	cargo run --locked -p quorate-model -- quick
+	cargo test --locked -p quorate-fuzz
 
 verify: ## check format, lints, documentation and scripts; never writes to the checkout
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked -p quorate-model -- -D warnings
+	cargo clippy --locked -p quorate-fuzz --all-targets --features engine -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 	@if command -v shellcheck >/dev/null; then \
 		echo shellcheck $(SCRIPTS); shellcheck -x $(SCRIPTS); \
@@ -57,6 +59,9 @@ fix: ## mend format and what clippy can mend
 
 model: ## explore the protocol exhaustively within its larger bounds: about half an hour, 2 GB
 	cargo run --locked -p quorate-model -- full
+
+fuzz: setup ## feed production code with inputs that nobody would write: TIME=60 seconds a target
+	scripts/fuzz.sh $(or $(TIME),60) $(TARGETS)
 
 bench: native ## run the benchmarks, optimised
 	scripts/release.sh cargo bench --locked

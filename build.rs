@@ -11,8 +11,12 @@ use std::{env, fs};
 const PUBLIC: &str = "quorate.v1";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("proto");
     println!("cargo::rerun-if-changed=build.rs");
+    compile(PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("proto"), true)
+}
+
+/// Compiles the files under `root`: messages, servers, and where asked for clients.
+pub fn compile(root: PathBuf, clients: bool) -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={}", root.display());
 
     let mut files = Vec::new();
@@ -25,10 +29,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
 
-    let mut builder = tonic_prost_build::configure().include_file("packages.rs").type_attribute(
-        format!(".{PUBLIC}"),
-        "#[derive(serde::Serialize)] #[serde(rename_all = \"snake_case\")]",
-    );
+    let mut builder = tonic_prost_build::configure()
+        .build_client(clients)
+        .include_file("packages.rs")
+        .type_attribute(
+            format!(".{PUBLIC}"),
+            "#[derive(serde::Serialize)] #[serde(rename_all = \"snake_case\")]",
+        );
     for file in descriptors.file.iter().filter(|f| f.package() == PUBLIC) {
         for message in &file.message_type {
             for field in message.field.iter().filter(|f| !f.type_name().is_empty()) {

@@ -5,6 +5,7 @@
 //! ```text
 //!   controller   the life of the controller, and its next one after its store has failed
 //!   alarms       what is wrong with the node itself
+//!   spec         what the configuration asks of a cluster
 //! ```
 
 // The place that starts the runtime's tasks of production.
@@ -12,6 +13,7 @@
 
 mod alarms;
 mod controller;
+mod spec;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -32,8 +34,6 @@ use crate::clock::{BootClock, Clock};
 use crate::config::{self, Config, Role};
 use crate::controller::{ClusterView, Memory};
 use crate::domain::alarm::Alarm;
-use crate::domain::lease::Timing;
-use crate::domain::state::{ClusterSpec, SynchronousMode};
 use crate::domain::types::WallMillis;
 use crate::domain::{Command, ControlState, Reply};
 use crate::raft::{self, Handle};
@@ -43,6 +43,7 @@ use crate::session;
 use crate::transport::{self, ClientOptions, Identity};
 
 use alarms::NodeAlarms;
+use spec::spec;
 
 type Raft = Handle<BootRuntime>;
 
@@ -395,37 +396,6 @@ fn controllers_nearest_first(config: &Config) -> Vec<String> {
     let (own, others): (Vec<_>, Vec<_>) =
         config.controllers.iter().partition(|c| c.name == config.node.name);
     own.into_iter().chain(others).map(|c| c.address.to_string()).collect()
-}
-
-/// What the configuration asks of a cluster.
-fn spec(config: &Config, cluster: &config::Cluster) -> ClusterSpec {
-    let t = &config.timing;
-    ClusterSpec {
-        timing: Timing {
-            renew_ms: t.renew_ms,
-            ttl_ms: t.ttl_ms,
-            fence_margin_ms: t.fence_margin_ms,
-            kill_margin_ms: t.kill_margin_ms,
-            suspect_ms: t.suspect_ms,
-            clock_error_ppm: t.clock_error_ppm,
-        },
-        bootstrap_members: cluster.bootstrap_members.iter().cloned().collect(),
-        synchronous: match cluster.synchronous {
-            config::Synchronous::Quorum => SynchronousMode::Quorum,
-            config::Synchronous::Priority => SynchronousMode::Priority,
-            config::Synchronous::Async => SynchronousMode::Async,
-        },
-        write_quorum: cluster.write_quorum,
-        write_quorum_min: cluster.write_quorum_min,
-        shrink_after_ms: cluster.shrink_after_ms,
-        sync_lag_bytes_max: cluster.sync_lag_bytes_max,
-        max_lag_bytes: cluster.max_lag_bytes,
-        slot_ttl_ms: cluster.slot_ttl_ms,
-        crash_failovers_max: cluster.crash_failovers_max,
-        crash_window_ms: cluster.crash_window_ms,
-        parameters: cluster.parameters.clone(),
-        hba: cluster.hba.clone(),
-    }
 }
 
 // ---- the API's view of the node ----

@@ -49,7 +49,8 @@ fn read(pid: i32, file: &str) -> io::Result<Option<String>> {
     }
 }
 
-fn parse(stat: &str, status: &str) -> Option<(Process, bool)> {
+/// Reads both files of a process; with whether it is one of PostgreSQL.
+pub(crate) fn parse(stat: &str, status: &str) -> Option<(Process, bool)> {
     // The name may hold anything, also `)`.
     let (front, rest) = stat.rsplit_once(") ")?;
     let name = front.split_once('(')?.1;

@@ -491,7 +491,7 @@ pub fn strip_owned(auto: &str) -> (String, BTreeSet<String>) {
     for line in auto.lines() {
         let start = line.trim_start();
         let end = start
-            .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '$')))
+            .find(|c: char| c.is_ascii() && !(c.is_ascii_alphanumeric() || "_.$".contains(c)))
             .unwrap_or(start.len());
         let name = start.get(..end).unwrap_or_default().to_ascii_lowercase();
         if is_owned(&name) {

@@ -169,6 +169,8 @@ fn owned_settings_are_refused_and_stripped() {
     assert_eq!(kept, "# comment\nwork_mem = '4MB'\n");
     let removed: Vec<_> = removed.into_iter().collect();
     assert_eq!(removed, ["port", "synchronous_standby_names"]);
+    // A letter to PostgreSQL is also what is not ASCII: this is another name.
+    assert!(strip_owned("restart_after_crash\u{e9} = 'on'\n").1.is_empty());
 }
 
 #[test]

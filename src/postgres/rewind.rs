@@ -209,7 +209,7 @@ fn judge(output: &Output, saved: Option<PathBuf>) -> Outcome {
 }
 
 /// Finds `servers diverged at WAL location 0/3000060 on timeline 1`.
-fn parse_divergence(text: &str) -> Option<(Lsn, Timeline)> {
+pub(crate) fn parse_divergence(text: &str) -> Option<(Lsn, Timeline)> {
     let rest = text.split_once("diverged at WAL location ")?.1.lines().next()?;
     let (lsn, timeline) = rest.split_once(" on timeline ")?;
     Some((lsn.parse().ok()?, Timeline(timeline.trim().parse().ok()?)))

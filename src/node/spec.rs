@@ -1,0 +1,36 @@
+//! From the configuration to what the control plane agrees on.
+
+use crate::config::{self, Config};
+use crate::domain::lease::Timing;
+use crate::domain::state::{ClusterSpec, SynchronousMode};
+
+/// What the configuration asks of a cluster.
+pub fn spec(config: &Config, cluster: &config::Cluster) -> ClusterSpec {
+    let t = &config.timing;
+    ClusterSpec {
+        timing: Timing {
+            renew_ms: t.renew_ms,
+            ttl_ms: t.ttl_ms,
+            fence_margin_ms: t.fence_margin_ms,
+            kill_margin_ms: t.kill_margin_ms,
+            suspect_ms: t.suspect_ms,
+            clock_error_ppm: t.clock_error_ppm,
+        },
+        bootstrap_members: cluster.bootstrap_members.iter().cloned().collect(),
+        synchronous: match cluster.synchronous {
+            config::Synchronous::Quorum => SynchronousMode::Quorum,
+            config::Synchronous::Priority => SynchronousMode::Priority,
+            config::Synchronous::Async => SynchronousMode::Async,
+        },
+        write_quorum: cluster.write_quorum,
+        write_quorum_min: cluster.write_quorum_min,
+        shrink_after_ms: cluster.shrink_after_ms,
+        sync_lag_bytes_max: cluster.sync_lag_bytes_max,
+        max_lag_bytes: cluster.max_lag_bytes,
+        slot_ttl_ms: cluster.slot_ttl_ms,
+        crash_failovers_max: cluster.crash_failovers_max,
+        crash_window_ms: cluster.crash_window_ms,
+        parameters: cluster.parameters.clone(),
+        hba: cluster.hba.clone(),
+    }
+}
