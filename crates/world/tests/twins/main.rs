@@ -71,6 +71,7 @@ twins! {
         another_history_of_the_same_number_is_accepted,
         a_timeline_that_forked_too_early_is_not_followed,
         a_diverged_standby_releases_commits_that_it_does_not_have,
+        a_diverged_standby_is_refused_beyond_the_segment,
         a_standby_ahead_releases_commits_that_it_does_not_have,
         history_files_raise_the_number_up_to_a_gap,
         a_placed_timeline_stops_a_start_only,

@@ -186,6 +186,8 @@ pub trait Servers {
 
     /// Does a checkpoint (a restartpoint on a standby) and waits for it.
     fn checkpoint(&mut self, name: Name);
+    /// The timeline of the last checkpoint of a running server.
+    fn checkpoint_timeline(&mut self, name: Name) -> u32;
     /// The control file of a server that is stopped.
     fn control(&mut self, name: Name) -> Control;
     /// Zeroes the WAL of a stopped server from one position up to another, or up to its end.
@@ -207,7 +209,8 @@ pub trait Servers {
     fn override_read_only(&mut self, write: Write);
     /// Sends the insertion, and does not wait for the answer.
     fn send(&mut self, write: Write);
-    /// Inserts rows until more than a segment of WAL is filled, waiting for no standby.
+    /// Inserts rows in one transaction, waiting for no standby. A thousand of them fill somewhat
+    /// more than one segment of WAL.
     fn fill(&mut self, name: Name, rows: std::ops::Range<i64>);
     /// Sets `default_transaction_read_only` and reloads.
     fn set_read_only(&mut self, name: Name, on: bool);

@@ -72,8 +72,12 @@ impl Live {
 
     /// Registers a server whose data directory is there.
     fn add(&mut self, name: Name) {
-        let server =
-            Server { port: place::free_port(), conf: Conf::default(), postmaster: None, admin: None };
+        let server = Server {
+            port: place::free_port(),
+            conf: Conf::default(),
+            postmaster: None,
+            admin: None,
+        };
         assert!(self.servers.insert(name, server).is_none(), "{name} is there already");
     }
 
@@ -130,9 +134,8 @@ impl Live {
         if let Some((.., found)) = self.frozen.iter().find(|f| f.0 == name && f.1 == process) {
             return *found;
         }
-        let kind = |kind: &str| {
-            format!("SELECT pid FROM pg_stat_activity WHERE backend_type = '{kind}'")
-        };
+        let kind =
+            |kind: &str| format!("SELECT pid FROM pg_stat_activity WHERE backend_type = '{kind}'");
         let pid = match process {
             Process::Sender(id) => id as i32,
             Process::Backend(write) => self.writes[write.0].1.pid,
@@ -147,7 +150,8 @@ impl Live {
     fn log(&self, name: Name) -> String {
         let path = self.place.root().join(format!("{name}.log"));
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
+        let starting = "FATAL:  the database system is starting up";
+        let lines: Vec<&str> = text.lines().filter(|l| !l.ends_with(starting)).collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 

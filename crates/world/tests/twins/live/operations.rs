@@ -192,10 +192,8 @@ impl Servers for Live {
     }
 
     fn receives(&mut self, name: Name) -> bool {
-        self.one(
-            name,
-            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'",
-        ) != "0"
+        self.one(name, "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'")
+            != "0"
     }
 
     fn flushed(&mut self, name: Name) -> Option<Lsn> {
@@ -260,6 +258,10 @@ impl Servers for Live {
 
     fn checkpoint(&mut self, name: Name) {
         self.query(name, "CHECKPOINT").unwrap();
+    }
+
+    fn checkpoint_timeline(&mut self, name: Name) -> u32 {
+        self.one(name, "SELECT timeline_id FROM pg_control_checkpoint()").parse().unwrap()
     }
 
     fn control(&mut self, name: Name) -> Control {

@@ -6,5 +6,5 @@ pub mod rewinds;
 pub mod standbys;
 pub mod timelines;
 pub mod waiters;
-pub mod walsenders;
 pub mod wal;
+pub mod walsenders;

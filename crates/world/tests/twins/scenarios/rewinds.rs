@@ -74,16 +74,17 @@ pub fn a_rewind_of_a_server_behind_the_fork_does_nothing(s: &mut impl Play) {
 }
 
 /// A rewind that was killed leaves a control file that says nothing of it, and a directory that
-/// is neither what it was nor what it was to become (manual, "pg_rewind": "the data folder of the
-/// target is likely not in a state that can be recovered").
+/// does not start (manual, "pg_rewind": "the data folder of the target is likely not in a state
+/// that can be recovered"; `pg_rewind.c`, `perform_rewind`: files that only the target has are
+/// removed first, the label of the backup and the control file are written last).
 pub fn an_interrupted_rewind_leaves_a_broken_directory(s: &mut impl Play) {
     s.cluster(&["b"]);
     s.put("a", 1);
     s.shows("b", &[1]);
     s.freeze("b", Process::Receiver);
     s.fill("a", 10_000..12_000);
-    s.stop("a");
     let stuck = s.sender("a", "b").id;
+    s.stop("a");
     s.end("a", Process::Sender(stuck));
     s.ends("a");
     let before = s.control("a");
@@ -97,12 +98,6 @@ pub fn an_interrupted_rewind_leaves_a_broken_directory(s: &mut impl Play) {
 
     s.rewind_halfway("a", "b");
     assert_eq!(s.control("a"), before, "the control file is written last");
-    let old: std::collections::BTreeSet<i64> = [1].into_iter().chain(10_000..12_000).collect();
-    let new = s.rows("b");
-    if s.start("a").is_ok() {
-        let rows = s.rows("a");
-        eprintln!("HALF started: {} rows", rows.len());
-        assert!(rows != old && rows != new);
-    }
-    panic!("look");
+    // The WAL that the control file names is gone: what only the target has is removed first.
+    assert!(s.start("a").is_err());
 }

@@ -51,7 +51,7 @@ pub fn another_history_of_the_same_number_is_accepted(s: &mut impl Play) {
     s.kill("a");
     for (name, row) in [("b", 100), ("c", 200)] {
         assert_eq!(s.promote(name), 2);
-        s.checkpoint(name);
+        s.await_that("its first checkpoint is done", |s| s.checkpoint_timeline(name) == 2);
         s.put(name, row);
     }
     assert_eq!(s.flushed("b"), s.flushed("c"), "the same amount of WAL");
@@ -119,6 +119,31 @@ pub fn a_diverged_standby_releases_commits_that_it_does_not_have(s: &mut impl Pl
     s.follow("c", Some("b"));
     assert_eq!(s.answer_with_traffic("b", write), Outcome::Acknowledged);
     assert!(!s.rows("c").contains(&3));
+}
+
+/// Where the standby's WAL is ahead by a segment or more, the server refuses it, and is right:
+/// standbys ask for WAL from the beginning of a segment (`walreceiverfuncs.c`,
+/// `RequestXLogStreaming`; `walsender.c`, `StartReplication`: "not in this server's history").
+pub fn a_diverged_standby_is_refused_beyond_the_segment(s: &mut impl Play) {
+    s.cluster(&["b", "c"]);
+    s.put("a", 1);
+    s.shows("b", &[1]);
+    s.freeze("b", Process::Receiver);
+    s.fill("a", 1000..3000);
+    s.put("a", 2);
+    s.await_that("c has all", |s| s.rows("c").contains(&2));
+    let ahead = s.replayed("c");
+    s.kill("a");
+    s.kill("b");
+    s.follow("b", None);
+    s.start("b").unwrap();
+    assert_eq!(s.promote("b"), 2);
+    s.set_names("b", "ANY 1 (c)");
+    let write = s.put_waiting("b", 3);
+    assert!(s.flushed("b") < Some(ahead), "c's old WAL is ahead of the new one");
+    s.follow("c", Some("b"));
+    s.waits_on("b", write);
+    s.waits_on("b", write);
 }
 
 /// The same where the timeline is one: a primary that lost its tail is believed to have a standby

@@ -5,6 +5,9 @@ use crate::servers::{Commit, Outcome, Play, Process};
 /// How far into a record a tear begins: behind its header (`xlogrecord.h`: 24 bytes).
 const INTO_RECORD: u64 = 30;
 
+/// How far before its end the record of a backup's end is torn (40 bytes, 6 of them padding).
+const INTO_LAST: u64 = 16;
+
 /// Recovery ends at the first record that is not whole. What is before it stays
 /// (`xlogreader.c`, `ValidXLogRecord`; manual, section 30.1).
 pub fn a_torn_tail_ends_recovery(s: &mut impl Play) {
@@ -114,7 +117,7 @@ pub fn a_base_backup_is_consistent_after_its_end_only(s: &mut impl Play) {
     let end = s.backup("b", "a");
     s.put("a", 2);
     // The last record of the backup is cut.
-    s.tear("b", end - 8, None);
+    s.tear("b", end - INTO_LAST, None);
     s.launch("b");
     s.stays("the copy accepts nobody", |s| s.runs("b") && !s.accepts("b"));
     s.follow("b", Some("a"));
@@ -128,7 +131,7 @@ pub fn an_unfinished_base_backup_is_not_promoted(s: &mut impl Play) {
     s.primary("a");
     s.put("a", 1);
     let end = s.backup("b", "a");
-    s.tear("b", end - 8, None);
+    s.tear("b", end - INTO_LAST, None);
     s.launch("b");
     s.stays("the copy accepts nobody", |s| s.runs("b") && !s.accepts("b"));
     s.ask_promotion("b");
