@@ -2,13 +2,13 @@
 //!
 //! Owns the decision between founding the group, joining it, waiting and refusing. The rules:
 //! - a peer that knows this node under another store: this disk was wiped, refuse;
-//! - no reachable peer has an entry of a leader, and they are a majority with this node: found the
-//!   group (all of them do, with the same members, which gives the same first entry; one may have
-//!   done so already);
-//! - a peer has entries of a leader: the group exists. This node may be new, or wiped: whoever once counted its
-//!   vote or acknowledgement remembers its store, so it joins once *every* other member has said
-//!   that it does not know another store of it;
-//! - else wait.
+//! - a member does not answer: wait. Nothing can be concluded without it: the group may exist by the
+//!   votes of those that do not answer, and a member that was cut off from it all the time knows of
+//!   nothing. A wiped node and such a one would found a second group;
+//! - no member has an entry of a leader: found the group (all of them do, with the same members,
+//!   which gives the same first entry; one may have done so already);
+//! - a member has entries of a leader: the group exists, and this node is new. Whoever once counted
+//!   its vote or acknowledgement remembers its store, and nobody knows another one: it joins.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -93,14 +93,11 @@ pub(super) fn judge(
         }
         exists |= answer.established;
     }
-    let reachable = members.len() - missing.len();
-    if exists {
-        Ok(if missing.is_empty() { Verdict::Join } else { Verdict::Wait(missing) })
-    } else if reachable * 2 > members.len() {
-        Ok(Verdict::Found)
-    } else {
-        Ok(Verdict::Wait(missing))
-    }
+    Ok(match exists {
+        _ if !missing.is_empty() => Verdict::Wait(missing),
+        true => Verdict::Join,
+        false => Verdict::Found,
+    })
 }
 
 /// Asks the others until there is a verdict other than to wait.
@@ -160,7 +157,8 @@ mod tests {
     #[test]
     fn the_table_of_formation() {
         assert_eq!(run(&[]), Ok(Verdict::Wait(vec![2, 3])));
-        assert_eq!(run(&[(2, false, None)]), Ok(Verdict::Found));
+        // The third may know of a group in which this node had another store.
+        assert_eq!(run(&[(2, false, None)]), Ok(Verdict::Wait(vec![3])));
         assert_eq!(run(&[(2, false, Some(1)), (3, false, None)]), Ok(Verdict::Found));
         assert_eq!(run(&[(2, true, None)]), Ok(Verdict::Wait(vec![3])));
         assert_eq!(run(&[(2, true, None), (3, false, None)]), Ok(Verdict::Join));
