@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::connect;
 use super::sql::Session;
+use super::status::Walsender;
 use crate::domain::types::{Lsn, MemberName};
 
 const POLL: Duration = Duration::from_millis(2);
@@ -78,13 +79,44 @@ pub struct Confirmer {
     pub slot: String,
 }
 
+/// Walsenders that began before a setting was in force, as far as is known.
+///
+/// They are told by the list of those that were there once it was, and not by their start alone:
+/// that is wall-clock time, which is set back now and then.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Old {
+    /// Process and start, in microseconds since 1970, of each that was there.
+    listed: Option<BTreeSet<(i32, i64)>>,
+    /// When the setting was loaded, in microseconds since 1970.
+    loaded_us: i64,
+}
+
+impl Old {
+    /// Whether a walsender may have begun before. One that was just being started when the list was
+    /// made is told by its start.
+    fn has(&self, walsender: &Walsender) -> bool {
+        let one = (walsender.pid, walsender.backend_start_us);
+        let listed = self.listed.as_ref().is_none_or(|listed| listed.contains(&one));
+        listed || walsender.backend_start_us <= self.loaded_us
+    }
+}
+
+/// Whether it streams WAL to somebody who confirms it: base backups confirm nothing.
+fn confirms(walsender: &Walsender) -> bool {
+    let backup = walsender.state == "backup" || walsender.slot_is_temporary;
+    !backup && walsender.application_name != super::basebackup::APPLICATION_NAME
+}
+
 /// Makes sure that every walsender runs with `synchronous_standby_names = expected`, which the
 /// caller has written: reloads where it is not in force, then ends those that began before, one by
 /// one, so that confirmations keep coming from the others. Base backups are left alone: they
-/// confirm nothing. Returns the processes that were ended. Called again, it ends nobody.
+/// confirm nothing. Returns the processes that were ended. `old` is kept by the caller from one
+/// attempt to the next, for as long as it is about this setting in this life of the server: then
+/// nobody is ended twice.
 pub async fn refresh_walsenders(
     session: &mut Session,
     expected: &str,
+    old: &mut Old,
     deadline: Duration,
 ) -> Result<Vec<i32>, Error> {
     let mut found = None;
@@ -108,10 +140,15 @@ pub async fn refresh_walsenders(
         }
         // This session read the files later than the postmaster did. What the postmaster started
         // after that has the new setting from its first moment.
-        let sql = "SELECT (extract(epoch FROM pg_conf_load_time()) * 1000000)::bigint AS us";
-        let loaded_us: i64 = session.row(sql).await?.parse("us")?;
+        if old.listed.is_none() {
+            let sql = "SELECT (extract(epoch FROM pg_conf_load_time()) * 1000000)::bigint AS us";
+            old.loaded_us = session.row(sql).await?.parse("us")?;
+            let there = session.primary_status().await?.walsenders;
+            let there = there.iter().filter(|w| confirms(w));
+            old.listed = Some(there.map(|w| (w.pid, w.backend_start_us)).collect());
+        }
         let mut ended = Vec::new();
-        while let Some((pid, slot)) = next_old(session, loaded_us, &ended).await? {
+        while let Some((pid, slot)) = next_old(session, old, &ended).await? {
             session.terminate_walsender(pid).await?;
             ended.push(pid);
             let wait = await_return(session, pid, slot.as_deref());
@@ -144,18 +181,13 @@ pub async fn refresh_walsenders(
 /// still there is looked for again and again: until it is gone it can release a commit.
 async fn next_old(
     session: &mut Session,
-    loaded_us: i64,
+    old: &Old,
     ended: &[i32],
 ) -> Result<Option<(i32, Option<String>)>, connect::Error> {
     loop {
         let status = session.primary_status().await?;
-        let old: Vec<_> = status
-            .walsenders
-            .into_iter()
-            .filter(|w| w.backend_start_us <= loaded_us)
-            .filter(|w| w.state != "backup" && !w.slot_is_temporary)
-            .filter(|w| w.application_name != super::basebackup::APPLICATION_NAME)
-            .collect();
+        let there = status.walsenders.into_iter();
+        let old: Vec<_> = there.filter(|w| confirms(w) && old.has(w)).collect();
         match old.iter().find(|w| !ended.contains(&w.pid)) {
             Some(walsender) => return Ok(Some((walsender.pid, walsender.slot.clone()))),
             None if old.is_empty() => return Ok(None),
@@ -173,9 +205,8 @@ async fn await_return(
     loop {
         let status = session.primary_status().await?;
         let gone = status.walsenders.iter().all(|w| w.pid != pid);
-        let back = |w: &&super::status::Walsender| {
-            w.pid != pid && w.slot.as_deref() == slot && w.state == "streaming"
-        };
+        let back =
+            |w: &&Walsender| w.pid != pid && w.slot.as_deref() == slot && w.state == "streaming";
         if gone && (slot.is_none() || status.walsenders.iter().any(|w| back(&w))) {
             return Ok(());
         }
@@ -229,5 +260,43 @@ pub async fn confirm_flush(
             session.close();
             Err(Error::Unconfirmed { lsn, wanted, confirmed, deadline })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn walsender(pid: i32, backend_start_us: i64) -> Walsender {
+        Walsender { pid, backend_start_us, state: "streaming".into(), ..Walsender::default() }
+    }
+
+    #[test]
+    fn who_began_before_is_told_although_the_clock_was_set_back() {
+        // The setting was loaded at 500, after the clock had been set back from 9,000.
+        let listed = Some([(10, 8_000), (11, 400)].into());
+        let old = Old { listed, loaded_us: 500 };
+        assert!(old.has(&walsender(10, 8_000)));
+        assert!(old.has(&walsender(11, 400)));
+        // One that was not in the list yet, and began before.
+        assert!(old.has(&walsender(12, 499)));
+        assert!(!old.has(&walsender(13, 501)));
+        // Another process with the number of one that has ended.
+        assert!(!old.has(&walsender(10, 600)));
+    }
+
+    #[test]
+    fn before_the_list_is_made_everybody_may_be_old() {
+        assert!(Old::default().has(&walsender(10, 8_000)));
+    }
+
+    #[test]
+    fn base_backups_confirm_nothing() {
+        let stream = walsender(1, 1);
+        assert!(confirms(&stream));
+        assert!(!confirms(&Walsender { state: "backup".into(), ..stream.clone() }));
+        assert!(!confirms(&Walsender { slot_is_temporary: true, ..stream.clone() }));
+        let name = super::super::basebackup::APPLICATION_NAME.to_owned();
+        assert!(!confirms(&Walsender { application_name: name, ..stream }));
     }
 }

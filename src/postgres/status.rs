@@ -46,7 +46,7 @@ pub struct StandbyStatus {
 }
 
 /// One walsender.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Walsender {
     /// Its process.
     pub pid: i32,

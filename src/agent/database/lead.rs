@@ -103,6 +103,7 @@ impl PgDatabase {
             // From the moment that another setting is written, walsenders can have it.
             let mut memory = lock(&self.memory);
             memory.refreshed = memory.refreshed.take().filter(|r| r.names == wanted.names);
+            memory.refreshing = memory.refreshing.take().filter(|(r, _)| r.names == wanted.names);
         }
         self.reconfigure(session, &files).await?;
         lock(&self.memory).doubted = None;
@@ -164,9 +165,12 @@ impl PgDatabase {
             for member in &sync.members {
                 session.create_slot(&member.slot_name(), true).await.map_err(error::sql)?;
             }
-            let ended = barrier::refresh_walsenders(&mut session, &refreshed.names, BARRIER)
-                .await
-                .map_err(error::barrier)?;
+            let kept = lock(&self.memory).refreshing.take().filter(|(r, _)| *r == refreshed);
+            let mut old = kept.map(|(_, old)| old).unwrap_or_default();
+            let names = &refreshed.names;
+            let ended = barrier::refresh_walsenders(&mut session, names, &mut old, BARRIER).await;
+            lock(&self.memory).refreshing = Some((refreshed.clone(), old));
+            let ended = ended.map_err(error::barrier)?;
             info!(%sync, ended = ended.len(), "every walsender runs with the configuration");
             // Once for a setting: a retry of the barrier must not cut the standbys off again.
             lock(&self.memory).refreshed = Some(refreshed);

@@ -56,6 +56,7 @@ use crate::domain::record::MemberRecord;
 use crate::domain::state::ClusterSpec;
 use crate::domain::sync::SyncConfig;
 use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName, SystemId};
+use crate::postgres::barrier;
 use crate::postgres::binaries::Binaries;
 use crate::postgres::connect::Target;
 use crate::postgres::os_user::OsUser;
@@ -98,6 +99,8 @@ struct Memory {
     judged: Option<conf::Judged>,
     /// The setting for which all walsenders of this life of the guard were begun anew.
     refreshed: Option<lead::Refreshed>,
+    /// The setting for which they are being begun anew, and who began before it.
+    refreshing: Option<(lead::Refreshed, barrier::Old)>,
     /// Whether the first checkpoint of this tree as a primary was asked for.
     checkpointed: bool,
     /// Whether this tree was started here, and whether the one before it never answered.
@@ -245,6 +248,7 @@ impl PgDatabase {
         let started = std::mem::take(&mut memory.started);
         memory.never_answered = started && !memory.known.answered;
         memory.refreshed = None;
+        memory.refreshing = None;
         memory.checkpointed = false;
         memory.following = None;
         memory.settled = None;

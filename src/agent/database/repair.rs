@@ -68,6 +68,7 @@ impl PgDatabase {
                 memory.doubted = Some(why.to_owned());
                 // Walsenders may have seen the other setting.
                 memory.refreshed = None;
+                memory.refreshing = None;
                 return Ok(());
             }
         }

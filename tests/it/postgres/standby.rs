@@ -94,14 +94,17 @@ async fn the_barrier_counts_slots_and_not_names() {
     a.become_role(Role::Primary { epoch: Epoch(2), read_only: false }).await;
     let before = a.session.primary_status().await.unwrap();
     let names = a.settings.synchronous.render();
-    let ended = barrier::refresh_walsenders(&mut a.session, &names, LONG).await.unwrap();
+    let mut old = barrier::Old::default();
+    let ended = barrier::refresh_walsenders(&mut a.session, &names, &mut old, LONG).await.unwrap();
     assert_eq!(ended.len(), 2);
     let after = a.session.primary_status().await.unwrap();
     assert!(after.walsenders.iter().all(|w| before.walsenders.iter().all(|o| o.pid != w.pid)));
     // Nobody is left that began before.
-    let again = barrier::refresh_walsenders(&mut a.session, &names, LONG).await.unwrap();
+    let again = barrier::refresh_walsenders(&mut a.session, &names, &mut old, LONG).await.unwrap();
     assert!(again.is_empty(), "{again:?}");
-    let wrong = barrier::refresh_walsenders(&mut a.session, "x", Duration::from_millis(200)).await;
+    let limit = Duration::from_millis(200);
+    let mut old = barrier::Old::default();
+    let wrong = barrier::refresh_walsenders(&mut a.session, "x", &mut old, limit).await;
     assert!(matches!(wrong, Err(barrier::Error::NotInForce { .. })), "{wrong:?}");
 
     let lsn = a.session.emit_confirmed(LONG).await.unwrap();
