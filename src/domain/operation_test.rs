@@ -1,7 +1,9 @@
 //! Switchovers and failovers by hand: what may start them, and how each of them ends.
 
 use super::command::Change;
-use super::fixture_test::{Bench, Leader, holder, m, report, rules, sealed, sealed_report, tagged};
+use super::fixture_test::{
+    Bench, Leader, holder, m, primary, promotion, report, rules, sealed, sealed_report, tagged,
+};
 use super::observation::Condition;
 use super::plan::{
     FAILOVER_TARGET_WAIT, LOSS_SETTLE, SWITCHOVER_DEADLINE, failover_check, switchover_check,
@@ -144,4 +146,34 @@ fn what_an_operation_may_start() {
     assert_eq!(check(&bench, &leader, Some("c")), Err(vec!["switchover.target-tag"]));
     bench.ok(switchover("b"));
     assert_eq!(check(&bench, &leader, None), Err(vec!["operation.one-at-a-time"]));
+}
+
+#[test]
+fn an_operation_ends_although_the_new_primary_never_becomes_active() {
+    let (mut bench, mut leader) = settled("a b c", 1);
+    bench.ok(switchover("b"));
+    leader.hears("a", ended("a", 2, false));
+    bench.ok(leader.plan(&bench).proposal.unwrap());
+    leader.hears("a", sealed_report(&holder("a", 3, 2, 500, 2)));
+    leader.hears("b", sealed_report(&sealed("b", 3, 2, 500)));
+    bench.ok(leader.plan(&bench).proposal.unwrap());
+    bench.ok(promotion(&bench, 500));
+    // Nobody is left that could confirm its barrier: it goes on, and the operation must not.
+    let mut proposal = None;
+    for _ in 0..130 {
+        leader.pass_ms(500);
+        leader.renewed(3);
+        leader.hears("b", primary("b", 3, "", None));
+        proposal = leader.plan(&bench).proposal;
+        if let Some(change @ Change::FinishOperation { .. }) = proposal.take() {
+            bench.ok(change);
+            assert!(matches!(
+                bench.state().finished.back().unwrap().outcome,
+                Outcome::Failed { .. }
+            ));
+            assert!(bench.state().operation.is_none());
+            return;
+        }
+    }
+    panic!("the operation is still under way: {proposal:?}");
 }

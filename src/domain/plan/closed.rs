@@ -32,7 +32,7 @@ impl Pass<'_> {
             Ok(choice) => choice,
             Err(finding) => {
                 findings.push(*finding);
-                return self.failover_overdue(findings);
+                return self.operation_overdue(findings);
             }
         };
         let timing = &self.state.spec.timing;
@@ -47,7 +47,7 @@ impl Pass<'_> {
         let waits = self.state.spec.synchronous != SynchronousMode::Async;
         if waits && sync.w < floor && self.state.members.len() > 1 && accepted.is_none() {
             findings.push(Finding::BelowFloor { config: sync, floor });
-            return self.failover_overdue(findings);
+            return self.operation_overdue(findings);
         }
         let epoch = self.state.epoch.next();
         findings.push(Finding::Granting { member: chosen.member.clone(), epoch });
@@ -67,9 +67,9 @@ impl Pass<'_> {
         }))
     }
 
-    /// A failover by hand that finds nobody is given up as an operation, so that another can be
-    /// asked for. The takeover itself goes on.
-    fn failover_overdue(&self, findings: &mut Vec<Finding>) -> Option<Change> {
+    /// An operation that finds nobody, or whose new primary does not become active, is given up as
+    /// an operation, so that another can be asked for. The takeover itself goes on.
+    pub(super) fn operation_overdue(&self, findings: &mut Vec<Finding>) -> Option<Change> {
         let op = self.state.operation.as_ref()?;
         let (_, seen) = self.observed.operation_seen.filter(|(id, _)| *id == op.id)?;
         if self.now.since(seen) < FAILOVER_DEADLINE {

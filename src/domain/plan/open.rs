@@ -35,7 +35,7 @@ impl Pass<'_> {
                         guard: tenure.guard.clone(),
                         lineage: lineage.clone(),
                     }),
-                    _ => None,
+                    _ => self.operation_overdue(findings),
                 }
             }
             Stage::Promoted => {
@@ -50,7 +50,7 @@ impl Pass<'_> {
                         expect_syncs: self.state.syncs.clone(),
                         postmaster_start_us,
                     }),
-                    None => sync_change,
+                    None => sync_change.or_else(|| self.operation_overdue(findings)),
                 }
             }
             Stage::Active { .. } => self
