@@ -229,13 +229,17 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             }
             inner.promoted_by_hand.then(|| "somebody promoted it by hand".to_owned())
         };
-        let polluted = self.shared.lock().polluted.take();
+        let polluted = self.shared.lock().polluted.clone();
         if let Some(why) = by_hand.clone().or(polluted) {
             let outcome = self.disown_data(&why).await;
+            if outcome.is_ok() {
+                // Not before it is on disk: what is not trusted must not be forgotten.
+                let inner = &mut *self.shared.lock();
+                (inner.promoted_by_hand, inner.polluted) = (false, None);
+            }
             if by_hand.is_some() && outcome.is_ok() {
                 self.shared.notice(NoticeCode::PromotedByHand, why);
             }
-            self.shared.lock().promoted_by_hand = false;
             return self.after(outcome);
         }
         let now = self.shared.clock.now();

@@ -207,7 +207,8 @@ impl Disk {
     /// # Errors
     /// The disk fails, or another process has it open.
     pub async fn open(&self) -> Result<Arc<Engine>, Error> {
-        let error = |reason: &str| Error::Open { path: "raft".to_owned(), reason: reason.to_owned() };
+        let error =
+            |reason: &str| Error::Open { path: "raft".to_owned(), reason: reason.to_owned() };
         let number = {
             let mut inner = self.lock();
             if inner.holder.is_some() {
@@ -388,9 +389,7 @@ async fn carry_out(disk: &Disk, batches: Vec<Vec<Put>>, sync: bool) -> Result<()
 impl KvEngine for Engine {
     fn submit(&self, batch: Batch, sync: bool, done: Done) {
         let put = |write: &Write| match write {
-            Write::Put(space, key, value) => {
-                ((*space, key.clone()), Some(Arc::new(value.clone())))
-            }
+            Write::Put(space, key, value) => ((*space, key.clone()), Some(Arc::new(value.clone()))),
             Write::Delete(space, key) => ((*space, key.clone()), None),
         };
         let puts = batch.writes().iter().map(put).collect();

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::SimClock;
 use crate::clock::Clock as _;
 use crate::controller::ClusterView;
 use crate::domain::command::Change;
@@ -15,7 +16,6 @@ use crate::domain::types::{ClusterName, MemberName};
 use crate::domain::{Command, Reply};
 use crate::node::front::Part;
 use crate::raft::{Peer, ProposeError};
-use crate::SimClock;
 
 /// Longest wait for a barrier, as in the API.
 const BARRIER_MAX: Duration = Duration::from_secs(2);
@@ -87,7 +87,12 @@ fn refused(why: impl ToString) -> Outcome {
 }
 
 /// Asks the node whose part this is.
-pub async fn ask(part: &Part, clock: &SimClock, cluster: &ClusterName, request: Request) -> Outcome {
+pub async fn ask(
+    part: &Part,
+    clock: &SimClock,
+    cluster: &ClusterName,
+    request: Request,
+) -> Outcome {
     match request {
         Request::Switchover { target } => switchover(part, clock, cluster, target).await,
         Request::Failover { target, accept_data_loss } => {
@@ -184,12 +189,7 @@ fn list(problems: &[plan::OperationProblem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-async fn propose(
-    part: &Part,
-    clock: &SimClock,
-    cluster: &ClusterName,
-    change: Change,
-) -> Outcome {
+async fn propose(part: &Part, clock: &SimClock, cluster: &ClusterName, change: Change) -> Outcome {
     let command = Command { cluster: cluster.clone(), at: clock.wall(), change };
     match part.raft.propose(command, PROPOSAL_MAX).await {
         Ok(Reply::Applied { operation: Some(id) }) => {

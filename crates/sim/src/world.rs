@@ -152,7 +152,8 @@ impl<M: MakeDatabase> Sim<M> {
         let voters = plan.topology.voters();
         let named = |node: schedule::Node| (node, Topology::node_name(node));
         let group = node::peers(voters.iter().map(|n| named(*n)));
-        let is_controller = |n: &schedule::Node| plan.topology.nodes[*n].controller != Controller::No;
+        let is_controller =
+            |n: &schedule::Node| plan.topology.nodes[*n].controller != Controller::No;
         let controllers: Vec<String> = (0..machines.len())
             .filter(is_controller)
             .map(|n| node::address(Topology::node_name(n).as_str()))

@@ -186,9 +186,10 @@ impl<M: MakeDatabase> Daemon<M> {
         }
         let mut members = Vec::new();
         for member in &self.members {
-            let database = self.databases.open(&self.place, member).await.map_err(|source| {
-                Failed::Database { member: member.name.to_string(), source }
-            })?;
+            let database =
+                self.databases.open(&self.place, member).await.map_err(|source| {
+                    Failed::Database { member: member.name.to_string(), source }
+                })?;
             members.push((member.clone(), database));
         }
         let client = Client::new(Arc::new(self.wire.clone()), self.controllers.clone());

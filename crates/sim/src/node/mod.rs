@@ -243,7 +243,9 @@ impl<M: MakeDatabase> Node<M> {
         }
         self.0.databases.machine_died(&place, torn);
         let name = &self.0.setup.name;
-        crate::trace(|| format!("{name} has no power; of unsynced batches {kept} kept, {lost} lost"));
+        crate::trace(|| {
+            format!("{name} has no power; of unsynced batches {kept} kept, {lost} lost")
+        });
     }
 
     /// Boots the machine, where it is off.
