@@ -3,6 +3,7 @@
 //! Every call does what follows from it at once, as far as that takes no time; the rest is due
 //! later, see [`Server::due`].
 
+use crate::check::Rows;
 use crate::domain::types::{BootTime, Lsn};
 
 use super::base::{Conn, Pid, Refused, Ticket};
@@ -118,11 +119,12 @@ impl Server {
     ///
     /// # Errors
     /// It does not run, or takes no statements now.
-    pub fn rows(&self) -> Result<Vec<u64>> {
+    pub fn rows(&self) -> Result<Rows> {
         self.open_for_statements()?;
         let run = self.run.as_ref().ok_or(Refused::NotRunning)?;
-        let hidden: Vec<u64> = run.hidden.values().flatten().copied().collect();
-        Ok(run.pages.rows().iter().filter(|v| !hidden.contains(v)).copied().collect())
+        let mut rows = run.pages.rows().clone();
+        run.hidden.values().flatten().for_each(|value| rows.remove(*value));
+        Ok(rows)
     }
 
     /// `pg_promote(false)`. Answered by an event with this ticket, once it is a primary.

@@ -103,9 +103,27 @@ pub struct Disk {
     pub hung: bool,
     /// Whether it says that it has flushed what it has not.
     pub lies: bool,
+    /// Whether there is no room on it.
+    pub full: bool,
+    /// Whether everything that is written to it fails.
+    pub fails: bool,
     /// How much longer a flush takes.
     pub slower: Duration,
 }
+
+impl Disk {
+    /// What the server says when it writes, where that does not work.
+    pub(super) fn refuses(&self) -> Option<&'static str> {
+        match (self.full, self.fails) {
+            (true, _) => Some(NO_ROOM),
+            (false, true) => Some("could not fsync file: Input/output error"),
+            (false, false) => None,
+        }
+    }
+}
+
+/// What is said where there is no room.
+pub const NO_ROOM: &str = "could not write to file: No space left on device";
 
 /// What of a server was stopped with SIGSTOP.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

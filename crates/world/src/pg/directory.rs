@@ -1,8 +1,8 @@
 //! A data directory: what is on disk, and what would be lost.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
+use crate::check::Rows;
 use crate::domain::types::{Lsn, SystemId, Timeline};
 
 use super::conf::Settings;
@@ -68,14 +68,14 @@ impl Control {
 /// The rows, and what is not committed yet.
 #[derive(Debug, Clone, Default)]
 pub struct Pages {
-    rows: Arc<BTreeSet<u64>>,
+    rows: Rows,
     open: BTreeMap<Xid, Vec<u64>>,
     next_xid: Xid,
 }
 
 impl Pages {
     /// All committed rows.
-    pub fn rows(&self) -> &BTreeSet<u64> {
+    pub fn rows(&self) -> &Rows {
         &self.rows
     }
 
@@ -94,8 +94,8 @@ impl Pages {
             }
             Kind::Commit { xid } => {
                 self.next_xid = self.next_xid.max(xid + 1);
-                if let Some(values) = self.open.remove(&xid) {
-                    Arc::make_mut(&mut self.rows).extend(values);
+                for value in self.open.remove(&xid).unwrap_or_default() {
+                    self.rows.insert(value);
                 }
             }
             Kind::Abort { xid } => _ = self.open.remove(&xid),

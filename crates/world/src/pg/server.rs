@@ -75,6 +75,8 @@ pub struct LogEnd {
     pub written: Lsn,
     /// The disk says that it has it to here.
     pub flushed: Lsn,
+    /// Whether recovery has found out where the log ends: before, nothing was written to it.
+    pub(super) known: bool,
     pub(super) wanted: Lsn,
     pub(super) flush: Option<Flush>,
     pub(super) lazy_at: Option<BootTime>,
@@ -193,18 +195,22 @@ impl Live<'_> {
         self.run.log.flush = Some(Flush { upto, at });
     }
 
-    fn step_flush(&mut self) -> bool {
+    fn step_flush(&mut self) -> Result<bool, String> {
         let now = self.now;
         let log = &mut self.run.log;
         if log.lazy_at.is_some_and(|at| at <= now) && self.run.startup.is_none() {
             log.lazy_at = None;
             let upto = log.inserted();
             self.want_flush(upto);
-            return true;
+            return Ok(true);
         }
-        let Some(Flush { upto, at: Some(at) }) = log.flush else { return false };
+        let Some(Flush { upto, at: Some(at) }) = log.flush else { return Ok(false) };
         if at > now {
-            return false;
+            return Ok(false);
+        }
+        if let Some(why) = self.env.disk.refuses() {
+            // What was not flushed may be gone: it does not try again (`data_sync_retry`).
+            return Err(format!("PANIC: {why}"));
         }
         log.flush = None;
         log.flushed = log.flushed.max(upto);
@@ -212,7 +218,7 @@ impl Live<'_> {
         self.sessions_flushed();
         self.receiver_flushed(upto);
         self.want_flush(wanted);
-        true
+        Ok(true)
     }
 
     fn step_postmaster(&mut self) -> Result<bool, String> {
@@ -254,7 +260,7 @@ impl Live<'_> {
         if !self.stopped.postmaster && self.run.postmaster.alive {
             did |= self.step_postmaster()?;
         }
-        did |= self.step_flush();
+        did |= self.step_flush()?;
         did |= self.step_startup()?;
         did |= self.step_receiver();
         let pids: Vec<Pid> = self.run.senders.keys().copied().collect();
@@ -385,6 +391,7 @@ impl Server {
             last: None,
             written: Lsn(0),
             flushed: Lsn(0),
+            known: false,
             wanted: Lsn(0),
             flush: None,
             lazy_at: None,
@@ -489,7 +496,7 @@ impl Server {
         self.stopped = Stopped::default();
         self.inbox.clear();
         if let Some(dir) = &mut self.dir {
-            if run.startup.is_none() && !matches!(run.phase, Phase::Starting { .. }) {
+            if run.startup.is_none() && run.log.known {
                 dir.wal.cut(run.log.timeline, run.log.written);
             }
             dir.slots.retain(|_, slot| !slot.temporary);

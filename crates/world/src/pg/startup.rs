@@ -91,6 +91,9 @@ impl Startup {
 impl Live<'_> {
     /// Begins recovery. An error ends the server.
     pub(super) fn begin_recovery(&mut self) -> Result<(), String> {
+        if let Some(why) = self.env.disk.refuses() {
+            return Err(format!("FATAL: could not write lock file \"postmaster.pid\": {why}"));
+        }
         if let Some(why) = &self.dir.garbage {
             return Err(format!("PANIC: the directory is no whole one: {why}"));
         }
@@ -165,6 +168,7 @@ impl Live<'_> {
         let Some(startup) = &self.run.startup else { return };
         let log = &mut self.run.log;
         log.timeline = startup.replay_timeline;
+        log.known = true;
         (log.written, log.flushed) = (startup.replay, startup.replay);
     }
 
@@ -189,6 +193,7 @@ impl Live<'_> {
         let log = &mut self.run.log;
         log.timeline = timeline;
         log.last = last;
+        log.known = true;
         (log.written, log.flushed) = (end, end);
         (log.wanted, log.flush) = (end, None);
     }

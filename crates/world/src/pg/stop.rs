@@ -175,7 +175,8 @@ impl Server {
     /// The machine goes down: nobody is told, and what was not flushed is lost but for `tail`. What
     /// a disk that lies has said to have flushed is lost as well.
     pub fn crash(&mut self, tail: Tail) {
-        let at = self.run.as_ref().map(|run| (run.log.timeline, run.log.flushed));
+        let known = self.run.as_ref().filter(|run| run.log.known);
+        let at = known.map(|run| (run.log.timeline, run.log.flushed));
         self.end("the machine went down", true);
         let Some(dir) = &mut self.dir else { return };
         if let Some((timeline, flushed)) = at {

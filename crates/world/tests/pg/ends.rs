@@ -19,7 +19,7 @@ fn re_opening_after_a_crash_shows_what_no_standby_has() {
     lab.cut("a", "b");
     let client = lab.connect("a").unwrap();
     let ticket = lab.write(&client, 1).unwrap();
-    assert_eq!(lab.rows("a").unwrap(), []);
+    assert!(lab.rows("a").unwrap().is_empty());
     lab.kill_all("a");
     assert_eq!(lab.outcome(ticket), Some(Outcome::Lost));
     lab.start("a", false).unwrap();
@@ -65,6 +65,22 @@ fn a_disk_that_lies_loses_what_it_has_confirmed() {
     lab.crash("a", Tail::NONE);
     lab.start("a", false).unwrap();
     assert_eq!(lab.rows("a").unwrap(), [1]);
+}
+
+#[test]
+fn a_disk_that_fails_ends_the_server() {
+    for disk in [Disk { full: true, ..Disk::default() }, Disk { fails: true, ..Disk::default() }] {
+        let mut lab = fleet(&["b"]);
+        lab.set_disk("a", disk);
+        let client = lab.connect("a").unwrap();
+        let ticket = lab.write(&client, 1).unwrap();
+        assert_eq!(lab.outcome(ticket), Some(Outcome::Lost));
+        assert!(!lab.is_running("a"));
+        assert!(lab.start("a", false).is_err());
+        lab.set_disk("a", Disk::default());
+        lab.start("a", false).unwrap();
+        assert_eq!(lab.rows("a").unwrap(), [1], "it was written, and may be there");
+    }
 }
 
 #[test]

@@ -378,7 +378,7 @@ impl Lab {
     /// # Errors
     /// It does not run, or takes no statements now.
     pub fn rows(&self, server: &str) -> Result<Vec<u64>, Refused> {
-        self.server(server).rows()
+        self.server(server).rows().map(|rows| rows.iter().collect())
     }
 
     /// What a server shows.
