@@ -8,6 +8,7 @@ pub mod check;
 pub mod exec;
 pub mod net;
 pub mod pg;
+pub mod clients;
 pub mod schedule;
 pub mod shrink;
 pub mod timeline;

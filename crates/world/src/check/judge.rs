@@ -166,8 +166,7 @@ mod tests {
         let session = judge.connect();
         let value = judge.begin_write(1, session);
         judge.end_write(2, value, Outcome::Acknowledged { node: 0, epoch: 2 });
-        let empty =
-            Read { session, node: 0, begun: 3, ended: 4, open: Some(2), values: Vec::new() };
+        let empty = Read { session, node: 0, begun: 3, ended: 4, open: Some(2), rows: Vec::new() };
         judge.read(&empty);
         judge.panicked(5, 1, "index out of bounds");
         let first = judge.violation().unwrap();

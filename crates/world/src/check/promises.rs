@@ -59,8 +59,8 @@ pub struct Read {
     /// The epoch in which the server said that it is open for writes, in this transaction; `None`
     /// where it is a standby, or holds writes back.
     pub open: Option<u64>,
-    /// All rows, in any order.
-    pub values: Vec<Value>,
+    /// All rows, as ranges in any order: first and last of each.
+    pub rows: Vec<(Value, Value)>,
 }
 
 /// What may be asked of reads.
@@ -198,12 +198,12 @@ impl Promises {
 
     /// Judges what a client saw.
     pub fn read(&mut self, read: &Read) {
-        let rows = match Rows::of(read.values.iter().copied()) {
+        let rows = match Rows::of_ranges(read.rows.clone()) {
             Ok(rows) => rows,
             Err(twice) => {
                 let found = format!("m{} shows write {twice} twice", read.node);
                 self.tell(read, Rule::Once, found, [twice]);
-                read.values.iter().copied().collect()
+                read.rows.iter().flat_map(|(first, last)| *first..=*last).collect()
             }
         };
         self.nothing_invented(read, &rows);

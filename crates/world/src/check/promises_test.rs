@@ -64,8 +64,8 @@ impl Play {
         values: &[Value],
     ) -> Vec<Rule> {
         let (begun, ended) = (self.tick(), self.tick());
-        let values = values.to_vec();
-        self.promises.read(&Read { session, node, begun, ended, open, values });
+        let rows = values.iter().map(|v| (*v, *v)).collect();
+        self.promises.read(&Read { session, node, begun, ended, open, rows });
         self.promises.take().iter().map(|v| v.rule).collect()
     }
 }
@@ -111,7 +111,7 @@ fn a_write_acknowledged_during_a_read_need_not_be_in_it() {
     let begun = p.tick();
     p.end(value, Outcome::Acknowledged { node: 0, epoch: 2 });
     let ended = p.tick();
-    let read = Read { session: 9, node: 0, begun, ended, open: Some(2), values: vec![] };
+    let read = Read { session: 9, node: 0, begun, ended, open: Some(2), rows: vec![] };
     p.promises.read(&read);
     assert_eq!(p.promises.take(), vec![]);
 }

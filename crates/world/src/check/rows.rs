@@ -28,6 +28,21 @@ impl Rows {
         }
     }
 
+    /// Of ranges, first and last of each, in any order. An error is a number that is there twice.
+    pub fn of_ranges(mut ranges: Vec<(Value, Value)>) -> Result<Self, Value> {
+        ranges.retain(|(first, last)| first <= last);
+        ranges.sort_unstable();
+        match ranges.windows(2).find(|pair| pair[1].0 <= pair[0].1) {
+            Some(pair) => Err(pair[1].0),
+            None => Ok(Rows::default().union(&Rows { ranges })),
+        }
+    }
+
+    /// Its ranges, first and last of each, in order.
+    pub fn ranges(&self) -> &[(Value, Value)] {
+        &self.ranges
+    }
+
     fn sorted(values: impl IntoIterator<Item = Value>) -> Self {
         let mut rows = Self::default();
         for value in values {
@@ -210,6 +225,9 @@ mod tests {
     fn one_that_is_there_twice_is_told() {
         assert_eq!(Rows::of([3, 1, 2]), Ok(rows(&[1, 2, 3])));
         assert_eq!(Rows::of([3, 1, 3]), Err(3));
+        let ranges = vec![(5, 6), (1, 3), (4, 4), (9, 8)];
+        assert_eq!(Rows::of_ranges(ranges), Ok(rows(&[1, 2, 3, 4, 5, 6])));
+        assert_eq!(Rows::of_ranges(vec![(1, 3), (3, 4)]), Err(3));
     }
 
     #[test]

@@ -118,6 +118,8 @@ pub struct Workload {
     pub held_writers: u32,
     /// One writer a server that keeps its connection to this one, and writes whenever it may.
     pub probes: bool,
+    /// Whether those set their sessions to be writable, whatever the server's default is.
+    pub rude: bool,
     /// One reader a server, which looks at all rows.
     pub readers: bool,
     /// How often a writer begins a row.
@@ -134,6 +136,7 @@ impl Default for Workload {
             fresh_writers: 1,
             held_writers: 1,
             probes: true,
+            rude: false,
             readers: true,
             write_every_ms: 50,
             read_every_ms: 200,
