@@ -1,13 +1,15 @@
-//! Tasks with an outcome.
+//! The outcome of a task, for those who wait for it.
 
-use std::any::Any;
+use std::fmt;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use pin_project_lite::pin_project;
-use tokio::sync::oneshot;
+
+use super::core::Core;
+use super::task::TaskId;
 
 /// Why a task has no outcome.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,60 +17,112 @@ pub enum JoinError {
     /// It panicked, and its scope was killed.
     #[error("the task panicked: {0}")]
     Panicked(String),
-    /// Its scope was killed.
+    /// Its scope was killed, or it was aborted.
     #[error("the task was killed")]
     Killed,
 }
 
+struct Shared<T> {
+    outcome: Option<Result<T, JoinError>>,
+    waker: Option<Waker>,
+}
+
+fn lock<T>(shared: &Mutex<Shared<T>>) -> MutexGuard<'_, Shared<T>> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Waits for the outcome of a task. Dropping it lets the task go on.
-pub struct JoinHandle<T>(oneshot::Receiver<Result<T, JoinError>>);
+///
+/// Polled after it was ready it waits for ever.
+pub struct JoinHandle<T> {
+    shared: Arc<Mutex<Shared<T>>>,
+    /// Absent where the task never began.
+    task: Option<(u16, TaskId)>,
+}
+
+impl<T> JoinHandle<T> {
+    pub(super) fn bind(&mut self, world: u16, task: TaskId) {
+        self.task = Some((world, task));
+    }
+
+    /// Drops the task's future, unless it has ended; the outcome is then [`JoinError::Killed`]. A
+    /// task that aborts itself is dropped at its next wait.
+    pub fn abort(&self) {
+        if let Some((world, task)) = self.task
+            && let Some(core) = super::core::find(world)
+        {
+            core.abort(task);
+        }
+    }
+}
+
+impl<T> fmt::Debug for JoinHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinHandle").field("task", &self.task).finish_non_exhaustive()
+    }
+}
 
 impl<T> Future for JoinHandle<T> {
     type Output = Result<T, JoinError>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map(|sent| sent.unwrap_or(Err(JoinError::Killed)))
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut shared = lock(&self.shared);
+        if let Some(outcome) = shared.outcome.take() {
+            return Poll::Ready(outcome);
+        }
+        shared.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// Tells the outcome when it comes, or that it will not come when this is dropped before.
+struct Teller<T>(Option<Arc<Mutex<Shared<T>>>>);
+
+impl<T> Teller<T> {
+    fn tell(&mut self, outcome: Result<T, JoinError>) {
+        let Some(shared) = self.0.take() else { return };
+        let waker = {
+            let mut shared = lock(&shared);
+            shared.outcome = Some(outcome);
+            shared.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl<T> Drop for Teller<T> {
+    fn drop(&mut self) {
+        if self.0.is_some() {
+            let panicked = Core::try_current().and_then(|core| core.dropping_panicked());
+            self.tell(Err(panicked.map_or(JoinError::Killed, JoinError::Panicked)));
+        }
     }
 }
 
 pin_project! {
-    /// A future and whoever waits for its outcome.
-    pub(super) struct Outcome<F: Future> {
+    /// A future whose end somebody may wait for.
+    struct Joined<F: Future> {
         #[pin]
         future: F,
-        sender: Option<oneshot::Sender<Result<F::Output, JoinError>>>,
+        // After the future: whoever waits finds what that held already dropped.
+        teller: Teller<F::Output>,
     }
 }
 
-/// A task, and the handle that waits for it.
-pub(super) fn pair<F: Future>(future: F) -> (Outcome<F>, JoinHandle<F::Output>) {
-    let (sender, receiver) = oneshot::channel();
-    (Outcome { future, sender: Some(sender) }, JoinHandle(receiver))
-}
-
-fn text_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|t| (*t).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
-}
-
-impl<F: Future> Future for Outcome<F> {
+impl<F: Future> Future for Joined<F> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        let polled = catch_unwind(AssertUnwindSafe(|| this.future.poll(cx)));
-        let outcome = match polled {
-            Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(value)) => Ok(value),
-            Err(panic) => {
-                let text = text_of(&*panic);
-                super::core().panicked(text.clone());
-                Err(JoinError::Panicked(text))
-            }
-        };
-        if let Some(sender) = this.sender.take() {
-            drop(sender.send(outcome));
-        }
-        Poll::Ready(())
+        this.future.poll(cx).map(|value| this.teller.tell(Ok(value)))
     }
+}
+
+/// A task, and the handle that waits for it.
+pub(super) fn pair<F: Future>(future: F) -> (impl Future<Output = ()>, JoinHandle<F::Output>) {
+    let shared = Arc::new(Mutex::new(Shared { outcome: None, waker: None }));
+    let teller = Teller(Some(shared.clone()));
+    (Joined { future, teller }, JoinHandle { shared, task: None })
 }

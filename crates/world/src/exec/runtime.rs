@@ -7,20 +7,18 @@ use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::time::Duration;
 
 use openraft_rt::{AsyncRuntime, OptionalSend};
-use openraft_rt_sim::SimWatch;
-use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot};
 
-use super::{Elapsed, JoinError, JoinHandle, MachineId, Sleep, Stream, Timeout, World, core};
+use super::channel::{SimMpsc, SimMutex, SimOneshot};
+use super::clock::nanos;
+use super::core::Core;
+use super::watch::SimWatch;
+use super::{Elapsed, JoinError, JoinHandle, MachineId, Sleep, Stream, Timeout, World, api};
 use crate::clock::Clock;
 use crate::domain::types::{BootTime, WallMillis};
 
 /// CLOCK_BOOTTIME of the machine that reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SimInstant(u64);
-
-fn nanos(d: Duration) -> u64 {
-    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
-}
 
 impl Add<Duration> for SimInstant {
     type Output = Self;
@@ -52,7 +50,7 @@ impl Sub for SimInstant {
 }
 impl openraft_rt::Instant for SimInstant {
     fn now() -> Self {
-        let core = core();
+        let core = Core::current();
         Self(core.boot(core.machine_now()))
     }
 }
@@ -63,13 +61,13 @@ pub struct MachineClock(pub MachineId);
 
 impl Clock for MachineClock {
     fn now(&self) -> BootTime {
-        BootTime::from_nanos(core().boot(self.0))
+        BootTime::from_nanos(api::boot_time(self.0))
     }
 
     fn wall(&self) -> WallMillis {
-        let core = core();
-        let state = core.state.borrow();
-        WallMillis(state.machines[self.0.index()].clocks.wall_ms(core.now.get()))
+        let core = Core::current();
+        let machines = core.machines.borrow();
+        WallMillis(machines[self.0.index()].clocks.wall_ms(core.now.get()))
     }
 }
 
@@ -97,8 +95,7 @@ impl AsyncRuntime for SimRuntime {
         T: Future + OptionalSend + 'static,
         T::Output: OptionalSend + 'static,
     {
-        let core = core();
-        core.spawn(core.scope.get(), future)
+        api::spawn_on(api::current_scope(), future)
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {
@@ -106,7 +103,7 @@ impl AsyncRuntime for SimRuntime {
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        Sleep::until(core().machine_now(), deadline.0)
+        Sleep::of_runtime(&Core::current(), deadline.0)
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(
@@ -128,17 +125,14 @@ impl AsyncRuntime for SimRuntime {
     }
 
     fn thread_rng() -> Self::ThreadLocalRng {
-        let core = core();
-        let machine = core.machine_now();
-        let seed = core.state.borrow_mut().machines[machine.index()].rng.draw();
-        Stream::new(seed, "thread")
+        let machine = Core::current().machine_now();
+        Stream::new(api::with_rng(machine, Stream::draw), "thread")
     }
 
-    // tokio's need no runtime of tokio's, and wake in the order of waiting. Its watch does not.
-    type Mpsc = TokioMpsc;
+    type Mpsc = SimMpsc;
     type Watch = SimWatch;
-    type Oneshot = TokioOneshot;
-    type Mutex<T: OptionalSend + 'static> = TokioMutex<T>;
+    type Oneshot = SimOneshot;
+    type Mutex<T: OptionalSend + 'static> = SimMutex<T>;
 
     /// A world of its own, for suites that bring their main task with them.
     fn new(_threads: usize) -> Self {
@@ -158,9 +152,8 @@ impl AsyncRuntime for SimRuntime {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let core = core();
-        let machine = core.machine_now();
-        let micros = super::with_rng(machine, |rng| rng.between(20, 500));
+        let machine = Core::current().machine_now();
+        let micros = api::with_rng(machine, |rng| rng.between(20, 500));
         let wait = Self::sleep(Duration::from_micros(micros));
         async move {
             wait.await;

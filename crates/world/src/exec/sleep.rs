@@ -2,29 +2,54 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use pin_project_lite::pin_project;
 
-use super::{Due, MachineId, core};
+use super::MachineId;
+use super::clock::nanos;
+use super::core::{self, Core};
+use super::timers::{Action, Face, Key};
 
 /// Sleeps until the CLOCK_BOOTTIME of a machine reaches a value, however that clock is changed
-/// meanwhile.
+/// meanwhile. That of [`MachineId::WORLD`] is true time.
+#[derive(Debug)]
 pub struct Sleep {
     machine: MachineId,
     deadline: u64,
-    key: Option<u64>,
+    /// The clock that the timer runs on.
+    face: Face,
+    /// The world, the timer, and whom it wakes.
+    set: Option<(u16, Key, Waker)>,
 }
 
 impl Sleep {
+    /// As a kernel timer on CLOCK_BOOTTIME: it expires also while the machine is suspended.
     pub(super) fn until(machine: MachineId, deadline: u64) -> Self {
-        Self { machine, deadline, key: None }
+        Self { machine, deadline, face: Face::Boot, set: None }
+    }
+
+    /// As the runtime of production: see [`super::Options::timers_stop_in_suspend`].
+    pub(super) fn of_runtime(core: &Core, deadline: u64) -> Self {
+        let face = if core.options.timers_stop_in_suspend { Face::Mono } else { Face::Boot };
+        Self { machine: core.machine_now(), deadline, face, set: None }
     }
 
     fn clear(&mut self) {
-        if let Some(key) = self.key.take() {
-            core().clear_timer(self.machine, self.deadline, key);
+        if let Some((world, key, _)) = self.set.take()
+            && let Some(core) = core::find(world)
+        {
+            core.clear_timer(self.machine, self.face, key);
         }
+    }
+
+    /// How late the timer fires: none has the world's own.
+    fn lateness(&self, core: &Core) -> u64 {
+        let slack = nanos(core.options.timer_slack);
+        if slack == 0 || self.machine == MachineId::WORLD {
+            return 0;
+        }
+        core.machines.borrow_mut()[self.machine.index()].lateness.below(slack)
     }
 }
 
@@ -32,13 +57,38 @@ impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.clear();
-        let core = core();
-        if core.boot(self.machine) >= self.deadline {
+        let core = Core::current();
+        let (boot, shown) = {
+            let machines = core.machines.borrow();
+            let clocks = &machines[self.machine.index()].clocks;
+            let (now, boot) = (core.now.get(), clocks.boot(core.now.get()));
+            let shown = if self.face == Face::Boot { boot } else { clocks.monotonic(now) };
+            (boot, shown)
+        };
+        let left = self.deadline.saturating_sub(boot);
+        if left == 0 {
+            self.clear();
             return Poll::Ready(());
         }
-        let key = core.set_timer(self.machine, self.deadline, Due::Wake(cx.waker().clone()));
-        self.key = Some(key);
+        // One that has not fired is kept: most polls of a sleep come from something else.
+        let mut running = None;
+        if let Some((world, (at, _), waker)) = &self.set
+            && *world == core.serial
+            && *at > shown
+        {
+            if waker.will_wake(cx.waker()) {
+                return Poll::Pending;
+            }
+            running = Some(*at);
+        }
+        self.clear();
+        let at = running.unwrap_or_else(|| {
+            let late = self.lateness(&core);
+            shown.saturating_add(left).saturating_add(late)
+        });
+        let action = Action::Wake(cx.waker().clone());
+        let key = core.set_timer(self.machine, self.face, at, action);
+        self.set = Some((core.serial, key, cx.waker().clone()));
         Poll::Pending
     }
 }
@@ -55,7 +105,8 @@ impl Drop for Sleep {
 pub struct Elapsed;
 
 pin_project! {
-    /// A future with a deadline.
+    /// A future with a deadline. Where both are there at once, the future's value counts.
+    #[derive(Debug)]
     pub struct Timeout<F> {
         #[pin]
         pub(super) future: F,
