@@ -44,6 +44,12 @@ pub fn describe(scope: ScopeId) -> String {
     Core::current().describe(scope)
 }
 
+/// A machine's name.
+#[track_caller]
+pub fn name_of(machine: MachineId) -> String {
+    Core::current().name_of(machine)
+}
+
 /// Whether nobody has killed a scope.
 #[track_caller]
 pub fn is_alive(scope: ScopeId) -> bool {
@@ -86,8 +92,9 @@ pub fn kill(scope: ScopeId) {
     Core::current().kill(scope);
 }
 
-/// Has `exit` called, as the world's code, after a scope was killed; at once if it is dead already.
-/// What somebody keeps on behalf of a process (a port, a lock on a disk) is taken back so.
+/// Has `exit` called after a scope was killed, as its code, which can start nothing any more; at
+/// once if it is dead already. What somebody keeps on behalf of a process (a port, a lock on a
+/// disk) is taken back so.
 #[track_caller]
 pub fn on_exit(scope: ScopeId, exit: impl FnOnce() + 'static) {
     Core::current().on_exit(scope, Box::new(exit));
@@ -221,6 +228,13 @@ pub fn suspend(machine: MachineId, is: bool) {
 #[track_caller]
 pub fn is_suspended(machine: MachineId) -> bool {
     Core::current().is_suspended(machine)
+}
+
+/// Whether the scopes of a machine are being killed because it crashes: what is told by code that
+/// runs now does not get out.
+#[track_caller]
+pub fn is_crashing(machine: MachineId) -> bool {
+    Core::current().is_crashing(machine)
 }
 
 /// Kills all scopes of a machine, and begins its boot time anew.

@@ -229,12 +229,16 @@ impl Core {
         }
     }
 
-    /// Drops a future as its scope's code, because of a panic or not. One on the way is noted.
+    /// Drops a future as its scope's code, because of a panic or not.
     pub(super) fn drop_future(&self, scope: ScopeId, future: BoxedTask, panicked: Option<&str>) {
         let before = self.panicked.replace(panicked.map(str::to_owned));
-        let dropped = self.as_scope(scope, || panics::catch(move || drop(future)));
+        self.run_last(scope, move || drop(future));
         self.panicked.replace(before);
-        if let Err(caught) = dropped {
+    }
+
+    /// Runs what nobody waits for as code of a scope. A panic is noted.
+    pub(super) fn run_last(&self, scope: ScopeId, last: impl FnOnce()) {
+        if let Err(caught) = self.as_scope(scope, || panics::catch(last)) {
             self.note_panic(scope, caught);
         }
     }

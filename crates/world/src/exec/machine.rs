@@ -1,7 +1,5 @@
 //! Machines and scopes: what lives, what is held, what dies.
 
-use std::rc::Rc;
-
 use super::clock::{Clocks, Nanos};
 use super::core::Core;
 use super::rng::Stream;
@@ -17,6 +15,8 @@ pub(crate) struct Machine {
     /// How late its timers are.
     pub(super) lateness: Stream,
     suspended: bool,
+    /// Its scopes are being killed because it crashes.
+    crashing: bool,
 }
 
 /// What is known about a scope.
@@ -44,6 +44,7 @@ impl Core {
             rng: Stream::new(self.seed, name),
             lateness: Stream::new(self.seed, &format!("{name}/lateness")),
             suspended: false,
+            crashing: false,
         });
         self.timers.borrow_mut().add_machine();
         id
@@ -92,7 +93,7 @@ impl Core {
             owner.exits.push(exit);
         } else {
             drop(scopes);
-            self.as_world(exit);
+            self.run_last(scope, exit);
         }
     }
 
@@ -118,7 +119,7 @@ impl Core {
             self.drop_future(scope, future, None);
         }
         for exit in exits {
-            self.as_world(exit);
+            self.run_last(scope, exit);
         }
     }
 
@@ -165,6 +166,14 @@ impl Core {
         self.machines.borrow()[machine.index()].suspended
     }
 
+    pub(super) fn is_crashing(&self, machine: MachineId) -> bool {
+        self.machines.borrow()[machine.index()].crashing
+    }
+
+    pub(super) fn name_of(&self, machine: MachineId) -> String {
+        self.machines.borrow()[machine.index()].name.clone()
+    }
+
     pub(super) fn set_suspended(&self, machine: MachineId, is: bool) {
         self.change_clocks(machine, |clocks, now| clocks.suspend(now, is));
         self.machines.borrow_mut()[machine.index()].suspended = is;
@@ -174,11 +183,16 @@ impl Core {
     }
 
     /// Kills all scopes of a machine, and begins its boot time anew.
-    pub(super) fn crash(self: &Rc<Self>, machine: MachineId) {
+    pub(super) fn crash(&self, machine: MachineId) {
+        self.machines.borrow_mut()[machine.index()].crashing = true;
         for scope in self.scopes_of(machine) {
             self.kill(scope);
         }
-        self.machines.borrow_mut()[machine.index()].suspended = false;
+        {
+            let mut machines = self.machines.borrow_mut();
+            let machine = &mut machines[machine.index()];
+            (machine.crashing, machine.suspended) = (false, false);
+        }
         self.change_clocks(machine, Clocks::reboot);
     }
 }

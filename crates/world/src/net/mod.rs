@@ -2,171 +2,149 @@
 //!
 //! Owns the state of every directed link (delay, loss, duplication, cuts), requests with replies
 //! as production's RPCs are, and ordered streams as TCP's are. Bytes travel in true time. Faults are
-//! set from outside; every draw comes from the network's own stream. May import the executor.
+//! set from outside; every link draws from a stream of its own, so that what one carries does not
+//! shift the others. May import the executor.
+//!
+//! The state lives in the world of the thread, and ends with it.
 
 mod call;
+mod faults;
 mod link;
+mod partition;
 mod stream;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
-use crate::exec::{self, MachineId, Nanos, ScopeId, Stream};
+use crate::exec::{self, MachineId, Nanos};
 
-pub use call::{Failure, Handler, call, close, serve};
-pub use link::{Link, Quality};
-pub use stream::{Connection, Incoming, Refused, StreamEnd, connect, listen};
+pub use call::{Failure, Handler, call, close, serve, set_cancelling};
+pub use faults::{
+    counts, cut, cut_lane, is_cut, mend_all, set_lane, set_lane_quality, set_off, set_quality,
+    set_usual,
+};
+pub use link::{Lane, Link, Quality};
+pub use partition::{bridge, isolate, ring, split};
+pub use stream::{Connection, GIVE_UP, Incoming, Refused, StreamEnd, connect, listen};
 
 /// A port of a machine.
 pub type Port = u16;
 
-/// Who answers at a port.
-#[derive(Clone)]
-struct Served {
-    scope: ScopeId,
-    handler: Handler,
+/// How soon what was not acknowledged is sent again, at first.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// From where, to where, and at which port of either a service is that this is about.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    from: MachineId,
+    to: MachineId,
+    port: Port,
+}
+
+impl Way {
+    fn back(self) -> Self {
+        Self { from: self.to, to: self.from, port: self.port }
+    }
 }
 
 struct State {
-    rng: Stream,
-    /// Links that differ from `usual`.
-    links: BTreeMap<(MachineId, MachineId), Link>,
-    usual: Quality,
-    served: BTreeMap<(MachineId, Port), Served>,
+    links: link::Links,
+    calls: call::Calls,
     listeners: BTreeMap<(MachineId, Port), stream::Listener>,
-    streams: u64,
+    streams: stream::Streams,
     /// Machines that do not answer at all: they are off.
     off: BTreeMap<MachineId, bool>,
     sent: u64,
     lost: u64,
 }
 
-thread_local! {
-    static NET: RefCell<Option<Rc<RefCell<State>>>> = const { RefCell::new(None) };
-}
-
-fn net() -> Rc<RefCell<State>> {
-    NET.with_borrow(|net| net.clone())
-        .unwrap_or_else(|| panic!("there is no simulated network on this thread"))
-}
-
-/// Whether there is a world with a network on this thread.
-fn is_there() -> bool {
-    NET.with_borrow(|net| net.is_some()) && exec::is_there()
-}
-
-/// The network of a world. It is there as long as this is held; it is to be dropped after the
-/// world, whose tasks use it.
-pub struct Network(());
-
-impl Network {
-    /// A network without faults, in the world of this thread.
-    pub fn new() -> Self {
-        let state = State {
-            rng: exec::stream("network"),
-            links: BTreeMap::new(),
-            usual: Quality::default(),
-            served: BTreeMap::new(),
+impl State {
+    fn new() -> RefCell<Self> {
+        RefCell::new(Self {
+            links: link::Links::default(),
+            calls: call::Calls::default(),
             listeners: BTreeMap::new(),
-            streams: 0,
+            streams: stream::Streams::default(),
             off: BTreeMap::new(),
             sent: 0,
             lost: 0,
-        };
-        NET.with_borrow_mut(|net| *net = Some(Rc::new(RefCell::new(state))));
+        })
+    }
+
+    /// Whether a machine neither sends nor hears anything.
+    fn is_off(&self, machine: MachineId) -> bool {
+        self.off.get(&machine).copied().unwrap_or(false) || exec::is_crashing(machine)
+    }
+
+    /// Whether what is on its way now does not arrive.
+    fn is_closed(&self, way: Way) -> bool {
+        self.is_off(way.to) || self.links.is_cut(way)
+    }
+
+    /// After how long one packet arrives; `None` where it is lost.
+    fn packet(&mut self, way: Way) -> Option<Nanos> {
+        self.sent += 1;
+        let closed = self.is_off(way.from) || self.is_closed(way);
+        let delay = self.links.packet(way).filter(|_| !closed);
+        self.lost += u64::from(delay.is_none());
+        delay
+    }
+
+    /// After how long each copy of a message arrives; none where it is lost.
+    fn copies(&mut self, way: Way) -> [Option<Nanos>; 2] {
+        let first = self.packet(way);
+        let twice = first.is_some() && self.links.is_doubled(way);
+        let second = if twice { self.links.packet(way) } else { None };
+        [first, second]
+    }
+}
+
+fn net() -> Rc<RefCell<State>> {
+    exec::local(State::new)
+}
+
+/// The network of a world. The world has it in any case, without faults; this stands for it where
+/// somebody wants to hold it.
+#[derive(Debug, Default)]
+pub struct Network(());
+
+impl Network {
+    /// The network of this thread's world.
+    pub fn new() -> Self {
         Self(())
     }
 }
 
-impl Default for Network {
-    fn default() -> Self {
-        Self::new()
+/// Sends bytes from one machine to another and calls `deliver`, as the world's code, with each copy
+/// that arrives: none, one or two. Copies overtake each other as their delays say.
+pub fn send(
+    from: MachineId,
+    to: MachineId,
+    port: Port,
+    payload: Vec<u8>,
+    deliver: impl Fn(Vec<u8>) + 'static,
+) {
+    let way = Way { from, to, port };
+    let copies = net().borrow_mut().copies(way);
+    let deliver = Rc::new(deliver);
+    for (delay, payload) in with_each(copies, payload) {
+        let deliver = deliver.clone();
+        exec::at(exec::now() + delay, move || {
+            let closed = net().borrow().is_closed(way);
+            if !closed {
+                deliver(payload);
+            }
+        });
     }
 }
 
-impl Drop for Network {
-    fn drop(&mut self) {
-        let state = NET.with_borrow_mut(Option::take);
-        drop(state);
-    }
-}
-
-// ---- faults ----
-
-/// The quality of all links that have none of their own.
-pub fn set_usual(quality: Quality) {
-    net().borrow_mut().usual = quality;
-}
-
-/// The quality of one direction; `None` makes it the usual one.
-pub fn set_quality(from: MachineId, to: MachineId, quality: Option<Quality>) {
-    net().borrow_mut().links.entry((from, to)).or_default().quality = quality;
-}
-
-/// Cuts one direction, or mends one cut of it: cuts are counted, so that two faults that overlap
-/// do not mend each other.
-pub fn cut(from: MachineId, to: MachineId, is: bool) {
-    let state = net();
-    let mut state = state.borrow_mut();
-    let link = state.links.entry((from, to)).or_default();
-    link.cuts = if is { link.cuts + 1 } else { link.cuts.saturating_sub(1) };
-}
-
-/// Whether a direction is cut now.
-pub fn is_cut(from: MachineId, to: MachineId) -> bool {
-    net().borrow().is_cut(from, to)
-}
-
-/// Mends all links.
-pub fn mend_all() {
-    let state = net();
-    let mut state = state.borrow_mut();
-    state.links.clear();
-    state.usual = Quality::default();
-}
-
-/// A machine that is off answers nothing, not even that nobody listens.
-pub fn set_off(machine: MachineId, is: bool) {
-    net().borrow_mut().off.insert(machine, is);
-}
-
-/// Messages that were sent so far, and those of them that were lost.
-pub fn counts() -> (u64, u64) {
-    let state = net();
-    let state = state.borrow();
-    (state.sent, state.lost)
-}
-
-impl State {
-    fn is_cut(&self, from: MachineId, to: MachineId) -> bool {
-        from != to && self.links.get(&(from, to)).is_some_and(|l| l.cuts > 0)
-    }
-
-    fn is_off(&self, machine: MachineId) -> bool {
-        self.off.get(&machine).copied().unwrap_or(false)
-    }
-
-    fn quality(&self, from: MachineId, to: MachineId) -> Quality {
-        if from == to {
-            return Quality::LOCAL;
-        }
-        self.links.get(&(from, to)).and_then(|l| l.quality).unwrap_or(self.usual)
-    }
-
-    /// After how long each copy of a datagram arrives; none where it is lost.
-    fn arrivals(&mut self, from: MachineId, to: MachineId) -> Vec<Nanos> {
-        self.sent += 1;
-        if self.is_cut(from, to) || self.is_off(to) {
-            self.lost += 1;
-            return Vec::new();
-        }
-        let quality = self.quality(from, to);
-        if self.rng.chance(quality.loss_ppm) {
-            self.lost += 1;
-            return Vec::new();
-        }
-        let copies = if self.rng.chance(quality.duplicate_ppm) { 2 } else { 1 };
-        (0..copies).map(|_| quality.delay(&mut self.rng)).collect()
-    }
+/// A payload for each copy; only a second one is cloned.
+fn with_each(
+    [first, second]: [Option<Nanos>; 2],
+    payload: Vec<u8>,
+) -> impl Iterator<Item = (Nanos, Vec<u8>)> {
+    let other = second.map(|delay| (delay, payload.clone()));
+    first.map(|delay| (delay, payload)).into_iter().chain(other)
 }
