@@ -57,8 +57,8 @@ struct Inner {
     durable: Image,
     /// Written, and not synced: in the system's cache.
     dirty: Vec<Vec<Put>>,
-    /// Times are multiplied by this.
-    slowness: u32,
+    /// A sync takes this long at least.
+    slowness: Duration,
     stuck: bool,
     failing: bool,
     lying: bool,
@@ -84,6 +84,14 @@ fn apply(image: &mut Image, puts: &[Put]) {
     }
 }
 
+/// What a disk is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Write,
+    Sync,
+    Open,
+}
+
 fn io(text: &str) -> Error {
     Error::Io(text.to_owned())
 }
@@ -96,7 +104,7 @@ impl Disk {
             speed,
             durable: Image::new(),
             dirty: Vec::new(),
-            slowness: 1,
+            slowness: Duration::ZERO,
             stuck: false,
             failing: false,
             lying: false,
@@ -113,9 +121,9 @@ impl Disk {
 
     // ---- faults ----
 
-    /// Makes everything take `factor` times as long; 1 ends it.
-    pub fn slow(&self, factor: u32) {
-        self.lock().slowness = factor.max(1);
+    /// Makes each sync take so long at least; zero ends it.
+    pub fn slow(&self, sync: Duration) {
+        self.lock().slowness = sync;
     }
 
     /// While this is so, nothing ends: neither a write nor a sync nor an opening.
@@ -183,13 +191,17 @@ impl Disk {
 
     // ---- work ----
 
-    /// Waits as long as it takes to do what `range` says, and while the disk is stuck.
-    async fn work(&self, range: impl Fn(&Speed) -> (u64, u64)) {
+    /// Waits as long as this takes, and while the disk is stuck.
+    async fn work(&self, work: Work) {
         let takes = {
             let mut inner = self.lock();
-            let (least, most) = range(&inner.speed);
-            let drawn = inner.rng.between(least, most.max(least));
-            Duration::from_micros(drawn) * inner.slowness
+            let (least, most) = match work {
+                Work::Write => inner.speed.write_us,
+                Work::Sync => inner.speed.sync_us,
+                Work::Open => inner.speed.open_us,
+            };
+            let drawn = Duration::from_micros(inner.rng.between(least, most.max(least)));
+            if work == Work::Sync { drawn.max(inner.slowness) } else { drawn }
         };
         Rt::sleep(takes).await;
         loop {
@@ -219,8 +231,8 @@ impl Disk {
             inner.opened
         };
         let held = Held { disk: self.clone(), number };
-        self.work(|s| s.open_us).await;
-        self.work(|s| s.sync_us).await;
+        self.work(Work::Open).await;
+        self.work(Work::Sync).await;
         let readable = {
             let mut inner = self.lock();
             if inner.failing {
@@ -363,7 +375,7 @@ async fn write(shared: Arc<Shared>, held: Held) {
 async fn carry_out(disk: &Disk, batches: Vec<Vec<Put>>, sync: bool) -> Result<(), Error> {
     let group = batches.len();
     let mut in_flight = InFlight { disk, batches, written: false };
-    disk.work(|s| s.write_us).await;
+    disk.work(Work::Write).await;
     if disk.lock().failing {
         return Err(io("write: input/output error"));
     }
@@ -371,7 +383,7 @@ async fn carry_out(disk: &Disk, batches: Vec<Vec<Put>>, sync: bool) -> Result<()
     if !sync {
         return Ok(());
     }
-    disk.work(|s| s.sync_us).await;
+    disk.work(Work::Sync).await;
     let mut inner = disk.lock();
     if inner.failing {
         // The system may have dropped any end of what it was to write.

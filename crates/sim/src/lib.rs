@@ -34,6 +34,7 @@ pub mod runtime;
 pub mod session;
 
 pub mod disk;
+pub mod faults;
 pub mod log;
 pub mod node;
 pub mod operator;

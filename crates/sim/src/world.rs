@@ -8,14 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quorate_world::check::Judge;
-use quorate_world::exec::{self, World};
-use quorate_world::net::{self, Network, Quality};
-use quorate_world::schedule::{self, Controller, Plan, Topology};
+use quorate_world::exec::{self, MachineId, World};
+use quorate_world::net::{Network, Quality};
+use quorate_world::schedule::{self, Controller, Event, Plan, Topology};
+use quorate_world::timeline::{Class, Timeline};
 
 use crate::agent::Member;
 use crate::disk::{Disk, Speed};
 use crate::domain::types::ClusterName;
-use crate::node::{self, MakeDatabase, Node, Place, Setup};
+use crate::faults::{self, Faults};
+use crate::node::{self, MakeDatabase, Node, Place, Setup, Surroundings};
 use crate::raft::{self, Applied, Role};
 use crate::transport::{Book, Wire};
 use crate::{Rt, log};
@@ -40,13 +42,21 @@ pub struct Seen {
     pub roles: BTreeMap<schedule::Node, Role>,
     /// What each has applied.
     pub applied: BTreeMap<schedule::Node, Arc<Applied>>,
+    /// The newest state that any has applied, whether or not it is still there.
+    pub newest: Arc<Applied>,
+    /// What happened, for a person.
+    pub timeline: Timeline,
 }
+
+type Listener = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// Sees all controllers. Clones share what was seen.
 #[derive(Clone)]
 pub struct Observer {
     node: schedule::Node,
     seen: Arc<Mutex<Seen>>,
+    /// Who waits for events.
+    listener: Arc<Mutex<Option<Listener>>>,
 }
 
 fn micros() -> u64 {
@@ -56,13 +66,49 @@ fn micros() -> u64 {
 impl Observer {
     /// One who tells this judge.
     pub fn new(judge: Judge) -> Self {
-        let seen = Seen { judge, roles: BTreeMap::new(), applied: BTreeMap::new() };
-        Self { node: 0, seen: Arc::new(Mutex::new(seen)) }
+        let seen = Seen {
+            judge,
+            roles: BTreeMap::new(),
+            applied: BTreeMap::new(),
+            newest: Arc::default(),
+            timeline: Timeline::default(),
+        };
+        Self { node: 0, seen: Arc::new(Mutex::new(seen)), listener: Arc::default() }
     }
 
     /// The observer of one node.
     pub fn of(&self, node: schedule::Node) -> Self {
-        Self { node, seen: self.seen.clone() }
+        Self { node, ..self.clone() }
+    }
+
+    /// Has events told to `listener`, which may not look at what was seen.
+    pub fn listen(&self, listener: impl Fn(Event) + Send + Sync + 'static) {
+        let mut place = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        *place = Some(Arc::new(listener));
+    }
+
+    /// Something has happened that faults may wait for.
+    pub fn event(&self, event: Event) {
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        crate::trace(|| format!("event: {event}"));
+        if let Some(listener) = listener {
+            listener(event);
+        }
+    }
+
+    /// Notes something on the timeline.
+    pub fn note(&self, node: Option<schedule::Node>, class: Class, text: impl Into<String>) {
+        self.seen().timeline.note(micros(), node, class, text);
+    }
+
+    /// A fault of the plan begins or ends.
+    pub fn fault(&self, number: usize, node: Option<schedule::Node>, text: impl Fn() -> String) {
+        self.note(node, Class::Fault, format!("{number} {}", text()));
+    }
+
+    /// An operator says something about an act of the plan.
+    pub fn operator(&self, number: usize, text: impl Fn() -> String) {
+        self.note(None, Class::Operator, format!("{number} {}", text()));
     }
 
     /// What was seen.
@@ -88,12 +134,19 @@ impl Observer {
                 let ended = now.ended.as_ref().map(ToString::to_string).unwrap_or_default();
                 format!("role term={term} leads={leads} sure={sure} leader={leader:?} {ended}")
             });
-            {
+            let (elected, term) = {
                 let mut seen = self.seen();
                 if now.is_leader {
                     seen.judge.leads(micros(), self.node, now.term);
                 }
-                seen.roles.insert(self.node, now);
+                let (leads, term) = (now.is_leader, now.term);
+                let before = seen.roles.insert(self.node, now);
+                let led = before.is_some_and(|before| before.is_leader && before.term == term);
+                (leads && !led, term)
+            };
+            if elected {
+                self.note(Some(self.node), Class::Leader, format!("leads term {term}"));
+                self.event(Event::Elected);
             }
             if role.changed().await.is_err() {
                 return;
@@ -106,10 +159,19 @@ impl Observer {
         loop {
             let now = applied.get();
             crate::trace(|| format!("applied index={} term={}", now.index, now.term));
-            {
+            let before = {
                 let mut seen = self.seen();
                 seen.judge.applied(micros(), self.node, now.index, &now.state);
-                seen.applied.insert(self.node, now);
+                seen.applied.insert(self.node, now.clone());
+                let newer = now.index > seen.newest.index;
+                newer.then(|| std::mem::replace(&mut seen.newest, now.clone()))
+            };
+            let name = cluster_name();
+            if let Some((before, after)) = before.zip(now.state.cluster(&name)) {
+                for event in faults::events(before.state.cluster(&name), after) {
+                    self.note(None, Class::Control, format!("epoch {}: {event}", after.epoch));
+                    self.event(event);
+                }
             }
             if applied.changed().await.is_err() {
                 return;
@@ -122,9 +184,11 @@ impl Observer {
 pub struct Sim<M> {
     // In the order in which they have to be dropped.
     nodes: Vec<Node<M>>,
+    faults: Faults<M>,
     world: World,
     _network: Network,
     observer: Observer,
+    clients: MachineId,
     plan: Plan,
 }
 
@@ -137,7 +201,7 @@ impl<M: MakeDatabase> Sim<M> {
         let settings = &plan.settings;
         let (least, most) = (settings.latency_us_min, settings.latency_us_max);
         let jitter_us = most.saturating_sub(least);
-        net::set_usual(Quality { delay_us: least, jitter_us, ..Quality::default() });
+        let usual = Quality { delay_us: least, jitter_us, ..Quality::default() };
         let observer = Observer::new(Judge::new(plan.guarantees()));
         let mut boots = exec::stream("boots");
         let machine = |node: schedule::Node| {
@@ -192,12 +256,24 @@ impl<M: MakeDatabase> Sim<M> {
             let disk = Disk::new(exec::stream(&format!("disk/{name}")), speed);
             Node::new(setup, disk, databases.clone(), observer.clone())
         });
-        let nodes = nodes.collect();
-        Self { nodes, world, _network: network, observer, plan: plan.clone() }
+        let nodes: Vec<Node<M>> = nodes.collect();
+        let clients = world.machine("clients", 1_000_000_000);
+        let faults = Faults::new(plan, &nodes, vec![clients], observer.clone(), usual);
+        let listener = faults.clone();
+        observer.listen(move |event| listener.note(event));
+        databases.built(&Surroundings {
+            plan: plan.clone(),
+            places: nodes.iter().map(|node| node.place().clone()).collect(),
+            clients,
+            observer: observer.clone(),
+        });
+        let plan = plan.clone();
+        Self { nodes, faults, world, _network: network, observer, clients, plan }
     }
 
-    /// Starts all nodes, each within a second.
+    /// Starts all nodes, each within a second, and sets the faults of the plan on their way.
     pub fn start(&self) {
+        self.faults.start();
         let mut delays = exec::stream("starts");
         for node in &self.nodes {
             let node = node.clone();
@@ -218,6 +294,11 @@ impl<M: MakeDatabase> Sim<M> {
     /// The nodes, by index.
     pub fn nodes(&self) -> &[Node<M>] {
         &self.nodes
+    }
+
+    /// The machine of clients.
+    pub fn clients(&self) -> MachineId {
+        self.clients
     }
 
     /// Who sees all controllers.

@@ -205,3 +205,30 @@ fn a_store_that_fails_is_opened_anew_in_the_same_process() {
     sim.nodes()[node].disk().stick(false);
     all_have(&sim, &[0, 1, 2], 3);
 }
+
+/// Controllers under the faults of a plan, with a command every 300 ms; returns the hash.
+fn storm(seed: u64) -> u64 {
+    let mut plan = schedule::generate(seed, Profile::All);
+    plan.topology.nodes.iter_mut().for_each(|node| node.member = None);
+    let sim = started(&plan);
+    let end = plan.horizon_ms + 40_000;
+    let mut asked = 0;
+    while exec::now() / 1_000_000 < end {
+        run(&sim, 300);
+        if let Some(leader) = sim.leader() {
+            asked += 1;
+            drop(propose(&sim, leader, &format!("c{}", asked % 7)));
+        }
+    }
+    assert!(sim.leader().is_some(), "seed {seed}: nobody leads");
+    create(&sim, "last");
+    sim.world().trace_hash()
+}
+
+#[test]
+fn faults_do_not_make_controllers_disagree() {
+    for seed in 0..12 {
+        storm(seed);
+    }
+    assert_eq!(storm(3), storm(3));
+}

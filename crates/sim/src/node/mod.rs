@@ -75,6 +75,35 @@ pub trait MakeDatabase: Clone + Send + Sync + 'static {
     fn machine_started(&self, place: &Place) {
         let _ = place;
     }
+
+    /// A fault of the plan, under its number there, begins on this node: whom it hits is looked up.
+    /// Those that concern neither guard nor PostgreSQL nor its disk are told all the same.
+    fn begin(&self, place: &Place, number: usize, fault: &schedule::Kind) {
+        let _ = (place, number, fault);
+    }
+
+    /// A fault that lasts ends.
+    fn end(&self, place: &Place, number: usize, fault: &schedule::Kind) {
+        let _ = (place, number, fault);
+    }
+
+    /// The world is built: this is where everything is. Told once, before anything runs.
+    fn built(&self, surroundings: &Surroundings) {
+        let _ = surroundings;
+    }
+}
+
+/// What databases may know of the world that they are in.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// The plan of the run.
+    pub plan: schedule::Plan,
+    /// Where the nodes are, by index.
+    pub places: Vec<Place>,
+    /// The machine of clients.
+    pub clients: MachineId,
+    /// Who sees everything: servers tell what no controller knows.
+    pub observer: Observer,
 }
 
 /// What a node is set up with.
@@ -156,6 +185,11 @@ impl<M: MakeDatabase> Node<M> {
     /// The disk of its Raft store.
     pub fn disk(&self) -> &Disk {
         &self.0.disk
+    }
+
+    /// What makes its database.
+    pub fn databases(&self) -> &M {
+        &self.0.databases
     }
 
     /// The part that its controller takes in the group now.
