@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::agreement::Agreement;
 use super::finale::{Final, finale};
-use super::promises::{Asked, Counts, Outcome, Promises, Read, Session};
+use super::promises::{Asked, Counts, Guard, Outcome, Promises, Read, Session};
 use super::rows::Value;
 use super::violation::{Micros, Rule, Violation};
 use super::writers::{Acknowledged, Writers};
@@ -78,8 +78,8 @@ impl Judge {
     }
 
     /// The grant of this epoch gives up what its member does not have: told by the agreed state.
-    pub fn gave_up(&mut self, epoch: u64) {
-        self.promises.gave_up(epoch);
+    pub fn gave_up(&mut self, epoch: u64, guards: &[Guard]) {
+        self.promises.gave_up(epoch, guards);
     }
 
     /// These servers would accept and acknowledge a write at this instant, with their epochs: told

@@ -20,7 +20,7 @@ mod writers;
 pub use agreement::Agreement;
 pub use finale::{Final, Health, finale};
 pub use judge::Judge;
-pub use promises::{Asked, Counts, Outcome, Promises, Read, Session};
+pub use promises::{Asked, Counts, Guard, Outcome, Promises, Read, Session};
 pub use rows::{Rows, Value};
 pub use violation::{Micros, Rule, Violation};
 pub use writers::{Acknowledged, Writers};

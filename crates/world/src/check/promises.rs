@@ -93,11 +93,30 @@ pub struct Promises {
     cancelled: Rows,
     /// The latest epoch whose grant gave up what its member did not have.
     gave_up: u64,
+    waivers: Vec<(u64, Vec<Guard>)>,
     /// The latest epoch that acknowledged a write, or was seen open for writes.
     newest: u64,
     /// Writes that were done without a standby's confirmation.
     unconfirmed: Vec<Value>,
     found: Vec<Violation>,
+}
+
+/// A synchronous configuration that was in force when something was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guard {
+    /// The epoch that made it.
+    pub epoch: u64,
+    /// Whether all that was acknowledged under it is proven to be there.
+    pub covered: bool,
+}
+
+/// Whether what was acknowledged in an epoch was given up: it is guarded by the oldest configuration
+/// in force that is not older.
+fn waived(waivers: &[(u64, Vec<Guard>)], epoch: u64) -> bool {
+    waivers.iter().filter(|(by, _)| epoch < *by).any(|(_, guards)| {
+        let guard = guards.iter().map(|g| g.epoch).filter(|of| *of >= epoch).min();
+        guard.is_none_or(|of| guards.iter().any(|g| g.epoch == of && !g.covered))
+    })
 }
 
 /// How many writes ended how.
@@ -126,6 +145,7 @@ impl Promises {
             read_rows: Rows::default(),
             cancelled: Rows::default(),
             gave_up: 0,
+            waivers: Vec::new(),
             newest: 0,
             unconfirmed: Vec::new(),
             found: Vec::new(),
@@ -161,7 +181,7 @@ impl Promises {
         match outcome {
             Outcome::Acknowledged { epoch, .. } => {
                 self.newest = self.newest.max(epoch);
-                if epoch >= self.gave_up {
+                if !waived(&self.waivers, epoch) {
                     self.acknowledged.add(at, value);
                 }
             }
@@ -179,14 +199,15 @@ impl Promises {
 
     /// The grant of `epoch` gives up what its member does not have: an operator accepted that, or
     /// allows so much lag. What later epochs acknowledge, and what is read in them, is kept again.
-    pub fn gave_up(&mut self, epoch: u64) {
+    pub fn gave_up(&mut self, epoch: u64, guards: &[Guard]) {
         if epoch <= self.gave_up {
             return;
         }
         self.gave_up = epoch;
-        let writes = &self.writes;
+        self.waivers.push((epoch, guards.to_vec()));
+        let (writes, waivers) = (&self.writes, &self.waivers);
         let old = |value: Value| match writes.get(value as usize).and_then(|w| w.outcome) {
-            Some(Outcome::Acknowledged { epoch: of, .. }) => of < epoch,
+            Some(Outcome::Acknowledged { epoch: of, .. }) => waived(waivers, of),
             _ => true,
         };
         self.acknowledged.forget(old);

@@ -1,6 +1,6 @@
 //! Every rule about rows has a history that breaks it alone, and one beside it that does not.
 
-use super::promises::{Asked, Outcome, Promises, Read, Session};
+use super::promises::{Asked, Guard, Outcome, Promises, Read, Session};
 use super::rows::Value;
 use super::violation::{Micros, Rule};
 use crate::schedule::Node;
@@ -212,7 +212,7 @@ fn exactly_what_was_given_up_may_be_gone() {
     let a = p.ack(0, 2);
     let b = p.ack(0, 2);
     assert_eq!(p.read(0, Some(2), &[a, b]), NONE);
-    p.promises.gave_up(3);
+    p.promises.gave_up(3, &[Guard { epoch: 2, covered: false }]);
     // The first is there, the second is given up, with its having been read.
     assert_eq!(p.read(1, Some(3), &[a]), NONE);
     assert_eq!(p.read(2, None, &[]), NONE);
@@ -226,6 +226,27 @@ fn exactly_what_was_given_up_may_be_gone() {
     let late = p.begin(session);
     p.end(late, Outcome::Acknowledged { node: 0, epoch: 2 });
     assert_eq!(p.read(1, Some(3), &[a, c]), NONE);
+}
+
+#[test]
+fn what_other_configurations_guard_is_not_given_up() {
+    let mut p = Play::new();
+    let a = p.ack(0, 2);
+    let b = p.ack(1, 3);
+    let c = p.ack(2, 5);
+    // Epoch 4 was never open; what it guards is there, and what the fifth acknowledged is not.
+    let guards = [Guard { epoch: 4, covered: true }, Guard { epoch: 5, covered: false }];
+    p.promises.gave_up(6, &guards);
+    assert_eq!(p.read(0, Some(6), &[a, b]), NONE);
+    assert_eq!(p.read(0, Some(6), &[a]), [Rule::AcknowledgedKept]);
+    assert!(p.promises.kept().iter().eq([a, b]));
+    // Of two configurations of one epoch both have to be covered.
+    let mut p = Play::new();
+    p.ack(0, 2);
+    let guards = [Guard { epoch: 2, covered: true }, Guard { epoch: 2, covered: false }];
+    p.promises.gave_up(3, &guards);
+    assert_eq!(p.read(1, Some(3), &[]), NONE);
+    assert_eq!(c, 2);
 }
 
 #[test]

@@ -65,7 +65,7 @@ impl Draw {
         let bound = self.settings.spec.timing.clock_error_ppm as i64;
         let beyond = self.settings.clocks == ClockClass::BeyondBound;
         // Real clocks differ by some ppm; the worst case is at both ends of the bound.
-        let skewed = self.rng.percent(50);
+        let skewed = self.rng.percent(50) || bound > 10_000;
         for node in &mut self.topology.nodes {
             node.clock_ppm = match (skewed, beyond && self.rng.percent(40)) {
                 (_, true) => self.rng.between_signed(-40 * bound, 40 * bound),

@@ -28,6 +28,17 @@ pub enum Profile {
     Disks,
     /// Switchovers, failovers, tags and controllers.
     Operator,
+    /// Everything, with clients that set their sessions to be writable, and commits that wait for
+    /// nobody in most plans.
+    Rude,
+    /// Everything, with clocks that differ by as much as the specification allows, which is a lot.
+    WideClocks,
+    /// Everything, with commits that wait for two.
+    TwoConfirm,
+    /// Everything, with members that others are copied from.
+    CloneFrom,
+    /// Everything, with five members.
+    Five,
 }
 
 impl Profile {
@@ -40,6 +51,11 @@ impl Profile {
         ("clocks", Profile::Clocks),
         ("disks", Profile::Disks),
         ("operator", Profile::Operator),
+        ("rude", Profile::Rude),
+        ("wide-clocks", Profile::WideClocks),
+        ("two-confirm", Profile::TwoConfirm),
+        ("clone-from", Profile::CloneFrom),
+        ("five", Profile::Five),
     ];
 
     /// The profile of a name.
@@ -55,7 +71,12 @@ impl Profile {
     pub(super) fn families(self) -> &'static [Family] {
         use Family::*;
         match self {
-            Profile::All => &[
+            Profile::All
+            | Profile::Rude
+            | Profile::WideClocks
+            | Profile::TwoConfirm
+            | Profile::CloneFrom
+            | Profile::Five => &[
                 Lossy,
                 Late,
                 Cuts,
@@ -100,8 +121,9 @@ pub fn generate(seed: u64, profile: Profile) -> Plan {
         Profile::All => rng.percent(4),
         _ => false,
     };
-    let topology = topology(&mut rng);
-    let settings = settings(&mut rng, &topology, beyond, lying);
+    let mut topology = topology(&mut rng, profile);
+    let mut settings = settings(&mut rng, &topology, beyond, lying);
+    adjust(&mut rng, profile, &mut topology, &mut settings);
     let horizon_ms = START_MS + rng.scale(15_000, 90_000);
     let mut draw = Draw { rng, topology, settings, horizon_ms, out: Default::default(), wiped: 0 };
     draw.clocks();
@@ -114,14 +136,45 @@ pub fn generate(seed: u64, profile: Profile) -> Plan {
     Plan { seed, horizon_ms, heal_ms: HEAL_MS, topology, settings, faults, operations }
 }
 
-fn topology(rng: &mut Rng) -> Topology {
+/// What a profile insists on.
+fn adjust(rng: &mut Rng, profile: Profile, topology: &mut Topology, settings: &mut Settings) {
+    let spec = &mut settings.spec;
+    match profile {
+        Profile::Rude => {
+            settings.workload.rude = true;
+            if rng.percent(70) {
+                spec.synchronous = SynchronousMode::Async;
+                spec.write_quorum_min = 0;
+            }
+        }
+        Profile::WideClocks => spec.timing.clock_error_ppm = 100_000,
+        Profile::TwoConfirm => {
+            spec.synchronous = SynchronousMode::Quorum;
+            spec.write_quorum = 2;
+            spec.write_quorum_min = spec.write_quorum_min.clamp(1, 2);
+        }
+        Profile::CloneFrom => {
+            for member in topology.nodes.iter_mut().filter_map(|n| n.member.as_mut()) {
+                member.tags.clonefrom = rng.percent(60);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn topology(rng: &mut Rng, profile: Profile) -> Topology {
     let plain = |controller, member: bool| NodePlan {
         controller,
         member: member.then(|| MemberPlan { priority: 0, tags: Tags::default() }),
         clock_ppm: 0,
     };
     let (votes, none) = (Controller::Voter, Controller::No);
-    let mut nodes = match rng.below(20) {
+    let drawn = match profile {
+        Profile::Five => 15,
+        Profile::TwoConfirm | Profile::CloneFrom => *rng.pick(&[0, 0, 0, 15, 17]),
+        _ => rng.below(20),
+    };
+    let mut nodes = match drawn {
         // Three nodes with all roles is the default.
         0..=11 => vec![plain(votes, true); 3],
         // Two members and a witness.
