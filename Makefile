@@ -11,7 +11,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 SCRIPTS := $(wildcard scripts/*.sh) $(wildcard packaging/*.sh) .ci/run
 
-.PHONY: help setup native build release demo demo-stop clean-demo test verify fix bench model fuzz install
+.PHONY: help setup native build release demo demo-stop clean-demo test verify fix bench model sim teeth fuzz install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -59,6 +59,22 @@ fix: ## mend format and what clippy can mend
 
 model: ## explore the protocol exhaustively within its larger bounds: about half an hour, 2 GB
 	cargo run --locked -p quorate-model -- full
+
+sim: ## run production code in a simulated world: SEEDS=n seeds from FROM=n on, or one SEED=n again
+	cargo build --locked --profile sim -p quorate-sim
+ifdef SEED
+	$(CARGO_TARGET_DIR)/sim/quorate-sim replay --seed $(SEED) --profile $(or $(PROFILE),all)
+else
+	$(CARGO_TARGET_DIR)/sim/quorate-sim regressions crates/sim/regressions
+	$(CARGO_TARGET_DIR)/sim/quorate-sim run --seeds $(or $(SEEDS),100) --from $(or $(FROM),1) \
+		--jobs $(or $(JOBS),2) --profile $(or $(PROFILE),all) $(if $(VERIFY),--verify) \
+		--out $(CARGO_TARGET_DIR)/sim-plans
+endif
+
+teeth: ## leave out one rule of the protocol after the other, and see how soon a simulation finds it
+	cargo build --locked --profile sim -p quorate-sim
+	$(CARGO_TARGET_DIR)/sim/quorate-sim teeth --seeds-max $(or $(SEEDS),300) --jobs $(or $(JOBS),2) \
+		$(if $(ONLY),--only $(ONLY))
 
 fuzz: setup ## feed production code with inputs that nobody would write: TIME=60 seconds a target
 	scripts/fuzz.sh $(or $(TIME),60) $(TARGETS)

@@ -111,6 +111,13 @@ impl Judge {
         self.found.push(Violation::new(Rule::NoPanic, at, &[node], format!("n{node}: {what}")));
     }
 
+    /// The run has ended, and clients were not served again.
+    pub fn unhealed(&mut self, at: Micros, why: &str) {
+        if self.guarantees.heals {
+            self.found.push(Violation::new(Rule::Heals, at, &[], why));
+        }
+    }
+
     /// The run has ended; this is what all members said at last.
     pub fn end(&mut self, at: Micros, finals: &[Final]) {
         if self.guarantees.heals {

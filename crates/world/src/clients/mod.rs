@@ -26,6 +26,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use crate::check::{Final, Judge, Rows, Value};
 use crate::exec::{self, MachineId, ScopeId};
 use crate::schedule::{Node, Workload};
@@ -203,9 +205,10 @@ impl<N: Notes> Clients<N> {
     }
 
     /// Asks every member once for all rows. Runs on the clients' machine.
-    pub fn ask_all(&self) -> exec::JoinHandle<Vec<Final>> {
+    pub fn ask_all(&self) -> oneshot::Receiver<Vec<Final>> {
         let shared = self.shared.clone();
-        exec::spawn_on(self.scope, async move {
+        let (answer, answered) = oneshot::channel();
+        drop(exec::spawn_on(self.scope, async move {
             let asks = shared.servers.iter().map(|(node, machine)| {
                 let ask = reader::once(*machine, shared.patience());
                 let node = *node;
@@ -223,7 +226,9 @@ impl<N: Notes> Clients<N> {
             for ask in asks {
                 finals.extend(ask.await.ok());
             }
-            finals
-        })
+            // Nobody waits any more where the run has ended.
+            drop(answer.send(finals));
+        }));
+        answered
     }
 }
