@@ -3,9 +3,9 @@
 //! Owns the reading of the cluster's own history, in which every decision is an event. A state can
 //! be passed over (several commands are applied at once), an event cannot.
 
-use crate::domain::Epoch;
 use crate::domain::event::{AtStake, Event, EventKind};
 use crate::domain::state::{ClusterState, OperationKind, Outcome, Stage};
+use crate::domain::types::Epoch;
 use quorate_world::check::Guard;
 
 /// What was counted.
@@ -44,7 +44,8 @@ impl Control {
         if state.next_event <= self.next {
             return news;
         }
-        for event in state.history.iter().filter(|e| e.id >= self.next) {
+        let next = self.next;
+        for event in state.history.iter().filter(|e| e.id >= next) {
             self.count(event);
             let gave_up = match &event.kind {
                 EventKind::Granted { at_stake: Some(stake), .. } => {

@@ -36,14 +36,15 @@ pub(super) enum Family {
 const LONGEST_MS: u64 = 25_000;
 /// The first faults come after a healthy start, most of the time.
 pub(super) const START_MS: u64 = 8000;
-/// Tags of some member.
-pub(super) fn tags(rng: &mut Rng) -> Tags {
+/// Tags of the member of a node.
+pub(super) fn tags(rng: &mut Rng, node: Node) -> Tags {
     let mut tags = Tags::default();
     match rng.below(5) {
         0 => tags.nofailover = true,
         1 => tags.nosync = true,
         2 => tags.delay_ms = rng.scale(200, 3000),
-        3 => tags.replicatefrom = Some(Topology::member_name(1)),
+        // Nobody follows himself.
+        3 => tags.replicatefrom = Some(Topology::member_name(usize::from(node != 1))),
         _ => {}
     }
     tags
@@ -347,8 +348,8 @@ impl Draw {
                 Act::Failover { target, accept_data_loss: self.rng.percent(20) }
             }
             8 => {
-                let node = Who::Node(*self.rng.pick(&self.topology.members()));
-                Act::Retag { node, tags: tags(&mut self.rng) }
+                let node = *self.rng.pick(&self.topology.members());
+                Act::Retag { node: Who::Node(node), tags: tags(&mut self.rng, node) }
             }
             _ => Act::RestartDaemon { node: self.who() },
         };

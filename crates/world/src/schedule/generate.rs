@@ -196,9 +196,10 @@ fn topology(rng: &mut Rng, profile: Profile) -> Topology {
     let members = nodes.iter().filter(|n| n.member.is_some()).count();
     if members > 2
         && rng.percent(15)
-        && let Some(member) = nodes.iter_mut().rev().find_map(|n| n.member.as_mut())
+        && let Some(last) = nodes.iter().rposition(|n| n.member.is_some())
+        && let Some(member) = &mut nodes[last].member
     {
-        member.tags = tags(rng);
+        member.tags = tags(rng, last);
     }
     Topology { nodes }
 }

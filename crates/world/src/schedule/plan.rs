@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fault::{Fault, Kind};
 use super::operation::{Act, Operation};
-use super::who::{Node, Wipe};
+use super::who::{Node, Who, Wipe};
 use crate::domain::state::{ClusterSpec, SynchronousMode};
 use crate::domain::types::{MemberName, NodeName, Tags};
 
@@ -210,6 +210,7 @@ impl Plan {
     /// - A disk that forgets what it had synced breaks every promise once its machine crashes.
     /// - Data that is gone for good may be the only copy of what was acknowledged: where commits do
     ///   not wait, or may go on without a standby, nobody but the operator can let the cluster go on.
+    /// - Where tags leave fewer members that can confirm than commits have to wait for, they wait.
     pub fn guarantees(&self) -> Guarantees {
         let spec = &self.settings.spec;
         let lied = self.settings.disks == DiskClass::Lying;
@@ -221,17 +222,31 @@ impl Plan {
         };
         let copies_gone = wipes(&[Wipe::Data, Wipe::Member, Wipe::Machine]);
         let stores_gone = wipes(&[Wipe::Raft, Wipe::Machine]);
-        let accepts = self
-            .operations
-            .iter()
-            .any(|o| matches!(o.what, Act::Failover { accept_data_loss: true, .. }));
-        let heals = !lied && (copies_gone == 0 || (copies_gone == 1 && !alone)) && stores_gone <= 1;
+        let data = copies_gone == 0 || (copies_gone == 1 && !alone);
+        let heals = data && stores_gone <= 1 && self.confirmers_min() >= spec.write_quorum_min;
         Guarantees {
             one_writer: self.settings.clocks == ClockClass::WithinBound && !lied,
             durable: !lied,
-            heals: heals || (accepts && !lied && stores_gone <= 1 && copies_gone == 0),
+            heals: heals && !lied,
             agreed: !lied,
         }
+    }
+
+    /// How many members can confirm commits at least, whoever is primary: others, and none that
+    /// ever has a tag, whatever the tag says.
+    fn confirmers_min(&self) -> u32 {
+        let retagged = |node: Node| {
+            self.operations.iter().any(|o| match o.what {
+                Act::Retag { node: Who::Node(n), .. } => n == node,
+                Act::Retag { .. } => true,
+                _ => false,
+            })
+        };
+        let plain = self.topology.members().into_iter().filter(|n| {
+            let member = self.topology.nodes[*n].member.as_ref();
+            member.is_some_and(|m| m.tags == Tags::default()) && !retagged(*n)
+        });
+        u32::try_from(plain.count().saturating_sub(1)).unwrap_or(u32::MAX)
     }
 
     /// Why the plan makes no sense, if so: a plan can be written by hand.
