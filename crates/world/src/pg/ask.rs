@@ -66,6 +66,15 @@ impl Server {
         self.with(now, |live| live.commit(session, ticket)).unwrap_or(Err(Refused::NotRunning))
     }
 
+    /// `INSERT` and `COMMIT` in one message, answered by an event with this ticket whatever becomes
+    /// of it. A backend that is stopped does it when it goes on.
+    pub fn write(&mut self, now: BootTime, session: Pid, value: u64, ticket: Ticket) {
+        let sent = self.with(now, |live| live.write(session, value, ticket));
+        if sent.is_none() {
+            self.env.answer(ticket, super::base::Outcome::Lost);
+        }
+    }
+
     /// `ROLLBACK`.
     ///
     /// # Errors
@@ -133,6 +142,14 @@ impl Server {
     /// It is no standby, or takes no statements now.
     pub fn promote(&mut self, now: BootTime, ticket: Option<Ticket>) -> Result<()> {
         self.open_for_statements()?;
+        self.signal_promotion(now, ticket)
+    }
+
+    /// The same by a signal, which needs no session.
+    ///
+    /// # Errors
+    /// It does not recover.
+    pub fn signal_promotion(&mut self, now: BootTime, ticket: Option<Ticket>) -> Result<()> {
         self.with(now, |live| live.ask_promotion(ticket)).unwrap_or(Err(Refused::NotRunning))
     }
 }
@@ -233,10 +250,23 @@ impl Server {
         });
     }
 
-    /// Has a walsender do nothing at all, or go on; by the name that the other side gave.
-    pub fn stick_sender(&mut self, now: BootTime, name: &str, stuck: bool) {
+    /// Has walsenders do nothing at all, or go on: those for whom the other side gave a name that
+    /// is `wanted`.
+    pub fn stick_senders(&mut self, now: BootTime, stuck: bool, wanted: impl Fn(&str) -> bool) {
         self.with(now, |live| {
-            live.run.senders.values_mut().filter(|s| s.name == name).for_each(|s| s.stuck = stuck);
+            let senders = live.run.senders.values_mut();
+            senders.filter(|s| wanted(&s.name)).for_each(|s| s.stuck = stuck);
+        });
+    }
+
+    /// Stops one process as SIGSTOP does, a walsender or a backend, or lets it go on.
+    pub fn freeze(&mut self, now: BootTime, pid: Pid, frozen: bool) {
+        self.with(now, |live| {
+            if let Some(sender) = live.run.senders.get_mut(&pid) {
+                sender.stuck = frozen;
+            } else {
+                live.freeze_session(pid, frozen);
+            }
         });
     }
 
@@ -269,7 +299,7 @@ impl Server {
 
     /// A message has come. Processes that are stopped find it when they go on.
     pub fn receive(&mut self, now: BootTime, conn: Conn, wire: Wire) {
-        if self.stopped.all {
+        if self.reads_nothing(conn) {
             self.inbox.push_back((conn, Some(wire)));
             return;
         }
@@ -283,6 +313,14 @@ impl Server {
         });
     }
 
+    /// Whether the process at this connection is stopped.
+    fn reads_nothing(&self, conn: Conn) -> bool {
+        let receives = |run: &super::server::Run| {
+            run.receiver.as_ref().is_some_and(|receiver| receiver.conn == conn)
+        };
+        self.stopped.all || (self.stopped.receiver && self.run.as_ref().is_some_and(receives))
+    }
+
     /// Whether a message on this connection would find somebody. If not, the machine answers that
     /// there is no such connection.
     pub fn knows(&self, conn: Conn) -> bool {
@@ -293,18 +331,14 @@ impl Server {
 
     /// The other side, or the network, has closed a connection.
     pub fn closed(&mut self, now: BootTime, conn: Conn) {
-        if self.stopped.all {
+        if self.reads_nothing(conn) {
             self.inbox.push_back((conn, None));
             return;
         }
         self.with(now, |live| {
             let sender = live.run.senders.iter().find(|(_, s)| s.conn == conn).map(|(p, _)| *p);
             if let Some(pid) = sender {
-                if live.run.senders.get(&pid).is_some_and(|s| s.stuck) {
-                    // It does not see that.
-                    return;
-                }
-                live.drop_sender(pid, false);
+                live.sender_loses(pid);
             } else if live.run.receiver.as_ref().is_some_and(|r| r.conn == conn) {
                 live.end_receiver(false);
             }

@@ -134,6 +134,10 @@ pub struct Stopped {
     pub postmaster: bool,
     /// The checkpointer.
     pub checkpointer: bool,
+    /// The walwriter: what nobody waits for stays unflushed.
+    pub walwriter: bool,
+    /// The walreceiver: what comes stays unread.
+    pub receiver: bool,
 }
 
 /// How a client's request ended.

@@ -61,6 +61,7 @@ pub struct Sender {
     greeted: bool,
     done: bool,
     ended: bool,
+    lost: bool,
     heard: BootTime,
     asked: bool,
     inbox: VecDeque<Wire>,
@@ -69,7 +70,7 @@ pub struct Sender {
 impl Sender {
     pub(super) fn due(&self) -> Option<BootTime> {
         if self.stuck {
-            return self.orphan_ends;
+            return None;
         }
         let timeout = self.conf.sender_timeout;
         let patience = if self.asked { timeout } else { timeout / 2 };
@@ -142,6 +143,7 @@ impl Live<'_> {
             greeted: false,
             done: false,
             ended: false,
+            lost: false,
             heard: self.now,
             asked: false,
             inbox: VecDeque::new(),
@@ -178,6 +180,14 @@ impl Live<'_> {
         }
     }
 
+    /// Its connection is gone. One that is stopped finds out when it goes on.
+    pub(super) fn sender_loses(&mut self, pid: Pid) {
+        match self.run.senders.get_mut(&pid) {
+            Some(sender) if sender.stuck => sender.lost = true,
+            _ => self.drop_sender(pid, false),
+        }
+    }
+
     /// `pg_terminate_backend` of a walsender.
     pub(super) fn terminate_sender(&mut self, pid: Pid) -> bool {
         match self.run.senders.get_mut(&pid) {
@@ -193,14 +203,14 @@ impl Live<'_> {
     pub(super) fn step_sender(&mut self, pid: Pid) -> bool {
         let now = self.now;
         let Some(sender) = self.run.senders.get_mut(&pid) else { return false };
-        if sender.orphan_ends.is_some_and(|at| at <= now) {
-            self.drop_sender(pid, true);
-            return true;
-        }
         if sender.stuck {
             return false;
         }
-        if sender.ended {
+        if sender.lost {
+            self.drop_sender(pid, false);
+            return true;
+        }
+        if sender.ended || sender.orphan_ends.is_some_and(|at| at <= now) {
             self.drop_sender(pid, true);
             return true;
         }

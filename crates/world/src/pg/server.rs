@@ -198,7 +198,8 @@ impl Live<'_> {
     fn step_flush(&mut self) -> Result<bool, String> {
         let now = self.now;
         let log = &mut self.run.log;
-        if log.lazy_at.is_some_and(|at| at <= now) && self.run.startup.is_none() {
+        let lazy = !self.stopped.walwriter && self.run.startup.is_none();
+        if lazy && log.lazy_at.is_some_and(|at| at <= now) {
             log.lazy_at = None;
             let upto = log.inserted();
             self.want_flush(upto);
@@ -262,7 +263,9 @@ impl Live<'_> {
         }
         did |= self.step_flush()?;
         did |= self.step_startup()?;
-        did |= self.step_receiver();
+        if !self.stopped.receiver {
+            did |= self.step_receiver();
+        }
         let pids: Vec<Pid> = self.run.senders.keys().copied().collect();
         for pid in pids {
             did |= self.step_sender(pid);
@@ -334,12 +337,11 @@ impl Server {
             return;
         }
         self.stopped = stopped;
-        if !stopped.all {
-            while let Some((conn, wire)) = self.inbox.pop_front() {
-                match wire {
-                    Some(wire) => self.receive(now, conn, wire),
-                    None => self.closed(now, conn),
-                }
+        // What still finds nobody who reads it goes back to the end, in the same order.
+        for (conn, wire) in std::mem::take(&mut self.inbox) {
+            match wire {
+                Some(wire) => self.receive(now, conn, wire),
+                None => self.closed(now, conn),
             }
         }
         self.tick(now);
@@ -444,14 +446,16 @@ impl Server {
             _ => None,
         };
         let primary = run.startup.is_none();
+        // The rest waits for sessions and walsenders to end.
+        let alone = run.sessions.is_empty() && run.senders.is_empty();
         let mut times = vec![
             starting,
             run.postmaster.reload_at,
             run.log.flush.and_then(|f| f.at),
-            run.log.lazy_at.filter(|_| primary),
+            run.log.lazy_at.filter(|_| primary && !self.stopped.walwriter),
             run.startup.as_ref().and_then(Startup::due),
-            run.receiver.as_ref().map(Receiver::due),
-            run.orphan_ends,
+            run.receiver.as_ref().filter(|_| !self.stopped.receiver).map(Receiver::due),
+            run.orphan_ends.filter(|_| alone),
         ];
         if !self.stopped.checkpointer {
             times.push(run.checkpointer.due());

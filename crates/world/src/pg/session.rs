@@ -50,6 +50,12 @@ pub struct Session {
     pub read_only: Option<bool>,
     /// What it does.
     pub doing: Doing,
+    /// Whether it is stopped, as by SIGSTOP.
+    pub frozen: bool,
+    /// What it was sent while it was stopped.
+    sent: Option<(u64, Ticket)>,
+    /// Whether its wait is over, and it has not seen that yet.
+    woken: bool,
     xid: Option<Xid>,
     /// Whether it was told to end.
     ended: bool,
@@ -59,12 +65,15 @@ pub struct Session {
 
 impl Session {
     pub(super) fn due(&self) -> Option<BootTime> {
+        if self.frozen {
+            return None;
+        }
         [self.reload_at, self.orphan_ends].into_iter().flatten().min()
     }
 
     pub(super) fn ticket(&self) -> Option<Ticket> {
         match self.doing {
-            Doing::Idle => None,
+            Doing::Idle => self.sent.map(|(_, ticket)| ticket),
             Doing::Flushing { ticket, .. } | Doing::Waiting { ticket, .. } => Some(ticket),
         }
     }
@@ -92,6 +101,9 @@ impl Live<'_> {
             level: Level::default(),
             read_only: None,
             doing: Doing::Idle,
+            frozen: false,
+            sent: None,
+            woken: false,
             xid: None,
             ended: false,
             reload_at: None,
@@ -173,6 +185,7 @@ impl Live<'_> {
     pub(super) fn sessions_flushed(&mut self) {
         let flushed = self.run.log.flushed;
         let ready = |(pid, s): (&Pid, &Session)| match s.doing {
+            _ if s.frozen => None,
             Doing::Flushing { ticket, xid, end } if end <= flushed => {
                 Some((*pid, ticket, xid, end, s.level))
             }
@@ -192,9 +205,46 @@ impl Live<'_> {
         }
     }
 
+    /// `INSERT` and `COMMIT`.
+    pub(super) fn write(&mut self, pid: Pid, value: u64, ticket: Ticket) {
+        match self.run.sessions.get_mut(&pid) {
+            None => return self.env.answer(ticket, Outcome::Lost),
+            Some(session) if session.frozen => {
+                session.sent = Some((value, ticket));
+                return;
+            }
+            Some(_) => {}
+        }
+        let done = self.insert(pid, value).and_then(|()| self.commit(pid, ticket));
+        if let Err(why) = done {
+            self.env.answer(ticket, Outcome::Refused(why));
+        }
+    }
+
+    /// Stops a backend, or lets it go on. What it was sent meanwhile it does, also where its
+    /// postmaster is gone: it sees that where it waits.
+    pub(super) fn freeze_session(&mut self, pid: Pid, frozen: bool) {
+        let Some(session) = self.run.sessions.get_mut(&pid) else { return };
+        session.frozen = frozen;
+        if frozen {
+            return;
+        }
+        let sent = session.sent.take();
+        if std::mem::take(&mut session.woken) {
+            self.released(pid);
+        }
+        if let Some((value, ticket)) = sent {
+            self.write(pid, value, ticket);
+        }
+    }
+
     /// A commit waits no more: it is visible, and its client is told.
     pub(super) fn released(&mut self, pid: Pid) {
         let Some(session) = self.run.sessions.get_mut(&pid) else { return };
+        if session.frozen {
+            session.woken = true;
+            return;
+        }
         if let Doing::Waiting { ticket, xid, .. } = session.doing {
             session.doing = Doing::Idle;
             let ended = session.ended;
@@ -273,8 +323,19 @@ impl Live<'_> {
     /// Lets a backend do what it can do now. Returns whether it did anything.
     pub(super) fn step_session(&mut self, pid: Pid) -> bool {
         let now = self.now;
+        let flushed = self.run.log.flushed;
         let Some(session) = self.run.sessions.get_mut(&pid) else { return false };
-        if session.orphan_ends.is_some_and(|at| at <= now) {
+        if session.frozen {
+            return false;
+        }
+        let flushing = matches!(session.doing, Doing::Flushing { end, .. } if end > flushed);
+        let waits = matches!(session.doing, Doing::Waiting { .. });
+        if matches!(session.doing, Doing::Flushing { .. }) && !flushing {
+            self.sessions_flushed();
+            return true;
+        }
+        let orphan = session.orphan_ends.is_some_and(|at| at <= now || waits);
+        if orphan && !flushing {
             // It sees that its postmaster is gone.
             self.give_up_wait(pid);
             self.close_session(pid);

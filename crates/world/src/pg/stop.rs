@@ -114,7 +114,8 @@ impl Server {
         !drained.is_empty()
     }
 
-    /// SIGKILL of the postmaster alone: its children go on until they notice.
+    /// SIGKILL of the postmaster alone: backends that are busy go on until they notice, which is
+    /// where they wait for something: for a command, for standbys.
     pub fn kill_postmaster(&mut self, now: BootTime) {
         let Some(run) = &mut self.run else { return };
         if !run.postmaster.alive {
@@ -124,8 +125,9 @@ impl Server {
         let (dice, span) = (&mut self.env.dice, self.env.pace.orphan);
         let mut ends = || Some(now.plus(dice.within(span)));
         run.sessions.values_mut().for_each(|s| s.orphan_ends = ends());
-        run.senders.values_mut().for_each(|s| s.orphan_ends = ends());
-        run.orphan_ends = ends();
+        // All others wait for something most of the time, and see it where they wait.
+        run.senders.values_mut().for_each(|s| s.orphan_ends = Some(now));
+        run.orphan_ends = Some(now);
         let how = "the postmaster was killed".to_owned();
         self.env.out.push(Event::Ended { how });
         self.tick(now);

@@ -155,7 +155,7 @@ pub fn rewind(target: &mut DataDir, source: &Source) -> Rewound {
     }
     let own = target.history(target.control.timeline);
     let other = source.dir.history(theirs.timeline);
-    let Some((diverged_at, timeline)) = common(&own, &other) else {
+    let Some((diverged_at, timeline)) = own.common(&other) else {
         return refused(
             "could not find common ancestor of the source and target cluster's timelines",
         );
@@ -183,8 +183,12 @@ pub fn rewind(target: &mut DataDir, source: &Source) -> Rewound {
     Rewound::Done { diverged_at, timeline }
 }
 
-fn common(own: &History, other: &History) -> Option<(Lsn, Timeline)> {
-    own.common(other)
+/// `pg_rewind` that was killed while it copied. The control file is what it was, since it is
+/// written last; the WAL that it names is gone, since what only the target has is removed first.
+pub fn rewind_halfway(target: &mut DataDir, source: &Source) {
+    if matches!(rewind(&mut target.clone(), source), Rewound::Done { .. }) {
+        target.garbage = Some("pg_rewind was interrupted".to_owned());
+    }
 }
 
 /// The last checkpoint of the target that begins before the two parted (`findLastCheckpoint`).

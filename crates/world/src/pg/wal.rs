@@ -256,6 +256,14 @@ impl Wal {
         self.logs.retain(|_, log| !log.records.is_empty());
     }
 
+    /// Overwrites what is between two positions of a timeline with zeros: a tear, or a hole.
+    pub fn tear(&mut self, timeline: Timeline, from: Lsn, to: Lsn) {
+        if let Some(log) = self.logs.get_mut(&timeline) {
+            log.records.retain(|r| r.end <= from || r.start >= to);
+        }
+        self.logs.retain(|_, log| !log.records.is_empty());
+    }
+
     /// Removes what ends behind `end` on all timelines but `kept`, as a promotion does
     /// (`RemoveNonParentXlogFiles`, and the last segment becomes a `.partial`).
     pub fn cut_parents(&mut self, kept: Timeline, end: Lsn) {

@@ -250,7 +250,7 @@ impl Lab {
     /// Has the walsender for a standby do nothing at all, or go on.
     pub fn stick(&mut self, server: &str, standby: &str, stuck: bool) {
         let now = self.now;
-        self.server_mut(server).stick_sender(now, standby, stuck);
+        self.server_mut(server).stick_senders(now, stuck, |name| name == standby);
         self.settle();
     }
 
