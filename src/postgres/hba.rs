@@ -5,19 +5,17 @@
 //! gives up at the first host that refuses it here.
 
 use super::conf::HEADER;
-use crate::config::hba::METHODS;
+use crate::config::hba;
 
 /// Why a rule is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{line:?} is not a rule for pg_hba.conf: {why}")]
+#[error("{what} {why}")]
 pub struct Error {
-    /// The rule.
-    pub line: String,
-    /// What is wrong.
+    /// Which. A rule is not shown: its options can hold a password.
+    pub what: String,
+    /// What is wrong, as a clause.
     pub why: &'static str,
 }
-
-const HOST_TYPES: [&str; 5] = ["host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc"];
 
 /// What the file is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,73 +38,12 @@ pub struct Rules {
     pub ident: Vec<String>,
 }
 
-/// Splits a line into its fields; a quoted field may hold blanks. `None` for an open quote.
-fn fields(line: &str) -> Option<Vec<String>> {
-    let mut fields = Vec::new();
-    let mut field = String::new();
-    let (mut quoted, mut any) = (false, false);
-    for c in line.chars() {
-        match c {
-            '"' => {
-                quoted = !quoted;
-                any = true;
-                field.push(c);
-            }
-            c if c.is_whitespace() && !quoted => {
-                if any {
-                    fields.push(std::mem::take(&mut field));
-                }
-                any = false;
-            }
-            '#' if !quoted => break,
-            c => {
-                any = true;
-                field.push(c);
-            }
-        }
-    }
-    if any {
-        fields.push(field);
-    }
-    (!quoted).then_some(fields)
-}
-
-/// Checks the shape of one rule: type, databases, users, address, method. Whether names and
-/// addresses exist is PostgreSQL's matter.
-pub fn check_rule(line: &str) -> Result<(), Error> {
-    let error = |why| Error { line: line.to_owned(), why };
-    if line.contains(['\n', '\r', '\0']) || line.ends_with('\\') {
-        return Err(error("it is more than one line"));
-    }
-    let fields = fields(line).ok_or_else(|| error("a quote is not closed"))?;
-    let field = |n: usize| fields.get(n).map(String::as_str).unwrap_or_default();
-    let method_at = if field(0) == "local" {
-        3
-    } else if HOST_TYPES.contains(&field(0)) {
-        // An address and a mask in two fields.
-        let mask = !field(3).contains('/') && field(4).parse::<std::net::IpAddr>().is_ok();
-        if mask { 5 } else { 4 }
-    } else {
-        return Err(error("it must begin with local, host, hostssl or the like"));
-    };
-    if fields.len() <= method_at {
-        return Err(error("a field is missing"));
-    }
-    if !METHODS.contains(&field(method_at)) {
-        return Err(error("the authentication method is not known"));
-    }
-    if fields.iter().skip(method_at + 1).any(|o| !o.contains('=')) {
-        return Err(error("what follows the method must be options like name=value"));
-    }
-    Ok(())
-}
-
 fn check_peer(peer: &str) -> Result<(), Error> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '/' | '-' | '_');
     if !peer.is_empty() && peer.chars().all(plain) {
         return Ok(());
     }
-    Err(Error { line: peer.to_owned(), why: "it is not an address of a member" })
+    Err(Error { what: format!("{peer:?}"), why: "is not an address of a member" })
 }
 
 /// The content of `pg_hba.conf`.
@@ -136,8 +73,10 @@ pub fn render(rules: &Rules) -> Result<String, Error> {
     if rules.operator.is_empty() {
         text.push_str("local all all scram-sha-256\nhost all all all scram-sha-256\n");
     }
-    for rule in &rules.operator {
-        check_rule(rule)?;
+    for (i, rule) in rules.operator.iter().enumerate() {
+        if let Some((why, _)) = hba::problem(rule) {
+            return Err(Error { what: format!("rule {} for pg_hba.conf", i + 1), why });
+        }
         text.push_str(rule);
         text.push('\n');
     }
@@ -147,11 +86,12 @@ pub fn render(rules: &Rules) -> Result<String, Error> {
 /// The content of `pg_ident.conf`.
 pub fn render_ident(rules: &Rules) -> Result<String, Error> {
     let mut text = HEADER.to_owned();
-    for line in &rules.ident {
-        let complete = fields(line).is_some_and(|f| f.len() == 3);
-        if line.contains(['\n', '\r', '\0']) || line.ends_with('\\') || !complete {
-            let why = "pg_ident.conf wants a map, a system user and a database user";
-            return Err(Error { line: line.clone(), why });
+    for (i, line) in rules.ident.iter().enumerate() {
+        let complete = hba::fields(line).is_some_and(|f| f.len() == 3);
+        if line.contains(|c: char| c.is_control() && c != '\t') || line.ends_with('\\') || !complete
+        {
+            let why = "is not a map, a system user and a database user";
+            return Err(Error { what: format!("line {} for pg_ident.conf", i + 1), why });
         }
         text.push_str(line);
         text.push('\n');
@@ -195,36 +135,23 @@ mod tests {
     }
 
     #[test]
-    fn shapes_are_checked() {
-        for good in [
-            "local all all peer",
-            "host \"my db\" +group,x 10.0.0.0 255.0.0.0 md5 # note",
-            "hostssl all all ::/0 cert map=m clientcert=verify-full",
-            "host all all samenet scram-sha-256",
-        ] {
-            assert_eq!(check_rule(good), Ok(()), "{good}");
-        }
-        for bad in [
-            "",
-            "# x",
-            "include other.conf",
-            "local all all",
-            "host all all md5",
-            "host all all all nonsense",
-            "host all all all trust\nhost all all all trust",
-            "host \"all all all trust",
-            "host all all all trust extra",
-            "local all all trust \\",
-        ] {
-            assert!(check_rule(bad).is_err(), "{bad}");
+    fn what_postgresql_refuses_is_not_written() {
+        assert!(render(&rules(&["host \"my db\" +g,x 10.0.0.0 255.0.0.0 md5 # note"])).is_ok());
+        let refused = render(&rules(&["local all all peer", "host all all all ldap secret"]));
+        let told = refused.unwrap_err().to_string();
+        assert!(told.starts_with("rule 2 for pg_hba.conf has "), "{told}");
+        assert!(!told.contains("secret"), "{told}");
+        for bad in ["m root", "m root \"postgres", "m root postgres\\"] {
+            let rules = Rules { ident: vec![bad.into()], ..rules(&[]) };
+            assert!(render_ident(&rules).is_err(), "{bad}");
         }
     }
 
     proptest! {
         #[test]
         fn any_text_is_survived(line in "(?s).*") {
-            if check_rule(&line).is_ok() {
-                prop_assert_eq!(line.lines().count(), 1);
+            if let Ok(text) = render(&rules(&[&line])) {
+                prop_assert_eq!(text.lines().count(), 10);
             }
         }
     }

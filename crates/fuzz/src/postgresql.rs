@@ -109,9 +109,76 @@ pub fn conninfo(text: &str) -> Option<Vec<(String, String)>> {
     }
 }
 
+/// Why PostgreSQL would not load a file with this rule, judged by its form (`parse_hba_line` of
+/// `hba.c`).
+pub fn hba_problem(line: &str) -> Result<(), &'static str> {
+    use std::net::IpAddr;
+    let fields = hba_fields(line);
+    if fields.iter().flatten().any(|token| token.len() > 1 && token.starts_with('@')) {
+        return Err("another file is included");
+    }
+    let single = |n: usize| match fields.get(n).map(Vec::as_slice) {
+        Some([token]) => Ok(token.as_str()),
+        Some(_) => Err("multiple values where one is wanted"),
+        None => Err("end of line before the end of the rule"),
+    };
+    let host = match single(0)? {
+        "local" => false,
+        "host" | "hostssl" | "hostnossl" | "hostgssenc" | "hostnogssenc" => true,
+        _ => return Err("invalid connection type"),
+    };
+    let mut next = 3;
+    if host {
+        let address = single(next)?;
+        next += 1;
+        let (ip, bits) = address.split_once('/').map_or((address, None), |(a, b)| (a, Some(b)));
+        match (ip.parse::<IpAddr>(), bits) {
+            (Err(_), Some(_)) => return Err("specifying both host name and CIDR mask is invalid"),
+            (Err(_), None) => {}
+            (Ok(ip), Some(bits)) => {
+                let most = if ip.is_ipv4() { 32 } else { 128 };
+                if bits.parse::<u32>().map_or(true, |bits| bits > most) {
+                    return Err("invalid CIDR mask in address");
+                }
+            }
+            (Ok(ip), None) => {
+                let mask = single(next)?.parse::<IpAddr>().map_err(|_| "invalid IP mask")?;
+                next += 1;
+                if mask.is_ipv4() != ip.is_ipv4() {
+                    return Err("IP address and mask do not match");
+                }
+            }
+        }
+    }
+    let methods = [
+        "trust",
+        "reject",
+        "scram-sha-256",
+        "md5",
+        "password",
+        "gss",
+        "sspi",
+        "ident",
+        "peer",
+        "ldap",
+        "radius",
+        "cert",
+        "pam",
+        "bsd",
+        "oauth",
+    ];
+    if !methods.contains(&single(next)?) {
+        return Err("invalid authentication method");
+    }
+    let mut options = fields.iter().skip(next + 1).flatten();
+    if options.any(|option| !option.contains('=')) {
+        return Err("authentication option not in name=value format");
+    }
+    Ok(())
+}
+
 /// Splits a line of `pg_hba.conf` into fields of alternatives (`next_token` and
-/// `next_field_expand` of `hba.c`, without the files that `@` includes). `None` where PostgreSQL
-/// refuses the line.
+/// `next_field_expand` of `hba.c`, without the files that `@` includes).
 pub fn hba_fields(line: &str) -> Vec<Vec<String>> {
     let mut rest = line.chars().peekable();
     let mut fields = Vec::new();

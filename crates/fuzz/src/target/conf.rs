@@ -178,6 +178,9 @@ fn access(input: &mut Input<'_>) {
     let peers = rules.peers.len().max(1) * if rules.slot_sync { 3 } else { 2 };
     let operator = if rules.operator.is_empty() { 2 } else { rules.operator.len() };
     assert_eq!(lines.len(), 2 + peers + operator, "{text:?}");
+    for line in text.split('\n').filter(|line| !postgresql::hba_fields(line).is_empty()) {
+        assert_eq!(postgresql::hba_problem(line), Ok(()), "{line:?}");
+    }
     let first: Vec<&str> = lines[0].iter().filter_map(|f| f.first()).map(String::as_str).collect();
     assert_eq!(first, ["local", "all", "admin", "scram-sha-256"]);
     // A line that ends so would take the next one with it.

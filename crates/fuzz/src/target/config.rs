@@ -6,7 +6,7 @@ use crate::alloc;
 use crate::config::{Config, Error};
 use crate::domain::invariants::spec_problem;
 use crate::postgres::conf::check_operator;
-use crate::postgres::hba::check_rule;
+use crate::postgresql;
 use crate::spec::spec;
 
 /// The file.
@@ -47,7 +47,11 @@ fn accepted(text: &str, file: &Path, config: &Config) {
         let wanted = spec(config, cluster);
         assert_eq!(spec_problem(&wanted), None, "{wanted:?}");
         for line in &cluster.hba {
-            assert_eq!(check_rule(line), Ok(()), "accepted by the configuration");
+            assert_eq!(
+                postgresql::hba_problem(line),
+                Ok(()),
+                "accepted by the configuration: {line}"
+            );
         }
         assert_eq!(check_operator(&cluster.parameters), Ok(()), "{:?}", cluster.parameters);
     }
