@@ -112,7 +112,7 @@ fn is_name(name: &str) -> bool {
         p.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'$')
             && p.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
     };
-    name.len() <= 128 && name.split('.').count() <= 2 && name.split('.').all(part)
+    name.len() <= 126 && name.split('.').count() <= 2 && name.split('.').all(part)
 }
 
 /// Why `value` of the setting `name` (lower case) is unsafe here, and what to write.
@@ -123,23 +123,32 @@ fn unsafe_value(
     members: usize,
 ) -> Option<(String, String)> {
     let refuse = |problem: &str, mend: &str| Some((problem.to_owned(), mend.to_owned()));
-    let least = |least: usize, what: &str| match value.parse::<usize>() {
-        Ok(n) if n < least => Some((
+    // Of these the product writes a value of its own that heeds the operator's, so it has to
+    // understand that. Any other text that is no value is PostgreSQL's to refuse: `postgres -C` is
+    // asked before use.
+    let least = |least: usize, what: &str| match value.parse::<u32>() {
+        Ok(n) if (n as usize) < least => Some((
             format!("is below {least}: {what}"),
             format!("raise it to {least} or more, or remove it"),
         )),
-        // Text that is no number is PostgreSQL's to refuse: `postgres -C` is asked before use.
-        _ => None,
+        Ok(_) => None,
+        Err(_) => Some(("is not a whole number".to_owned(), format!("write {least} or more"))),
     };
     match name {
         "fsync" if is_off(value) => {
             refuse("loses acknowledged commits when the machine fails", "remove it")
+        }
+        "fsync" if !["on", "true", "yes", "1"].contains(&value) => {
+            refuse("is not a way to say that it is on", "remove it")
         }
         "full_page_writes" if is_off(value) => {
             refuse("breaks the data when the machine fails, and pg_rewind needs it", "remove it")
         }
         "wal_level" if value.eq_ignore_ascii_case("minimal") => {
             refuse("leaves nothing for standbys to replay", "write \"replica\" or \"logical\"")
+        }
+        "wal_level" if !["replica", "logical"].contains(&value) => {
+            refuse("is neither replica nor logical", "write \"replica\" or \"logical\"")
         }
         "synchronous_commit" if synchronous != Synchronous::Async => {
             let flushed = ["on", "true", "yes", "1", "remote_apply"];

@@ -282,6 +282,24 @@ fn every_refusal() {
         ),
         (
             "shared_buffers = \"128MB\"",
+            "wal_level = \"REPLICA\"",
+            "cluster[main].parameters.wal_level",
+            "is neither replica nor logical",
+        ),
+        (
+            "shared_buffers = \"128MB\"",
+            "fsync = \"ON\"",
+            "cluster[main].parameters.fsync",
+            "is not a way",
+        ),
+        (
+            "shared_buffers = \"128MB\"",
+            "max_wal_senders = \"many\"",
+            "cluster[main].parameters.max_wal_senders",
+            "not a whole number",
+        ),
+        (
+            "shared_buffers = \"128MB\"",
             "synchronous_commit = \"local\"",
             "cluster[main].parameters.synchronous_commit",
             "no standby has flushed",
