@@ -20,7 +20,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem of `key`, which has `value`.
+    /// A problem of `key`, which has `value`. Keys can hold anything: what would move the cursor of
+    /// a terminal is written as an escape.
     pub fn new(
         key: impl Into<String>,
         value: impl fmt::Display,
@@ -28,12 +29,23 @@ impl Problem {
         mend: impl Into<String>,
     ) -> Self {
         Self {
-            key: key.into(),
+            key: visible(key.into()),
             value: value.to_string(),
             problem: problem.into(),
             mend: mend.into(),
         }
     }
+}
+
+fn visible(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let escaped = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(escaped).collect()
 }
 
 impl fmt::Display for Problem {

@@ -38,6 +38,7 @@ pub mod faults;
 pub mod log;
 pub mod node;
 pub mod operator;
+pub mod run;
 pub mod teeth;
 pub mod transport;
 pub mod world;

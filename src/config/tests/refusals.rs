@@ -71,6 +71,12 @@ fn every_refusal() {
             "node.run_dirs",
             "is not a known key",
         ),
+        (
+            "data_dir = \"n1\"",
+            "data_dir = \"n1\"\n\"run\\u001bdir\" = \"x\"",
+            "node.run\\u{1b}dir",
+            "is not a known key",
+        ),
         // Raft and controllers.
         ("node_id = 1", "", "raft.node_id", "is missing on a controller"),
         ("node_id = 1", "node_id = 0", "raft.node_id", "is not between 1"),
