@@ -256,6 +256,13 @@ pub const TEETH: &[Tooth] = &[
          primary what only it has, it is lost, and the old primary with the others is back without \
          it.",
     ),
+    tooth(
+        Mutant::ReplacedCounts,
+        Finder::Kept,
+        World::Domain,
+        "A rewind or a copy is interrupted. What is there is started and counts for what it once \
+         confirmed; or it is waited for, and never comes up.",
+    ),
     // ---- the Raft part ----
     tooth(
         Mutant::LeaderRestored,
@@ -463,9 +470,5 @@ pub const KEPT_TWICE: &[(Mutant, &str)] = &[
     (
         Mutant::LeaseNeverEnds,
         "the kernel's timer in the guard ends the tree before any lease can be granted again",
-    ),
-    (
-        Mutant::ReplacedCounts,
-        "a member reports for itself that its data does not count, and accepts no grant with it",
     ),
 ];
