@@ -11,7 +11,9 @@ use quorate_sim::domain::types::{ClusterName, MemberName, WallMillis};
 use quorate_sim::node::nothing::NoDatabases;
 use quorate_sim::world::Sim;
 use quorate_world::exec;
-use quorate_world::schedule::{self, Controller, Plan, Profile, Topology};
+use quorate_world::schedule::{
+    self, Act, Controller, Fault, Kind, Operation, Plan, Profile, Topology, Who, Wipe,
+};
 
 type Group = Sim<NoDatabases>;
 
@@ -227,8 +229,39 @@ fn storm(seed: u64) -> u64 {
 
 #[test]
 fn faults_do_not_make_controllers_disagree() {
-    for seed in 0..12 {
+    for seed in 0..5 {
         storm(seed);
     }
     assert_eq!(storm(3), storm(3));
+}
+
+#[test]
+fn controllers_come_and_go() {
+    let mut plan = plan(21, 3, 1);
+    plan.horizon_ms = 60_000;
+    let node = Who::Node(1);
+    plan.faults =
+        vec![Fault::at(25_000, Kind::WipeDisk { node, what: Wipe::Raft }).lasting(2_000)];
+    let act = |at_ms, what| Operation { at_ms, on: None, what };
+    plan.operations = vec![
+        act(5_000, Act::AddController { node: 3 }),
+        act(15_000, Act::TransferLeadership { to: Who::Node(3) }),
+        act(30_000, Act::ReplaceController { node }),
+        act(45_000, Act::RemoveController { node: Who::Node(0) }),
+    ];
+    let sim = started(&plan);
+    let voters = |sim: &Group| -> Vec<u64> {
+        let part = sim.nodes()[leader(sim)].part().unwrap();
+        part.raft.metrics().voters.keys().copied().collect()
+    };
+    run(&sim, 12_000);
+    assert_eq!(voters(&sim), [1, 2, 3, 4]);
+    run(&sim, 8_000);
+    assert_eq!(leader(&sim), 3);
+    create(&sim, "a");
+    run(&sim, 20_000);
+    assert_eq!(voters(&sim), [1, 3, 4, 102]);
+    until(&sim, "all but the first", 40_000, |sim| voters(sim) == [3, 4, 102]);
+    create(&sim, "b");
+    all_have(&sim, &[1, 2, 3], 2);
 }
