@@ -11,6 +11,7 @@
 //!   node       machines with their processes: composed as `src/node.rs` composes the real ones
 //!   transport  Raft's and the session's calls over the simulated network
 //!   disk       under the Raft store
+//!   database   guard and PostgreSQL, and the driver of both
 //!   log        what production code logs
 //! ```
 
@@ -33,6 +34,7 @@ pub mod runtime;
 #[path = "../../../src/session/mod.rs"]
 pub mod session;
 
+pub mod database;
 pub mod disk;
 pub mod faults;
 pub mod log;
