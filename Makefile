@@ -39,14 +39,16 @@ clean-demo: ## stop the demo, remove its data
 
 test: setup native verify ## everything that a change has to pass: what is missing is installed, lints, all tests
 	cargo nextest run --locked --profile $(NEXTEST_PROFILE)
+	cargo nextest run --locked --profile $(NEXTEST_PROFILE) -p quorate-world -p quorate-sim
 	cargo test --locked --doc
 	cargo run --locked -p quorate-model -- quick
 	cargo test --locked -p quorate-fuzz
 
 verify: ## check format, lints, documentation and scripts; never writes to the checkout
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked -p quorate-model -- -D warnings
+	cargo clippy --locked -p quorate-world -p quorate-sim --all-targets -- -D warnings
 	cargo clippy --locked -p quorate-fuzz --all-targets --features engine -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 	@if command -v shellcheck >/dev/null; then \
@@ -55,7 +57,7 @@ verify: ## check format, lints, documentation and scripts; never writes to the c
 
 fix: ## mend format and what clippy can mend
 	cargo clippy --locked --all-targets --fix --allow-dirty --allow-staged
-	cargo fmt
+	cargo fmt --all
 
 model: ## explore the protocol exhaustively within its larger bounds: about half an hour, 2 GB
 	cargo run --locked -p quorate-model -- full
