@@ -1,128 +1,149 @@
-//! What can be done to a machine's guard, PostgreSQL and disk, from outside.
+//! Faults of a machine's guard, PostgreSQL and disk.
+//!
+//! Owns what all faults that go on make of a machine. They overlap in any order, so its state is
+//! worked out anew from those that go on.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use quorate_world::pg::{Disk, Mode, Span, Status, Stopped};
+use quorate_world::schedule::{Kind, Processes, Topology, Who, Wipe};
 
-use super::machine::Machine;
+use super::machine::{Inner, Machine};
+
+/// Faults that go on, by their place in the plan.
+#[derive(Debug, Default)]
+pub(super) struct Active {
+    kinds: BTreeMap<usize, Kind>,
+    /// What was made of the processes.
+    stopped: Stopped,
+    guard_stopped: bool,
+    replay_held: bool,
+}
+
+/// What faults make of the disk.
+fn disk(kinds: &BTreeMap<usize, Kind>) -> Disk {
+    let mut made = Disk::default();
+    for kind in kinds.values() {
+        match kind {
+            Kind::SlowDisk { disk, sync_ms, .. } if disk.data() => {
+                made.slower = made.slower.max(Duration::from_millis(*sync_ms));
+            }
+            Kind::StuckDisk { disk, .. } => made.hung |= disk.data(),
+            Kind::FailingDisk { disk, .. } => made.fails |= disk.data(),
+            Kind::FullDisk { disk, .. } => made.full |= disk.data(),
+            Kind::LyingDisk { disk, .. } => made.lies |= disk.data(),
+            _ => {}
+        }
+    }
+    made
+}
+
+/// Which processes faults stop, and whether the guard is among them.
+fn stopped(kinds: &BTreeMap<usize, Kind>) -> (Stopped, bool) {
+    let (mut made, mut guard) = (Stopped::default(), false);
+    for kind in kinds.values() {
+        let Kind::Pause { processes, .. } = kind else { continue };
+        match processes {
+            Processes::Daemon => {}
+            Processes::Guard => guard = true,
+            Processes::Postmaster => made.postmaster = true,
+            Processes::Postgres => made.all = true,
+            Processes::All => (made.all, guard) = (true, true),
+        }
+    }
+    (made, guard)
+}
 
 impl Machine {
-    /// Changes how the disk under PostgreSQL and the member's record behaves.
-    pub fn set_disk(&self, disk: Disk) {
-        self.trace(|| format!("disk {disk:?}"));
-        self.with(|inner, now| inner.host.server.set_disk(now, disk));
-    }
-
-    /// How that disk behaves now.
-    pub fn disk(&self) -> Disk {
-        self.lock().host.server.env().disk
-    }
-
-    /// Stops processes of PostgreSQL with SIGSTOP, or lets them go on.
-    pub fn set_stopped(&self, stopped: Stopped) {
-        self.trace(|| format!("stopped {stopped:?}"));
-        self.with(|inner, now| inner.host.server.set_stopped(now, stopped));
-    }
-
-    /// What of PostgreSQL is stopped now.
-    pub fn stopped(&self) -> Stopped {
-        self.lock().host.server.stopped()
-    }
-
-    /// SIGSTOP of the guard, or SIGCONT: the kernel's timer on it works all the same.
-    pub fn set_guard_answers(&self, answers: bool) {
-        self.with(|inner, _| inner.host.set_guard_answers(answers));
-    }
-
-    /// SIGKILL of the guard: its tree dies with it.
-    pub fn kill_guard(&self) {
-        self.with(|inner, _| inner.host.kill_guard());
-    }
-
-    /// SIGKILL of the postmaster alone; backends that are busy go on for so long at most.
-    pub fn kill_postmaster(&self, orphans_ms: u64) {
-        self.with(|inner, now| {
-            inner.host.server.env_mut().pace.orphan = Span::millis(0, orphans_ms);
-            inner.host.server.kill_postmaster(now);
-        });
-    }
-
-    /// SIGKILL of all of PostgreSQL.
-    pub fn kill_postgres(&self) {
-        self.with(|inner, _| inner.host.server.kill_all());
-    }
-
-    /// SIGKILL of one backend.
-    pub fn crash_backend(&self) {
-        self.with(|inner, now| inner.host.server.crash_backend(now));
-    }
-
-    /// Somebody stops PostgreSQL in order (`pg_ctl stop`).
-    pub fn stop_by_hand(&self) {
-        self.with(|inner, now| inner.host.server.stop(now, Mode::Fast));
-    }
-
-    /// Somebody promotes it (`pg_ctl promote`). Without effect on a primary.
-    pub fn promote_by_hand(&self) {
-        self.with(|inner, now| {
-            // A primary refuses, and nothing is to be done about that.
-            let _ = inner.host.server.signal_promotion(now, None);
-        });
-    }
-
-    /// Walsenders for members whose name is `wanted` do nothing at all, or go on.
-    pub fn stick_walsenders(&self, stuck: bool, wanted: impl Fn(&str) -> bool) {
-        self.with(|inner, now| inner.host.server.stick_senders(now, stuck, wanted));
-    }
-
-    /// A session holds replay up, or does no longer.
-    pub fn hold_replay(&self, held: bool) {
-        self.with(|inner, now| inner.host.server.pause_replay(now, held));
-    }
-
-    /// A load of data, of this many bytes of WAL.
-    pub fn bulk(&self, bytes: u64) {
-        self.with(|inner, now| inner.host.server.bulk(now, bytes));
-    }
-
-    /// Whoever waits for standbys gives up (`pg_cancel_backend` of every session). Returns the rows
-    /// of the commits that were waiting.
-    pub fn cancel_waits(&self) -> Vec<u64> {
+    /// A fault begins here.
+    pub(super) fn begin_fault(&self, number: usize, kind: &Kind) {
         self.with(|inner, now| {
             let server = &mut inner.host.server;
-            let Some(run) = server.run() else { return Vec::new() };
-            let rows = run.hidden.values().flatten().copied().collect();
-            let sessions: Vec<_> = run.sessions.keys().copied().collect();
-            for session in sessions {
-                server.cancel(now, session);
+            match kind {
+                Kind::KillPostmaster { orphans_ms, .. } => {
+                    server.env_mut().pace.orphan = Span::millis(0, *orphans_ms);
+                    server.kill_postmaster(now);
+                }
+                Kind::CrashBackend { .. } => server.crash_backend(now),
+                Kind::KillGuard { .. } => inner.host.kill_guard(),
+                Kind::StopByHand { .. } => server.stop(now, Mode::Fast),
+                Kind::StuckWalsender { to, .. } => {
+                    let name = name_of(*to);
+                    let meant = |standby: &str| name.as_ref().is_none_or(|n| n == standby);
+                    server.stick_senders(now, true, meant);
+                }
+                Kind::WipeDisk { what, .. } => wipe(inner, *what),
+                _ => {}
             }
-            rows
-        })
+            if kind.lasts() {
+                inner.active.kinds.insert(number, kind.clone());
+            }
+        });
+        self.work_out();
     }
 
-    /// The disk is a new one: with the machine off. `record` is whether the member's record is gone
-    /// as well.
-    pub fn wipe(&self, record: bool) {
-        self.with(|inner, _| {
-            inner.host.server.set_dir(None);
-            if record {
-                inner.files.wipe();
+    /// A fault that lasts ends.
+    pub(super) fn end_fault(&self, number: usize) {
+        self.with(|inner, now| {
+            let over = inner.active.kinds.remove(&number);
+            if let Some(Kind::StuckWalsender { to, .. }) = over {
+                let name = name_of(to);
+                let meant = |standby: &str| name.as_ref().is_none_or(|n| n == standby);
+                inner.host.server.stick_senders(now, false, meant);
+            }
+        });
+        self.work_out();
+    }
+
+    fn work_out(&self) {
+        self.with(|inner, now| {
+            let kinds = &inner.active.kinds;
+            let disk = disk(kinds);
+            let (stopped, guard) = stopped(kinds);
+            let held = kinds.values().any(|k| matches!(k, Kind::StuckReplay { .. }));
+            let server = &mut inner.host.server;
+            if server.env().disk != disk {
+                server.set_disk(now, disk);
+            }
+            // Processes that were started since are not stopped.
+            if inner.active.stopped != stopped {
+                inner.active.stopped = stopped;
+                server.set_stopped(now, stopped);
+            }
+            if inner.active.replay_held != held {
+                inner.active.replay_held = held;
+                server.pause_replay(now, held);
+            }
+            if inner.active.guard_stopped != guard {
+                inner.active.guard_stopped = guard;
+                inner.host.set_guard_answers(!guard);
             }
         });
     }
 
-    /// What PostgreSQL would say of itself, for checkers; `None` where it takes no statements.
+    /// What PostgreSQL would say of itself, for who watches from outside; `None` where it takes no
+    /// statements.
     pub fn look(&self) -> Option<Status> {
         self.lock().host.server.status().ok()
     }
+}
 
-    /// The epoch in which a write would be acknowledged now, for checkers: PostgreSQL runs as a
-    /// primary, and holds no writes back.
-    pub fn writes(&self) -> Option<u64> {
-        let inner = self.lock();
-        let server = &inner.host.server;
-        if server.stopped().all {
-            return None;
-        }
-        let status = server.status().ok()?;
-        (!status.in_recovery && !status.read_only).then_some(u64::from(status.timeline.0))
+/// What a standby calls itself; `None` is everybody.
+fn name_of(who: Option<Who>) -> Option<String> {
+    match who {
+        Some(Who::Node(node)) => Some(Topology::member_name(node).as_str().to_owned()),
+        _ => None,
+    }
+}
+
+/// The disk is a new one. The machine is off.
+fn wipe(inner: &mut Inner, what: Wipe) {
+    if what == Wipe::Raft {
+        return;
+    }
+    inner.host.server.set_dir(None);
+    if what != Wipe::Data {
+        inner.files.wipe();
     }
 }

@@ -13,7 +13,7 @@ use quorate_world::pg::stream::{Hello, Wire};
 use quorate_world::pg::{Conn, Refused};
 use tokio::sync::Notify;
 
-use super::machine::{Inner, Machine, port};
+use super::machine::{Inner, Machine, REPLICATION};
 use super::registry::{Registry, Way};
 use crate::runtime;
 
@@ -49,7 +49,7 @@ impl Links {
 
 /// The replication port of a machine.
 pub(super) fn serve(machine: &Machine, scope: ScopeId) {
-    let mut incoming = net::listen(scope, port(0));
+    let mut incoming = net::listen(scope, REPLICATION);
     let machine = machine.clone();
     drop(exec::spawn_on(scope, async move {
         while let Some(Incoming { connection, .. }) = incoming.recv().await {
@@ -64,7 +64,7 @@ pub(super) fn dial(machine: &Machine, inner: &Inner, conn: Conn, address: String
     drop(exec::spawn_on(inner.scope, async move {
         let to = machine.registry().find(&address);
         let connected = match to {
-            Some(to) => net::connect(to, port(0), CONNECT).await.ok(),
+            Some(to) => net::connect(to, REPLICATION, CONNECT).await.ok(),
             None => None,
         };
         let Some(connection) = connected else {

@@ -12,18 +12,24 @@ use std::time::Duration;
 use quorate_world::exec::{self, MachineId, ScopeId};
 use quorate_world::net;
 use quorate_world::pg::guard::Host;
+use quorate_world::pg::server::Phase;
 use quorate_world::pg::{
     Disk, Event, Outcome, Pace, Pid, Refused, Server, Span, Status, Tail, Ticket,
 };
+use quorate_world::schedule::{self, Node, Topology};
+use quorate_world::timeline::Class;
 use tokio::sync::{Notify, oneshot};
 
+use super::faults::Active;
 use super::files::Files;
 use super::links::Links;
 use super::registry::Registry;
-use super::{client, remote};
+use super::remote;
 use crate::agent::driver::Error;
 use crate::domain::types::{BootTime, MemberName};
+use crate::node::Place;
 use crate::raft::AsyncRuntime as _;
+use crate::world::Observer;
 use crate::{Rt, runtime, watch};
 
 /// How long PostgreSQL's work takes on a simulated machine: what was measured on a real one.
@@ -79,9 +85,15 @@ pub(super) struct Inner {
     /// Whether it ended for want of room since it was started last.
     pub said_no_room: bool,
     pub tree: watch::Sender<TreeNews>,
+    /// The timeline on which it takes writes, where it does.
+    writes: Option<u64>,
+    /// Faults that go on.
+    pub active: Active,
 }
 
 struct Shared {
+    node: Node,
+    observer: Observer,
     name: MemberName,
     id: MachineId,
     registry: Registry,
@@ -96,10 +108,11 @@ struct Shared {
 pub struct Machine(Arc<Shared>);
 
 impl Machine {
-    /// A machine with power, on which nothing has run yet. `number` tells its server from others.
-    pub(super) fn new(name: MemberName, id: MachineId, number: u32, registry: Registry) -> Self {
+    /// A machine with power, on which nothing has run yet.
+    pub(super) fn new(place: &Place, observer: Observer, registry: Registry) -> Self {
+        let (name, id) = (Topology::member_name(place.node), place.machine);
         let seed = exec::stream(&format!("postgres/{name}")).draw();
-        let mut server = Server::new(number, seed);
+        let mut server = Server::new(place.node as u32 + 1, seed);
         server.env_mut().pace = PACE;
         let inner = Inner {
             host: Host::new(server),
@@ -114,8 +127,12 @@ impl Machine {
             work: 0,
             said_no_room: false,
             tree: watch::Sender::new(TreeNews::Empty),
+            writes: None,
+            active: Active::default(),
         };
         let machine = Self(Arc::new(Shared {
+            node: place.node,
+            observer,
             name,
             id,
             registry,
@@ -151,6 +168,21 @@ impl Machine {
         self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The timeline on which it takes writes now, where it does: it runs as a primary, is not
+    /// stopped, and holds no writes back.
+    pub fn writes(&self) -> Option<u64> {
+        self.lock().writes
+    }
+
+    /// Something has happened that faults may wait for, and that a person wants to read.
+    pub(super) fn note(&self, event: Option<schedule::Event>, class: Class, text: String) {
+        self.trace(|| text.clone());
+        self.0.observer.note(Some(self.0.node), class, format!("{}: {text}", self.0.name));
+        if let Some(event) = event {
+            self.0.observer.event(event);
+        }
+    }
+
     /// A line of the trace.
     pub(super) fn trace(&self, text: impl FnOnce() -> String) {
         crate::trace(|| format!("{}: {}", self.0.name, text()));
@@ -164,7 +196,6 @@ impl Machine {
         drop(exec::spawn_on(scope, pump(self.clone())));
         super::links::serve(self, scope);
         remote::serve(self, scope);
-        client::serve(self, scope);
     }
 
     /// The power is gone, and all tasks of the machine with it. `tail` is how many records that
@@ -180,9 +211,9 @@ impl Machine {
         let waiting = std::mem::take(&mut inner.waiting);
         inner.sessions.clear();
         inner.tree.send_replace(TreeNews::Empty);
+        inner.writes = None;
         drop(inner);
         drop(waiting);
-        self.trace(|| "its machine has no power".to_owned());
     }
 
     /// The machine was booted.
@@ -227,6 +258,7 @@ impl Machine {
                 self.happened(inner, event);
             }
         }
+        inner.writes = writes(&inner.host.server);
         let due = inner.host.due();
         if due.is_some_and(|due| inner.armed.is_none_or(|armed| due < armed)) {
             inner.armed = due;
@@ -254,7 +286,7 @@ impl Machine {
             }
             Event::Ended { how } => {
                 inner.said_no_room |= how.contains("No space left");
-                self.trace(|| format!("the postmaster has ended: {how}"));
+                self.note(None, Class::Member, format!("PostgreSQL ends: {how}"));
                 inner.tree.send_replace(TreeNews::Ended { how });
             }
             Event::Empty => {
@@ -266,6 +298,11 @@ impl Machine {
                     }
                     true
                 });
+            }
+            Event::GivenUp { rows } => self.0.registry.cancelled(rows),
+            Event::Streams { timeline } => {
+                let text = format!("it streams timeline {timeline}");
+                self.note(Some(schedule::Event::Streams), Class::Member, text);
             }
             Event::Said { text } => self.trace(|| format!("PostgreSQL: {text}")),
         }
@@ -386,6 +423,12 @@ pub(super) fn refused(why: Refused) -> Error {
     }
 }
 
+fn writes(server: &Server) -> Option<u64> {
+    let run = server.run().filter(|_| !server.stopped().all)?;
+    let open = matches!(run.phase, Phase::Primary) && !run.postmaster.conf.read_only;
+    open.then_some(u64::from(run.log.timeline.0))
+}
+
 /// Does what is due on a machine.
 async fn pump(machine: Machine) {
     loop {
@@ -404,7 +447,7 @@ async fn pump(machine: Machine) {
     }
 }
 
-/// Whether the port of a machine can be reached at all: it has power.
-pub(super) fn port(offset: u16) -> net::Port {
-    5432 + offset
-}
+/// Where replication connections arrive. Applications have PostgreSQL's own port.
+pub(super) const REPLICATION: net::Port = 5433;
+/// Where other members ask.
+pub(super) const QUESTIONS: net::Port = 5434;

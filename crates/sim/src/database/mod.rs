@@ -8,13 +8,12 @@
 //! ```text
 //!   registry                  who is where, and what travels as a value
 //!   machine  links  files     guard, PostgreSQL, connections, files beside the data
-//!   remote  client            questions of other members; sessions of applications
+//!   remote  servers           questions of other members; sessions of applications
 //!   faults                    what can be done to a machine
 //!   settings  process  seal  lead  replica  observe  upkeep
 //!                             the steps of the driver, as production has them
 //! ```
 
-mod client;
 mod faults;
 mod files;
 mod lead;
@@ -26,6 +25,7 @@ mod registry;
 mod remote;
 mod replica;
 mod seal;
+mod servers;
 mod settings;
 mod upkeep;
 
@@ -35,6 +35,7 @@ use std::time::Duration;
 
 use quorate_world::exec;
 use quorate_world::pg::{Settings, Tail};
+use quorate_world::schedule::{self, Node, Topology};
 
 use crate::agent::Member;
 use crate::agent::driver::{
@@ -50,10 +51,9 @@ use crate::domain::record::MemberRecord;
 use crate::domain::state::ClusterSpec;
 use crate::domain::sync::SyncConfig;
 use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName, SystemId};
-use crate::node::{MakeDatabase, Place};
+use crate::node::{MakeDatabase, Place, Surroundings};
 use crate::watch;
 
-pub use client::{Client, Gone, Seen as Rows, Written};
 pub use machine::Machine;
 
 type Result<T> = std::result::Result<T, Error>;
@@ -125,41 +125,18 @@ impl SimDatabase {
 #[derive(Clone, Default)]
 pub struct Databases {
     registry: registry::Registry,
-    machines: Arc<Mutex<BTreeMap<MemberName, Machine>>>,
+    machines: Arc<Mutex<BTreeMap<Node, Machine>>>,
 }
 
 impl Databases {
-    /// No machine yet: each comes with the first daemon that opens its member.
+    /// No machine yet: they come with the world.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The machine of a member, once its daemon was started for the first time.
-    pub fn machine(&self, member: &MemberName) -> Option<Machine> {
-        lock(&self.machines).get(member).cloned()
-    }
-
-    /// All machines.
-    pub fn machines(&self) -> Vec<Machine> {
-        lock(&self.machines).values().cloned().collect()
-    }
-
-    /// Opens a session with the server at `address` (`host:port`), as an application does, from
-    /// the machine of the running scope.
-    ///
-    /// # Errors
-    /// See [`Gone`].
-    pub async fn connect(
-        &self,
-        address: &str,
-        patience: Duration,
-    ) -> std::result::Result<Client, Gone> {
-        Client::open(self.registry.clone(), address, patience).await
-    }
-
-    fn at(&self, place: &Place) -> Vec<Machine> {
-        let all = self.machines();
-        all.into_iter().filter(|machine| machine.id() == place.machine).collect()
+    /// The machine of a node that has a member.
+    pub fn machine(&self, node: Node) -> Option<Machine> {
+        lock(&self.machines).get(&node).cloned()
     }
 }
 
@@ -167,22 +144,15 @@ impl MakeDatabase for Databases {
     type Database = SimDatabase;
 
     async fn open(&self, place: &Place, member: &Member) -> Result<Arc<SimDatabase>> {
-        let machine = {
-            let mut machines = lock(&self.machines);
-            let number = machines.len() as u32 + 1;
-            let make = || {
-                let host = member.address.rsplit_once(':').map_or("", |(host, _)| host);
-                self.registry.host(host, place.machine);
-                Machine::new(member.name.clone(), place.machine, number, self.registry.clone())
-            };
-            machines.entry(member.name.clone()).or_insert_with(make).clone()
+        let Some(machine) = self.machine(place.node) else {
+            return Err(Error::Machine(format!("there is no place for {}", member.name)));
         };
         machine.lag((1_000, 20_000)).await;
         Ok(Arc::new(SimDatabase::new(member.name.clone(), machine)))
     }
 
     fn machine_died(&self, place: &Place, torn: bool) {
-        for machine in self.at(place) {
+        if let Some(machine) = self.machine(place.node) {
             // Of what was not synced a part can have come to the disk by itself.
             let most = if torn { 8 } else { 0 };
             let records = exec::with_rng(place.machine, |rng| rng.between(0, most)) as usize;
@@ -191,7 +161,31 @@ impl MakeDatabase for Databases {
     }
 
     fn machine_started(&self, place: &Place) {
-        self.at(place).iter().for_each(Machine::power_back);
+        if let Some(machine) = self.machine(place.node) {
+            machine.power_back();
+        }
+    }
+
+    fn begin(&self, place: &Place, number: usize, fault: &schedule::Kind) {
+        if let Some(machine) = self.machine(place.node) {
+            machine.begin_fault(number, fault);
+        }
+    }
+
+    fn end(&self, place: &Place, number: usize, _: &schedule::Kind) {
+        if let Some(machine) = self.machine(place.node) {
+            machine.end_fault(number);
+        }
+    }
+
+    fn built(&self, surroundings: &Surroundings) {
+        for node in surroundings.plan.topology.members() {
+            let Some(place) = surroundings.places.get(node) else { continue };
+            self.registry.host(Topology::node_name(node).as_str(), place.machine);
+            let observer = surroundings.observer.clone();
+            let machine = Machine::new(place, observer, self.registry.clone());
+            lock(&self.machines).insert(node, machine);
+        }
     }
 }
 

@@ -29,6 +29,7 @@ struct Inner {
     wires: BTreeMap<(Conn, Way), VecDeque<Wire>>,
     values: BTreeMap<u64, Value>,
     next: u64,
+    cancelled: Vec<u64>,
 }
 
 /// What all machines share. Clones are handles of one registry.
@@ -64,6 +65,16 @@ impl Registry {
     pub fn take<T: Any + Send>(&self, number: u64) -> Option<T> {
         let value = self.lock().values.remove(&number)?;
         value.downcast().ok().map(|value| *value)
+    }
+
+    /// The waits of these rows' commits were given up.
+    pub fn cancelled(&self, rows: Vec<u64>) {
+        self.lock().cancelled.extend(rows);
+    }
+
+    /// Those rows since this was asked last.
+    pub fn take_cancelled(&self) -> Vec<u64> {
+        std::mem::take(&mut self.lock().cancelled)
     }
 
     pub fn put_hello(&self, conn: Conn, hello: Hello) {

@@ -12,7 +12,7 @@ use quorate_world::pg::tools::{Backup, Source};
 use quorate_world::pg::{DataDir, Refused};
 use serde::{Deserialize, Serialize};
 
-use super::machine::{Inner, Machine, port, refused, timed_out};
+use super::machine::{Inner, Machine, QUESTIONS, refused, timed_out};
 use crate::agent::driver::Error;
 use crate::domain::types::{BootTime, Lsn, SystemId, Timeline};
 
@@ -88,7 +88,7 @@ pub(super) fn serve(machine: &Machine, scope: ScopeId) {
     let machine = machine.clone();
     net::serve(
         scope,
-        port(1),
+        QUESTIONS,
         Arc::new(move |_, bytes| {
             let machine = machine.clone();
             Box::pin(async move {
@@ -210,7 +210,7 @@ impl<'a> Remote<'a> {
             return Err(Error::NotReady(format!("{} is not known", self.address)));
         };
         let bytes = serde_json::to_vec(&question).map_err(|e| Error::Failed(e.to_string()))?;
-        let reply = match net::call(to, port(1), bytes, deadline).await {
+        let reply = match net::call(to, QUESTIONS, bytes, deadline).await {
             Ok(reply) => reply,
             Err(Failure::TimedOut) => return Err(timed_out("a statement", deadline)),
             Err(Failure::Refused) => return Err(refused(Refused::NotRunning)),

@@ -101,6 +101,11 @@ struct Run<M> {
     healed_ms: Option<u64>,
 }
 
+/// Runs a plan with the modelled PostgreSQL.
+pub fn play(plan: &Plan, told: Told) -> Played {
+    play_with(plan, crate::database::Databases::new(), told)
+}
+
 /// Runs a plan with these databases.
 pub fn play_with<M: Databases>(plan: &Plan, databases: M, told: Told) -> Played {
     let sim = Sim::build(plan, databases.clone());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::types::BootTime;
+use crate::domain::types::{BootTime, Timeline};
 
 use super::stream::{Hello, Wire};
 
@@ -235,6 +235,16 @@ pub enum Event {
     },
     /// No process of it is left.
     Empty,
+    /// The wait of a commit for standbys was given up: its rows are visible from now on.
+    GivenUp {
+        /// They.
+        rows: Vec<u64>,
+    },
+    /// A standby is connected to what it streams from.
+    Streams {
+        /// On which timeline.
+        timeline: Timeline,
+    },
     /// Something worth a line in a log.
     Said {
         /// What.

@@ -163,7 +163,10 @@ impl Lab {
             Event::Send { conn, wire } => self.post(name, conn, Parcel::Wire(wire)),
             Event::Close { conn } => self.post(name, conn, Parcel::Close),
             Event::Answered { ticket, outcome } => _ = self.answers.insert(ticket, outcome),
-            Event::SessionEnded { .. } | Event::Empty => {}
+            Event::SessionEnded { .. }
+            | Event::Empty
+            | Event::GivenUp { .. }
+            | Event::Streams { .. } => {}
             Event::Ended { how } => self.said.push(format!("{name}: {how}")),
             Event::Said { text } => self.said.push(format!("{name}: {text}")),
         }

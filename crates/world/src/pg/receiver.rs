@@ -167,6 +167,7 @@ impl Live<'_> {
                     self.dir.histories.put(history);
                 }
                 receiver.state = ReceiverState::Connected;
+                self.env.out.push(Event::Streams { timeline: receiver.timeline });
                 let start = Start {
                     slot: receiver.upstream.slot.clone(),
                     timeline: receiver.timeline,

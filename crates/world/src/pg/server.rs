@@ -133,6 +133,9 @@ pub(super) struct Shadow {
     pub files: Option<Box<(Control, Pages)>>,
 }
 
+/// The end of a log of which a disk that lies has lost nothing yet.
+pub(super) const NOTHING: Lsn = Lsn(u64::MAX);
+
 /// A server.
 #[derive(Debug, Clone)]
 pub struct Server {
@@ -166,6 +169,15 @@ impl Live<'_> {
             && shadow.files.is_none()
         {
             shadow.files = Some(Box::new((self.dir.control.clone(), self.dir.pages.clone())));
+        }
+    }
+
+    /// From here on the log grows: what a disk that lies says to have of it, it may not have.
+    pub(super) fn begin_shadow(&mut self, timeline: Timeline, end: Lsn) {
+        if let Some(shadow) = self.shadow
+            && shadow.end == NOTHING
+        {
+            (shadow.timeline, shadow.end) = (timeline, end);
         }
     }
 
@@ -353,7 +365,7 @@ impl Server {
         if disk.lies && !before.lies {
             let (timeline, end) = match (&self.run, &self.dir) {
                 (Some(run), _) => (run.log.timeline, run.log.flushed),
-                (None, _) => (Timeline(u32::MAX), Lsn(u64::MAX)),
+                (None, _) => (Timeline(u32::MAX), NOTHING),
             };
             self.shadow = Some(Shadow { timeline, end, files: None });
         } else if !disk.lies {

@@ -264,8 +264,9 @@ impl Live<'_> {
         let Some(session) = self.run.sessions.get(&pid) else { return };
         if let Doing::Waiting { xid: Some(xid), .. } | Doing::Flushing { xid: Some(xid), .. } =
             session.doing
+            && let Some(rows) = self.run.hidden.remove(&xid)
         {
-            self.run.hidden.remove(&xid);
+            self.env.out.push(Event::GivenUp { rows });
         }
     }
 

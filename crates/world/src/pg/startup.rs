@@ -170,6 +170,8 @@ impl Live<'_> {
         log.timeline = startup.replay_timeline;
         log.known = true;
         (log.written, log.flushed) = (startup.replay, startup.replay);
+        let (timeline, end) = (startup.replay_timeline, startup.replay);
+        self.begin_shadow(timeline, end);
     }
 
     /// The end of crash recovery of a server without `standby.signal`: it opens on the timeline
@@ -196,6 +198,7 @@ impl Live<'_> {
         log.known = true;
         (log.written, log.flushed) = (end, end);
         (log.wanted, log.flush) = (end, None);
+        self.begin_shadow(timeline, end);
     }
 
     fn end_of_wal_is_enough(&self) -> Result<(), String> {

@@ -6,7 +6,7 @@ use super::base::Event;
 use super::checkpoint::Work;
 use super::directory::{DataDir, State};
 use super::sender::SenderState;
-use super::server::{Phase, Server};
+use super::server::{NOTHING, Phase, Server, Shadow};
 
 /// How a server is to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,7 +185,7 @@ impl Server {
             cut(dir, timeline, flushed, tail);
         }
         if let Some(shadow) = self.shadow.take() {
-            if shadow.end < Lsn(u64::MAX) {
+            if shadow.end < NOTHING {
                 let newer = dir.wal.logs().any(|(t, _)| t > shadow.timeline);
                 let tail = if newer { Tail::NONE } else { tail };
                 cut(dir, shadow.timeline, shadow.end, tail);
@@ -199,8 +199,9 @@ impl Server {
                 }
             }
         }
-        self.env.disk.lies = false;
-        self.env.disk.hung = false;
+        if self.env.disk.lies {
+            self.shadow = Some(Shadow { timeline: Timeline(u32::MAX), end: NOTHING, files: None });
+        }
     }
 }
 

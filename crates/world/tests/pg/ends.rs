@@ -49,6 +49,7 @@ fn a_torn_tail_ends_at_the_last_whole_record() {
         lab.set_disk("a", Disk { hung: true, ..Disk::default() });
         assert_eq!(lab.put("a", 2), None);
         lab.crash("a", Tail { records: survive });
+        lab.set_disk("a", Disk::default());
         lab.start("a", false).unwrap();
         assert_eq!(lab.rows("a").unwrap(), rows, "{survive}");
         assert_eq!(lab.put("a", 3), ACKED);
