@@ -1,8 +1,12 @@
 //! The transports of Raft and of the session, over the simulated network.
 //!
-//! Owns how a call becomes bytes: one byte that names the method before the request, one byte that
-//! tells whether a service answered before the reply. What is between is what production sends.
-//! Each of the two has a port of its own, so that faults can hit one of them.
+//! Owns how a call becomes bytes: a frame that names the method and the call's deadline before the
+//! request, and one byte that tells whether a service answered before the reply. What is between
+//! is what production sends. Each of the two has a port of its own, so that faults can hit one of
+//! them.
+//!
+//! As with gRPC, a handler is dropped wherever it is once its caller's deadline has passed on the
+//! server's clock; the network drops it once its caller has hung up.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,9 +14,9 @@ use std::time::Duration;
 
 use quorate_world::exec::{self, MachineId, ScopeId};
 use quorate_world::net::{self, Failure, Port};
-
-use crate::node::front::Fronts;
-use crate::raft::{self, Peer};
+use crate::Rt;
+use crate::node::front::{Absent, Fronts};
+use crate::raft::{self, AsyncRuntime as _, Peer};
 use crate::session;
 
 /// The port of Raft.
@@ -68,10 +72,8 @@ impl Wire {
         crate::trace(|| {
             format!("ask {address} {name} {} {:08x}", request.len(), crc32c::crc32c(&request))
         });
-        let mut framed = Vec::with_capacity(request.len() + 1);
-        framed.push(method);
-        framed.extend_from_slice(&request);
-        let outcome = net::call(to, port, framed, deadline).await;
+        let frame = Frame { method, deadline };
+        let outcome = net::call(to, port, frame.before(&request), deadline).await;
         let outcome = match outcome {
             Ok(mut reply) => match reply.first() {
                 Some(&ANSWERED) => Ok(reply.split_off(1)),
@@ -147,7 +149,41 @@ impl session::Transport for Wire {
     }
 }
 
-fn framed(answer: Result<Vec<u8>, crate::node::front::Absent>) -> Option<Vec<u8>> {
+/// What stands before a request.
+struct Frame {
+    method: u8,
+    deadline: Duration,
+}
+
+const FRAME_BYTES: usize = 9;
+
+impl Frame {
+    fn before(&self, request: &[u8]) -> Vec<u8> {
+        let micros = u64::try_from(self.deadline.as_micros()).unwrap_or(u64::MAX);
+        let mut bytes = Vec::with_capacity(request.len() + FRAME_BYTES);
+        bytes.push(self.method);
+        bytes.extend_from_slice(&micros.to_le_bytes());
+        bytes.extend_from_slice(request);
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (method, rest) = bytes.split_first()?;
+        let (micros, request) = rest.split_first_chunk()?;
+        let deadline = Duration::from_micros(u64::from_le_bytes(*micros));
+        Some((Self { method: *method, deadline }, request))
+    }
+}
+
+/// Serves a call until it is done, or its deadline has passed here.
+async fn within(
+    deadline: Duration,
+    answer: impl Future<Output = Result<Vec<u8>, Absent>> + Send,
+) -> Option<Vec<u8>> {
+    framed(Rt::timeout(deadline, answer).await.ok()?)
+}
+
+fn framed(answer: Result<Vec<u8>, Absent>) -> Option<Vec<u8>> {
     Some(match answer {
         Ok(body) => {
             let mut reply = Vec::with_capacity(body.len() + 1);
@@ -169,9 +205,9 @@ pub fn serve(scope: ScopeId, fronts: &Fronts) {
         Arc::new(move |_, request: Vec<u8>| {
             let fronts = peers.clone();
             Box::pin(async move {
-                let (number, body) = request.split_first()?;
-                let (method, _) = RAFT_METHODS.get(usize::from(*number))?;
-                framed(fronts.peer(*method, body).await)
+                let (frame, body) = Frame::read(&request)?;
+                let (method, _) = *RAFT_METHODS.get(usize::from(frame.method))?;
+                within(frame.deadline, fronts.peer(method, body)).await
             })
         }),
     );
@@ -182,9 +218,9 @@ pub fn serve(scope: ScopeId, fronts: &Fronts) {
         Arc::new(move |_, request: Vec<u8>| {
             let fronts = agents.clone();
             Box::pin(async move {
-                let (number, body) = request.split_first()?;
-                let (method, _) = SESSION_METHODS.get(usize::from(*number))?;
-                framed(fronts.agent(*method, body).await)
+                let (frame, body) = Frame::read(&request)?;
+                let (method, _) = *SESSION_METHODS.get(usize::from(frame.method))?;
+                within(frame.deadline, fronts.agent(method, body)).await
             })
         }),
     );
