@@ -75,6 +75,12 @@ pub async fn load_or_create<RT: AsyncRuntime>(
         }
         return Ok(own.store);
     }
+    if engine.last(Space::Log)?.is_some() {
+        return Err(IdentityError::Store(Error::Corrupt {
+            what: "identity".to_owned(),
+            reason: "it is gone, and there is a log".to_owned(),
+        }));
+    }
     let mut bytes = [0; 16];
     RT::thread_rng().fill_bytes(&mut bytes);
     let store = StoreId::from_bytes(bytes);
@@ -183,6 +189,20 @@ mod tests {
             }
             let other = load_or_create::<Rt>(&KvMem::new(), 1, "cp").await.unwrap();
             assert_ne!(own, other);
+        });
+    }
+
+    #[test]
+    fn a_log_without_an_identity_is_damage() {
+        Rt::new(1).block_on(async {
+            let engine = KvMem::new();
+            load_or_create::<Rt>(&engine, 1, "cp").await.unwrap();
+            let mut batch = Batch::new();
+            batch.put(Space::Log, [0; 8], Vec::new());
+            batch.delete(Space::Meta, OWN);
+            write_synced::<Rt>(&engine, batch).await.unwrap();
+            let refused = load_or_create::<Rt>(&engine, 1, "cp").await;
+            assert!(matches!(refused, Err(IdentityError::Store(Error::Corrupt { .. }))));
         });
     }
 

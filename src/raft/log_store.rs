@@ -148,6 +148,25 @@ impl<RT: AsyncRuntime> LogStore<RT> {
         self.tail().last().is_some_and(|last| last.index > 0)
     }
 
+    /// Checks that the vote is there: an entry of a term is taken only after that term's vote is on
+    /// disk. A store that has lost its vote would vote a second time.
+    pub fn check_vote(&self) -> Result<(), Error> {
+        let tail = self.tail();
+        let voted = tail.vote.map_or(0, |vote| vote.leader_id.term);
+        match tail.last().filter(|last| last.leader_id.term > voted) {
+            None => Ok(()),
+            Some(last) => Err(Error::Corrupt {
+                what: "vote".to_owned(),
+                reason: format!("it is older than entry {}", last.index),
+            }),
+        }
+    }
+
+    /// The last entry that is gone from the log because a snapshot covers it.
+    pub fn purged(&self) -> Option<LogId> {
+        self.tail().purged()
+    }
+
     /// The measure of appends.
     pub fn monitor(&self) -> Arc<AppendMonitor<RT>> {
         self.0.monitor.clone()

@@ -22,7 +22,7 @@ mod formation;
 #[cfg(not(quorate_sim))]
 pub mod grpc;
 mod handle;
-mod identity;
+pub(crate) mod identity;
 pub mod kv;
 #[cfg(test)]
 mod kv_conformance;
@@ -35,7 +35,7 @@ mod membership;
 mod network;
 mod options;
 mod quiet;
-mod record;
+pub(crate) mod record;
 mod role;
 #[cfg(not(quorate_sim))]
 pub mod runtime;
@@ -44,7 +44,7 @@ mod snapshot;
 mod start;
 pub mod state_machine;
 pub mod types;
-mod wal_check;
+pub(crate) mod wal_check;
 pub mod watch;
 mod watchdog;
 pub mod wire;

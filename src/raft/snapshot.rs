@@ -33,6 +33,11 @@ impl SnapshotStore {
         Ok(store)
     }
 
+    /// One more than the index up to which the newest snapshot covers the log.
+    pub fn covered(&self) -> u64 {
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The stored snapshot.
     pub fn load(&self) -> Result<Option<Snapshot>, Error> {
         let Some(raw) = self.engine.get(Space::State, KEY)? else { return Ok(None) };

@@ -55,6 +55,7 @@ pub async fn open<RT: AsyncRuntime, T: Transport>(
     let Options { node_id, control_plane, members, .. } = options.clone();
     let store = identity::load_or_create::<RT>(&*engine, node_id, &control_plane).await?;
     let log = LogStore::open(engine.clone())?;
+    log.check_vote()?;
     let peers = Arc::new(PeerStores::open(engine.clone())?);
     let identity = Identity { control_plane, node_id, store: store.clone() };
     let digest = options.members_digest();
@@ -84,6 +85,7 @@ impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
             tracing::info!(node_id, found, "this controller's store is empty, taking part now");
         }
         let (machine, applied) = StateMachine::<RT>::open(engine)?;
+        machine.check_reaches(&log)?;
         let quiet = caller.quiet();
         let network = NetworkFactory(caller);
         let core = Raft::new(*node_id, config, network, log.clone(), machine)

@@ -15,6 +15,8 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{AsyncRuntime, EntryPayload, OptionalSend, RaftSnapshotBuilder};
 
 use super::kv::{Error, KvEngine};
+use super::log_store::LogStore;
+use super::log_tail::next;
 use super::record;
 use super::snapshot::SnapshotStore;
 use super::types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
@@ -60,6 +62,17 @@ impl<RT: AsyncRuntime> StateMachine<RT> {
             publish,
         };
         Ok((machine, applied))
+    }
+
+    /// Checks that the stored snapshot has all that is gone from `log`. Without it openraft would
+    /// begin with an empty state.
+    pub fn check_reaches(&self, log: &LogStore<RT>) -> Result<(), Error> {
+        let (covered, begins) = (self.snapshots.covered(), next(log.purged()));
+        if covered >= begins {
+            return Ok(());
+        }
+        let reason = format!("it covers {covered} entries, and the log begins with entry {begins}");
+        Err(Error::Corrupt { what: "snapshot".to_owned(), reason })
     }
 
     fn apply_one(&mut self, entry: Entry) -> Reply {

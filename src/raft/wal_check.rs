@@ -53,7 +53,8 @@ fn length_of(rest: &[u8]) -> Option<usize> {
     Some(usize::from(u16::from_le_bytes([*rest.get(4)?, *rest.get(5)?])))
 }
 
-fn check(file: &[u8]) -> Result<(), String> {
+/// Checks the content of one log file.
+pub(crate) fn check(file: &[u8]) -> Result<(), String> {
     for (number, block) in file.chunks(BLOCK_BYTES).enumerate() {
         let start = number * BLOCK_BYTES;
         let last = start + block.len() == file.len();

@@ -328,3 +328,21 @@ fn damage_below_the_database_is_noticed_by_our_own_checksum() {
         assert!(matches!(error, Some(Error::Corrupt { .. })), "{error:?}");
     });
 }
+
+#[test]
+fn a_store_that_lost_its_vote_or_its_snapshot_is_damaged() {
+    run(async {
+        let engine = KvMem::new();
+        let mut log = Log::open(Arc::new(engine.clone())).unwrap();
+        log.blocking_append((0..3).map(entry)).await.unwrap();
+        let error = log.check_vote().err();
+        assert!(matches!(error, Some(Error::Corrupt { .. })), "{error:?}");
+        log.save_vote(&Vote::new(1, 1)).await.unwrap();
+        log.check_vote().unwrap();
+        let (machine, _) = StateMachine::<BootRuntime>::open(Arc::new(engine)).unwrap();
+        machine.check_reaches(&log).unwrap();
+        log.purge(entry(1).log_id).await.unwrap();
+        let error = machine.check_reaches(&log).err();
+        assert!(matches!(error, Some(Error::Corrupt { .. })), "{error:?}");
+    });
+}
