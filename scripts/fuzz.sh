@@ -29,8 +29,8 @@ program=$CARGO_TARGET_DIR/fuzzing/$host/fuzz/quorate-fuzz
 
 if [ "${1:-}" = replay ]; then
   [ $# -eq 3 ] || die "usage: scripts/fuzz.sh replay TARGET FILE"
-  build
-  exec env QUORATE_FUZZ_TARGET="$2" RUST_BACKTRACE=1 "$program" "$3"
+  exec env RUST_BACKTRACE=1 cargo run --locked --quiet -p quorate-fuzz --bin quorate-fuzz-replay \
+    -- "$2" "$3"
 fi
 
 seconds=${1:-60}

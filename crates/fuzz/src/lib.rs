@@ -12,6 +12,7 @@ mod generate;
 mod input;
 mod judge;
 mod postgresql;
+mod run;
 mod seeds;
 mod states;
 mod target;

@@ -7,6 +7,7 @@ mod controldata;
 mod guard;
 mod history;
 mod plan;
+mod raft_store;
 mod raft_wire;
 mod request;
 mod session;
@@ -35,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     target("guard", 1024, guard::run),
     target("history", 2048, history::run),
     target("plan", 2048, plan::run),
+    target("raft_store", 1024, raft_store::run),
     target("raft_wire", 4096, raft_wire::run),
     target("request", 256, request::run),
     target("session", 4096, session::run),

@@ -1,6 +1,5 @@
 //! The control API: any request on any state is answered, or refused with a reason.
 
-use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt;
@@ -16,21 +15,11 @@ use crate::domain::{Command, ControlState, Reply};
 use crate::input::Input;
 use crate::pb::v1::control_plane_server::ControlPlane;
 use crate::pb::{details, v1};
+use crate::run::block_on;
 use crate::{generate, judge, states};
 
 /// Messages of a stream that are looked at.
 const MESSAGES_MAX: usize = 2;
-
-thread_local! {
-    // Its time is not the clock's: waiting costs none.
-    static RUNTIME: RefCell<tokio::runtime::Runtime> = RefCell::new(
-        tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime"),
-    );
-}
 
 /// A state, reports, and who is asked; then the method and its request.
 pub fn run(bytes: &[u8]) {
@@ -65,7 +54,7 @@ pub fn run(bytes: &[u8]) {
     let api = Api::new(Arc::new(node), stop);
     let method = input.byte();
     let body = input.rest();
-    RUNTIME.with_borrow(|runtime| runtime.block_on(ask(&api, method, body)));
+    block_on(ask(&api, method, body));
     drop(shutdown);
 }
 
