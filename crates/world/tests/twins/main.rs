@@ -8,6 +8,7 @@
 //! refuse root: as root, they run as the user `postgres`.
 
 mod live;
+mod modelled;
 mod scenarios;
 mod servers;
 
@@ -20,6 +21,16 @@ macro_rules! twins {
                 #[test]
                 fn $name() {
                     crate::scenarios::$file::$name(&mut crate::live::Live::new());
+                }
+            )+)+
+        }
+
+        /// The same scenarios on the model.
+        mod model {
+            $($(
+                #[test]
+                fn $name() {
+                    crate::scenarios::$file::$name(&mut crate::modelled::Modelled::new());
                 }
             )+)+
         }
