@@ -54,6 +54,8 @@ twins! {
         a_restarted_primary_shows_what_it_never_acknowledged,
         a_base_backup_is_consistent_after_its_end_only,
         an_unfinished_base_backup_is_not_promoted,
+        a_standby_torn_before_its_restartpoint_waits,
+        a_base_backup_of_a_standby_is_one,
     }
     waiters {
         any_k_releases_at_the_kth_newest_flush,
@@ -74,16 +76,22 @@ twins! {
         a_half_open_walsender_counts_with_its_old_position,
         a_slot_refuses_the_successor_of_a_half_open_walsender,
         a_slot_stays_where_its_standby_left,
+        a_slot_keeps_wal_for_a_standby_that_is_away,
     }
     timelines {
         a_standby_follows_a_promotion,
         promotion_replays_all_that_was_received,
+        a_stopped_receiver_holds_a_promotion_up,
+        a_session_of_a_standby_writes_after_its_promotion,
+        a_list_set_on_a_standby_holds_after_its_promotion,
         two_promotions_take_one_number,
         another_history_of_the_same_number_is_accepted,
         a_timeline_that_forked_too_early_is_not_followed,
         a_diverged_standby_releases_commits_that_it_does_not_have,
         a_diverged_standby_is_refused_beyond_the_segment,
         a_standby_ahead_releases_commits_that_it_does_not_have,
+        a_standby_ahead_by_a_segment_is_refused,
+        a_server_on_an_older_timeline_is_not_followed,
         history_files_raise_the_number_up_to_a_gap,
         a_placed_timeline_stops_a_start_only,
     }
@@ -102,6 +110,10 @@ twins! {
         a_fast_shutdown_waits_for_the_standbys,
         a_shutdown_goes_on_without_a_walsender_that_ends,
         a_fast_shutdown_ends_waits,
+        a_killed_backend_ends_the_server,
+        restart_after_crash_shows_what_no_standby_has,
+        a_stopped_postmaster_leaves_open_sessions_alone,
+        a_stopped_checkpointer_holds_a_shutdown_up,
     }
     standbys {
         a_standby_that_follows_nobody_takes_no_wal,

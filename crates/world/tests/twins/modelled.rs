@@ -69,6 +69,7 @@ impl Modelled {
             Process::Receiver => pg::Process::Walreceiver,
             Process::Flusher => pg::Process::Walwriter,
             Process::Checkpointer => pg::Process::Checkpointer,
+            Process::Postmaster => pg::Process::Postmaster,
         };
         self.with(name, |server, now| server.freeze(now, process, frozen));
     }
@@ -106,6 +107,10 @@ impl Servers for Modelled {
         self.lab.server(name).run().is_some_and(|run| run.postmaster.alive)
     }
 
+    fn connects(&mut self, name: Name) -> bool {
+        self.lab.connect(name).is_ok()
+    }
+
     fn accepts(&mut self, name: Name) -> bool {
         self.runs(name) && self.lab.rows(name).is_ok()
     }
@@ -124,6 +129,18 @@ impl Servers for Modelled {
 
     fn behead(&mut self, name: Name) {
         self.lab.kill_postmaster(name);
+    }
+
+    fn murder(&mut self, name: Name, _process: Process) {
+        self.lab.crash_backend(name);
+    }
+
+    fn set_restart_after_crash(&mut self, name: Name, on: bool) {
+        self.lab.configure(name, |conf| conf.restart_after_crash = on);
+    }
+
+    fn keep_no_wal(&mut self, name: Name) {
+        self.lab.configure(name, |conf| conf.wal_keep = 0);
     }
 
     fn freeze(&mut self, name: Name, process: Process) {

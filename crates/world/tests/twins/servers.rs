@@ -80,6 +80,8 @@ pub enum Process {
     Checkpointer,
     /// The backend of a write.
     Backend(Write),
+    /// The postmaster, who opens sessions.
+    Postmaster,
 }
 
 /// What a control file says.
@@ -128,6 +130,8 @@ pub trait Servers {
     fn launch(&mut self, name: Name);
     /// Whether its postmaster runs.
     fn runs(&mut self, name: Name) -> bool;
+    /// Whether a new session is opened. Unlike [`Servers::accepts`] it does not use one that is held.
+    fn connects(&mut self, name: Name) -> bool;
     /// Whether it accepts sessions.
     fn accepts(&mut self, name: Name) -> bool;
     /// Whether a process of it is left.
@@ -138,6 +142,12 @@ pub trait Servers {
     fn kill(&mut self, name: Name);
     /// Kills the postmaster alone.
     fn behead(&mut self, name: Name);
+    /// Kills one process, that is not the postmaster.
+    fn murder(&mut self, name: Name, process: Process);
+    /// Sets `restart_after_crash` and reloads.
+    fn set_restart_after_crash(&mut self, name: Name, on: bool);
+    /// Sets `wal_keep_size` to nothing and reloads.
+    fn keep_no_wal(&mut self, name: Name);
     /// Stops a process, as SIGSTOP does, while it holds no lock.
     fn freeze(&mut self, name: Name, process: Process);
     /// Lets a stopped process go on.

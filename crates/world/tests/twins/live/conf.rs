@@ -15,6 +15,10 @@ pub struct Conf {
     pub slot: bool,
     /// `default_transaction_read_only`.
     pub read_only: bool,
+    /// `restart_after_crash`.
+    pub restart_after_crash: bool,
+    /// Whether it keeps no WAL for standbys beyond what slots keep.
+    pub keeps_no_wal: bool,
     /// Grows with each change, so that a session can tell which settings it has.
     pub generation: u64,
 }
@@ -26,6 +30,9 @@ impl Conf {
         text.push_str(FIXED);
         writeln!(text, "synchronous_standby_names = '{}'", self.names).unwrap();
         writeln!(text, "default_transaction_read_only = {}", self.read_only).unwrap();
+        writeln!(text, "restart_after_crash = {}", self.restart_after_crash).unwrap();
+        let keep = if self.keeps_no_wal { 0 } else { 64 };
+        writeln!(text, "wal_keep_size = '{keep}MB'").unwrap();
         if self.slot {
             writeln!(text, "primary_slot_name = '{name}'").unwrap();
         }
@@ -46,11 +53,9 @@ shared_buffers = '4MB'
 max_connections = 20
 max_wal_senders = 10
 max_replication_slots = 10
-wal_keep_size = '64MB'
 min_wal_size = '8MB'
 wal_log_hints = on
 autovacuum = off
-restart_after_crash = off
 wal_retrieve_retry_interval = '100ms'
 wal_receiver_status_interval = '1s'
 wal_sender_timeout = 0

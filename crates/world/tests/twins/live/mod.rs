@@ -138,6 +138,9 @@ impl Live {
             |kind: &str| format!("SELECT pid FROM pg_stat_activity WHERE backend_type = '{kind}'");
         let pid = match process {
             Process::Sender(id) => id as i32,
+            Process::Postmaster => {
+                self.server(name).postmaster.as_ref().expect("a running server").id() as i32
+            }
             Process::Backend(write) => self.writes[write.0].1.pid,
             Process::Receiver => self.one(name, &kind("walreceiver")).parse().unwrap(),
             Process::Flusher => self.one(name, &kind("walwriter")).parse().unwrap(),

@@ -56,6 +56,11 @@ impl Servers for Live {
         !self.ended(name)
     }
 
+    fn connects(&mut self, name: Name) -> bool {
+        let port = self.server(name).port;
+        Session::open(&self.runtime, port).is_ok()
+    }
+
     fn accepts(&mut self, name: Name) -> bool {
         self.query(name, "SELECT 1").is_ok()
     }
@@ -82,6 +87,24 @@ impl Servers for Live {
         postmaster.kill().unwrap();
         postmaster.wait().unwrap();
         self.server(name).admin = None;
+    }
+
+    fn murder(&mut self, name: Name, process: Process) {
+        self.process(name, process).signal(Signal::SIGKILL);
+    }
+
+    fn set_restart_after_crash(&mut self, name: Name, on: bool) {
+        let conf = &mut self.server(name).conf;
+        conf.generation += 1;
+        conf.restart_after_crash = on;
+        self.reload(name);
+    }
+
+    fn keep_no_wal(&mut self, name: Name) {
+        let conf = &mut self.server(name).conf;
+        conf.generation += 1;
+        conf.keeps_no_wal = true;
+        self.reload(name);
     }
 
     fn freeze(&mut self, name: Name, process: Process) {

@@ -1,4 +1,4 @@
-//! What is left when the postmaster dies alone, and how servers stop.
+//! What is left when processes die alone, and how servers stop.
 
 use crate::servers::{Commit, Outcome, Play, Process};
 
@@ -130,4 +130,62 @@ pub fn a_fast_shutdown_ends_waits(s: &mut impl Play) {
     s.ends("a");
     s.start("a").unwrap();
     s.shows("a", &[1]);
+}
+
+/// When a backend is killed all end, for shared memory may be broken; waiting commits are not
+/// answered (`postmaster.c`, `HandleChildCrash`; manual, section 20.13).
+pub fn a_killed_backend_ends_the_server(s: &mut impl Play) {
+    s.cluster(&["b"]);
+    s.names("a", "ANY 1 (b)", &["b"]);
+    s.freeze("b", Process::Receiver);
+    let write = s.put_waiting("a", 1);
+    let victim = s.prepare("a", 2, Commit::On);
+    s.murder("a", Process::Backend(victim));
+    assert_eq!(s.answer(write), Outcome::Lost);
+    s.ends("a");
+}
+
+/// With `restart_after_crash` it opens again by itself, and shows commits that no standby has
+/// (`postmaster.c`, `PostmasterStateMachine`; manual, section 20.13).
+pub fn restart_after_crash_shows_what_no_standby_has(s: &mut impl Play) {
+    s.cluster(&["b"]);
+    s.names("a", "ANY 1 (b)", &["b"]);
+    s.set_restart_after_crash("a", true);
+    s.freeze("b", Process::Receiver);
+    let write = s.put_waiting("a", 1);
+    let victim = s.prepare("a", 2, Commit::On);
+    s.murder("a", Process::Backend(victim));
+    assert_eq!(s.answer(write), Outcome::Lost);
+    s.await_that("it accepts sessions", |s| s.accepts("a"));
+    s.shows("a", &[1]);
+    assert!(s.rows("b").is_empty());
+}
+
+/// A postmaster that is stopped opens no session; sessions that are open go on, and so do
+/// walsenders (`postmaster.c`, `ServerLoop`).
+pub fn a_stopped_postmaster_leaves_open_sessions_alone(s: &mut impl Play) {
+    s.cluster(&["b"]);
+    s.names("a", "ANY 1 (b)", &["b"]);
+    let open = s.prepare("a", 1, Commit::On);
+    s.freeze("a", Process::Postmaster);
+    s.send(open);
+    assert_eq!(s.answer(open), Outcome::Acknowledged);
+    assert!(!s.connects("a"));
+    s.thaw("a", Process::Postmaster);
+    s.await_that("sessions are opened again", |s| s.connects("a"));
+    s.shows("a", &[1]);
+}
+
+/// A checkpointer that is stopped holds a fast shutdown up, and no commit (`postmaster.c`,
+/// `PM_WAIT_BACKENDS` and `PM_SHUTDOWN`).
+pub fn a_stopped_checkpointer_holds_a_shutdown_up(s: &mut impl Play) {
+    s.primary("a");
+    s.freeze("a", Process::Checkpointer);
+    s.put("a", 1);
+    s.stop("a");
+    s.await_that("sessions are refused", |s| !s.accepts("a"));
+    s.stays("the server waits for its checkpointer", |s| s.runs("a"));
+    s.thaw("a", Process::Checkpointer);
+    s.ends("a");
+    assert!(s.control("a").shut_down);
 }

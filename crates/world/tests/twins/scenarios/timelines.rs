@@ -1,6 +1,6 @@
 //! Timelines: their numbers, who follows whom, and who is wrongly believed.
 
-use crate::servers::{Outcome, Play, Process};
+use crate::servers::{Commit, Outcome, Play, Process};
 
 /// A standby goes along when the server that it follows is promoted (manual, section 27.2.7).
 pub fn a_standby_follows_a_promotion(s: &mut impl Play) {
@@ -26,6 +26,45 @@ pub fn promotion_replays_all_that_was_received(s: &mut impl Play) {
     s.kill("a");
     s.promote("b");
     s.shows("b", &[1]);
+}
+
+/// A promotion waits for the end of the walreceiver; one that is stopped holds it up
+/// (`walreceiverfuncs.c`, `ShutdownWalRcv`).
+pub fn a_stopped_receiver_holds_a_promotion_up(s: &mut impl Play) {
+    s.cluster(&["b"]);
+    s.put("a", 1);
+    s.shows("b", &[1]);
+    s.freeze("b", Process::Receiver);
+    s.ask_promotion("b");
+    s.stays("the promotion waits", |s| s.in_recovery("b"));
+    s.thaw("b", Process::Receiver);
+    s.await_that("the standby is a primary", |s| !s.in_recovery("b"));
+    s.put("b", 2);
+    s.shows("b", &[1, 2]);
+}
+
+/// A session that was opened on a standby writes once the standby is a primary
+/// (`xact.c`, `StartTransaction`: read-only while in recovery).
+pub fn a_session_of_a_standby_writes_after_its_promotion(s: &mut impl Play) {
+    s.cluster(&["b"]);
+    let early = s.prepare("b", 1, Commit::On);
+    s.promote("b");
+    s.send(early);
+    assert_eq!(s.answer(early), Outcome::Acknowledged);
+    s.shows("b", &[1]);
+}
+
+/// A list that a standby has before its promotion holds from the first commit on
+/// (`checkpointer.c`: it reads the settings during recovery, too).
+pub fn a_list_set_on_a_standby_holds_after_its_promotion(s: &mut impl Play) {
+    s.cluster(&["b", "c"]);
+    s.set_names("b", "ANY 1 (c)");
+    s.kill("a");
+    s.promote("b");
+    let write = s.put_waiting("b", 1);
+    assert!(s.rows("b").is_empty());
+    s.follow("c", Some("b"));
+    assert_eq!(s.answer(write), Outcome::Acknowledged);
 }
 
 /// Two promotions from one point take the same number, for neither sees the other's history file
@@ -60,7 +99,7 @@ pub fn another_history_of_the_same_number_is_accepted(s: &mut impl Play) {
     s.follow("c", Some("b"));
     s.start("c").unwrap();
     s.names("b", "ANY 1 (c)", &["c"]);
-    let write = s.insert("b", 3, crate::servers::Commit::On);
+    let write = s.insert("b", 3, Commit::On);
     assert_eq!(s.answer(write), Outcome::Acknowledged);
     s.shows("c", &[1, 200, 3]);
     s.shows("b", &[1, 100, 3]);
@@ -119,6 +158,12 @@ pub fn a_diverged_standby_releases_commits_that_it_does_not_have(s: &mut impl Pl
     s.follow("c", Some("b"));
     assert_eq!(s.answer_with_traffic("b", write), Outcome::Acknowledged);
     assert!(!s.rows("c").contains(&3));
+
+    // What was released once stays so: commits below that position wait for nobody any more
+    // (`syncrep.c`, `SyncRepWaitForLSN`: `WalSndCtl->lsn`).
+    s.kill("c");
+    s.put("b", 4);
+    assert!(s.flushed("b") < Some(ahead));
 }
 
 /// Where the standby's WAL is ahead by a segment or more, the server refuses it, and is right:
@@ -168,6 +213,49 @@ pub fn a_standby_ahead_releases_commits_that_it_does_not_have(s: &mut impl Play)
     s.start("b").unwrap();
     assert_eq!(s.answer_with_traffic("a", write), Outcome::Acknowledged);
     assert!(!s.rows("b").contains(&3));
+    s.kill("b");
+    s.put("a", 4);
+    assert!(s.flushed("a") < Some(ahead));
+}
+
+/// A standby that is ahead of a server by a segment or more is refused by it (`walsender.c`,
+/// `StartReplication`: "ahead of the WAL flush position of this server").
+pub fn a_standby_ahead_by_a_segment_is_refused(s: &mut impl Play) {
+    s.cluster(&["b"]);
+    s.put("a", 1);
+    let end = s.flushed("a").unwrap();
+    s.fill("a", 1000..3000);
+    s.put("a", 2);
+    s.await_that("b has all", |s| s.rows("b").contains(&2));
+    s.kill("b");
+    s.kill("a");
+    s.tear("a", end, None);
+    s.set_names("a", "ANY 1 (b)");
+    s.start("a").unwrap();
+    let write = s.put_waiting("a", 3);
+    s.start("b").unwrap();
+    s.waits_on("a", write);
+    s.waits_on("a", write);
+    assert!(s.rows("b").contains(&2));
+}
+
+/// A standby does not follow a server whose timeline is older than its own (`walreceiver.c`,
+/// `WalReceiverMain`: "highest timeline of the primary is behind recovery timeline").
+pub fn a_server_on_an_older_timeline_is_not_followed(s: &mut impl Play) {
+    s.cluster(&["b", "c"]);
+    s.put("a", 1);
+    s.shows("b", &[1]);
+    s.shows("c", &[1]);
+    assert_eq!(s.promote("b"), 2);
+    s.put("b", 2);
+    s.follow("c", Some("b"));
+    s.shows("c", &[1, 2]);
+    s.put("a", 3);
+    s.follow("c", Some("a"));
+    s.stays("c stays where it is", |s| s.rows("c") == [1, 2].into());
+    s.put("b", 4);
+    s.follow("c", Some("b"));
+    s.shows("c", &[1, 2, 4]);
 }
 
 /// A promotion takes the number above the newest history file, counted up from its own timeline

@@ -142,3 +142,45 @@ pub fn an_unfinished_base_backup_is_not_promoted(s: &mut impl Play) {
     assert_eq!(s.promote("c"), 2);
     s.shows("c", &[1]);
 }
+
+/// A standby may have written pages that need WAL up to its minimum recovery point. If that WAL is
+/// gone, it accepts nobody until it has got it again (`xlog.c`, `UpdateMinRecoveryPoint`;
+/// `xlogrecovery.c`, `CheckRecoveryConsistency`).
+pub fn a_standby_torn_before_its_restartpoint_waits(s: &mut impl Play) {
+    s.cluster(&["b"]);
+    s.put("a", 1);
+    s.shows("b", &[1]);
+    let end = s.flushed("a").unwrap();
+    s.put("a", 2);
+    s.checkpoint("a");
+    s.put("a", 3);
+    s.shows("b", &[1, 2, 3]);
+    s.checkpoint("b");
+    let checkpoint = s.flushed("a").unwrap();
+    s.kill("b");
+    assert!(checkpoint > end);
+    let torn = s.control("b").checkpoint;
+    s.tear("b", torn + INTO_RECORD + 90, None);
+    s.follow("b", None);
+    s.launch("b");
+    s.stays("the standby accepts nobody", |s| s.runs("b") && !s.accepts("b"));
+    s.follow("b", Some("a"));
+    s.await_that("the standby accepts sessions", |s| s.accepts("b"));
+    s.shows("b", &[1, 2, 3]);
+}
+
+/// A base backup can be taken from a standby; it is consistent where that standby was
+/// (`xlogbackup`, manual, section 26.3.2).
+pub fn a_base_backup_of_a_standby_is_one(s: &mut impl Play) {
+    s.cluster(&["b"]);
+    s.put("a", 1);
+    s.checkpoint("a");
+    s.put("a", 2);
+    s.shows("b", &[1, 2]);
+    s.backup("c", "b");
+    s.start("c").unwrap();
+    s.shows("c", &[1, 2]);
+    s.put("a", 3);
+    s.follow("c", Some("a"));
+    s.shows("c", &[1, 2, 3]);
+}

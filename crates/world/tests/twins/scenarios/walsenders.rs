@@ -101,3 +101,25 @@ pub fn a_slot_stays_where_its_standby_left(s: &mut impl Play) {
     s.shows("b", &[1, 2]);
     s.await_that("the slot moves on", |s| s.slot("a", "b").restart > left);
 }
+
+/// WAL that a standby still needs is kept by its slot; without one it is removed, and the standby
+/// can not go on (`xlog.c`, `KeepLogSeg`; `walsender.c`: "requested WAL segment has already been
+/// removed").
+pub fn a_slot_keeps_wal_for_a_standby_that_is_away(s: &mut impl Play) {
+    s.cluster(&["b", "c"]);
+    s.use_slot("b", "a");
+    s.await_that("the slot is used", |s| s.slot("a", "b").user.is_some());
+    s.keep_no_wal("a");
+    s.kill("b");
+    s.kill("c");
+    s.fill("a", 1000..4000);
+    s.checkpoint("a");
+    s.checkpoint("a");
+    s.put("a", 1);
+    s.start("b").unwrap();
+    s.await_that("b has all", |s| s.rows("b").contains(&1));
+    s.caught_up("a", "b");
+    s.checkpoint("a");
+    s.start("c").unwrap();
+    s.stays("c gets nothing", |s| s.rows("c").is_empty());
+}
