@@ -6,6 +6,8 @@
 
 mod calls;
 
+pub use calls::Client;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 

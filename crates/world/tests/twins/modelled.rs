@@ -31,7 +31,6 @@ struct Statement {
     client: pg::lab::Client,
     row: u64,
     ticket: Option<Ticket>,
-    refused: bool,
 }
 
 impl Modelled {
@@ -63,15 +62,21 @@ impl Modelled {
     }
 
     fn freeze_one(&mut self, name: Name, process: Process, frozen: bool) {
-        let process = match process {
-            Process::Sender(id) => pg::Process::Of(id as u64),
-            Process::Backend(write) => pg::Process::Of(self.writes[write.0].client.session),
-            Process::Receiver => pg::Process::Walreceiver,
-            Process::Flusher => pg::Process::Walwriter,
-            Process::Checkpointer => pg::Process::Checkpointer,
-            Process::Postmaster => pg::Process::Postmaster,
-        };
-        self.with(name, |server, now| server.freeze(now, process, frozen));
+        let mut stopped = self.lab.server(name).stopped();
+        match process {
+            Process::Sender(id) => {
+                return self.with(name, |server, now| server.freeze(now, id as u64, frozen));
+            }
+            Process::Backend(write) => {
+                let pid = self.writes[write.0].client.session;
+                return self.with(name, |server, now| server.freeze(now, pid, frozen));
+            }
+            Process::Receiver => stopped.receiver = frozen,
+            Process::Flusher => stopped.walwriter = frozen,
+            Process::Checkpointer => stopped.checkpointer = frozen,
+            Process::Postmaster => stopped.postmaster = frozen,
+        }
+        self.lab.set_stopped(name, stopped);
     }
 }
 
@@ -181,7 +186,7 @@ impl Servers for Modelled {
     }
 
     fn ask_promotion(&mut self, name: Name) {
-        self.with(name, |server, now| server.signal_promotion(now));
+        self.with(name, |server, now| server.signal_promotion(now, None).unwrap());
     }
 
     fn promote(&mut self, name: Name) -> u32 {
@@ -268,7 +273,9 @@ impl Servers for Modelled {
 
     fn tear(&mut self, name: Name, from: Lsn, to: Option<Lsn>) {
         let dir = self.lab.server_mut(name).dir_mut().expect("a directory");
-        dir.wal.damage(types::Lsn(from), types::Lsn(to.unwrap_or(Lsn::MAX)));
+        let newest = dir.wal.logs().filter(|(_, log)| log.end().is_some_and(|end| end.0 > from));
+        let timeline = newest.map(|(timeline, _)| timeline).max().expect("WAL behind it");
+        dir.wal.tear(timeline, types::Lsn(from), types::Lsn(to.unwrap_or(Lsn::MAX)));
     }
 
     fn histories(&mut self, name: Name) -> BTreeSet<u32> {
@@ -291,9 +298,10 @@ impl Servers for Modelled {
         }
     }
 
-    fn rewind_halfway(&mut self, name: Name, _source: Name) {
+    fn rewind_halfway(&mut self, name: Name, source: Name) {
+        let source = self.lab.server(source).rewind_source().unwrap();
         let dir = self.lab.server_mut(name).dir_mut().expect("a directory");
-        dir.garbage = Some("its rewind was interrupted".to_owned());
+        pg::tools::rewind_halfway(dir, &source);
     }
 
     fn prepare(&mut self, name: Name, row: i64, commit: Commit) -> Write {
@@ -304,7 +312,7 @@ impl Servers for Modelled {
             Commit::Off => Level::Off,
         };
         self.lab.level(&client, level).unwrap();
-        self.writes.push(Statement { client, row: row as u64, ticket: None, refused: false });
+        self.writes.push(Statement { client, row: row as u64, ticket: None });
         Write(self.writes.len() - 1)
     }
 
@@ -314,11 +322,7 @@ impl Servers for Modelled {
 
     fn send(&mut self, write: Write) {
         let statement = &mut self.writes[write.0];
-        match self.lab.write(&statement.client, statement.row) {
-            Ok(ticket) => statement.ticket = Some(ticket),
-            Err(pg::Refused::ReadOnly) => statement.refused = true,
-            Err(why) => panic!("{why}"),
-        }
+        statement.ticket = Some(self.lab.send(&statement.client, statement.row));
     }
 
     fn fill(&mut self, name: Name, rows: Range<i64>) {
@@ -339,9 +343,6 @@ impl Servers for Modelled {
 
     fn outcome(&mut self, write: Write) -> Option<Outcome> {
         let statement = &self.writes[write.0];
-        if statement.refused {
-            return Some(Outcome::Refused);
-        }
         let outcome = self.lab.outcome(statement.ticket?)?;
         Some(match outcome {
             pg::Outcome::Acknowledged => Outcome::Acknowledged,

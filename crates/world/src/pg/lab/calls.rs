@@ -340,6 +340,15 @@ impl Lab {
         self.commit(client)
     }
 
+    /// `INSERT` and `COMMIT` in one message, which a backend that is stopped does when it goes on;
+    /// see [`Lab::outcome`].
+    pub fn send(&mut self, client: &Client, value: u64) -> Ticket {
+        let (now, ticket) = (self.now, self.ticket());
+        self.server_mut(&client.server).write(now, client.session, value, ticket);
+        self.settle();
+        ticket
+    }
+
     /// Writes a row on a session of its own. `None` means that it is not answered yet.
     pub fn put(&mut self, server: &str, value: u64) -> Option<Outcome> {
         let asked = self.connect(server).and_then(|client| self.write(&client, value));

@@ -30,6 +30,10 @@ pub fn first_k_waits_for_the_first_of_the_list(s: &mut impl Play) {
     s.waits_on("a", write);
     s.thaw("b", Process::Receiver);
     assert_eq!(s.answer(write), Outcome::Acknowledged);
+    // Nor does it hurt that a later one has not.
+    s.freeze("c", Process::Receiver);
+    s.put("a", 2);
+    s.thaw("c", Process::Receiver);
 }
 
 /// `FIRST k`: when one of the first k is gone, the next of the list counts in its place (manual,
