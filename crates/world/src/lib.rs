@@ -5,10 +5,10 @@
 
 pub mod alone;
 pub mod check;
+pub mod clients;
 pub mod exec;
 pub mod net;
 pub mod pg;
-pub mod clients;
 pub mod schedule;
 pub mod shrink;
 pub mod timeline;

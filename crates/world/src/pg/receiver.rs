@@ -45,6 +45,8 @@ pub struct Receiver {
     heard: BootTime,
     pinged: bool,
     status_at: BootTime,
+    /// Whether it was told to end while it was stopped: whoever told it waits for that.
+    pub(super) told_to_end: bool,
 }
 
 impl Receiver {
@@ -84,9 +86,23 @@ impl Live<'_> {
             reported: None,
             heard: self.now,
             pinged: false,
+            told_to_end: false,
         });
         let address = upstream.address.clone();
         self.env.out.push(Event::Dial { conn, address, hello });
+    }
+
+    /// Whether the walreceiver has to end and cannot, since it is stopped. Whoever needs its end
+    /// waits for it (`ShutdownWalRcv`).
+    pub(super) fn awaits_receiver(&mut self) -> bool {
+        let stopped = self.env_stopped().receiver;
+        match self.run.receiver.as_mut().filter(|_| stopped) {
+            Some(receiver) => {
+                receiver.told_to_end = true;
+                true
+            }
+            None => false,
+        }
     }
 
     /// Ends the walreceiver. What it has written it flushes first. `tell` is whether the other side

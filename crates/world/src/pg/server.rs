@@ -218,7 +218,8 @@ impl Live<'_> {
             return Ok(true);
         }
         let Some(Flush { upto, at: Some(at) }) = log.flush else { return Ok(false) };
-        if at > now {
+        // On a standby it is the walreceiver that flushes.
+        if at > now || (self.stopped.receiver && self.run.receiver.is_some()) {
             return Ok(false);
         }
         if let Some(why) = self.env.disk.refuses() {
@@ -349,6 +350,13 @@ impl Server {
             return;
         }
         self.stopped = stopped;
+        if !stopped.receiver {
+            self.with(now, |live| {
+                if live.run.receiver.as_ref().is_some_and(|r| r.told_to_end) {
+                    live.end_receiver(true);
+                }
+            });
+        }
         // What still finds nobody who reads it goes back to the end, in the same order.
         for (conn, wire) in std::mem::take(&mut self.inbox) {
             match wire {
@@ -453,21 +461,24 @@ impl Server {
         if self.stopped.all {
             return None;
         }
+        let postmaster = run.postmaster.alive && !self.stopped.postmaster;
         let starting = match run.phase {
-            Phase::Starting { until } => Some(until),
+            Phase::Starting { until } if postmaster => Some(until),
             _ => None,
         };
         let primary = run.startup.is_none();
         // The rest waits for sessions and walsenders to end.
         let alone = run.sessions.is_empty() && run.senders.is_empty();
+        let held = self.stopped.receiver && run.receiver.is_some();
+        let awaits = run.receiver.as_ref().is_some_and(|r| r.told_to_end);
         let mut times = vec![
             starting,
-            run.postmaster.reload_at,
-            run.log.flush.and_then(|f| f.at),
+            run.postmaster.reload_at.filter(|_| postmaster),
+            run.log.flush.and_then(|f| f.at).filter(|_| !held),
             run.log.lazy_at.filter(|_| primary && !self.stopped.walwriter),
-            run.startup.as_ref().and_then(Startup::due),
+            run.startup.as_ref().filter(|_| !awaits).and_then(Startup::due),
             run.receiver.as_ref().filter(|_| !self.stopped.receiver).map(Receiver::due),
-            run.orphan_ends.filter(|_| alone),
+            run.orphan_ends.filter(|_| alone && !self.holds_memory()),
         ];
         if !self.stopped.checkpointer {
             times.push(run.checkpointer.due());

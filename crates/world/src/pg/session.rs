@@ -54,6 +54,10 @@ pub struct Session {
     pub frozen: bool,
     /// What it was sent while it was stopped.
     sent: Option<(u64, Ticket)>,
+    /// Whether its postmaster was gone when it was sent that: it sees that first.
+    sent_late: bool,
+    /// Whether it was told to give its wait up while it was stopped.
+    cancelled: bool,
     /// Whether its wait is over, and it has not seen that yet.
     woken: bool,
     xid: Option<Xid>,
@@ -103,6 +107,8 @@ impl Live<'_> {
             doing: Doing::Idle,
             frozen: false,
             sent: None,
+            sent_late: false,
+            cancelled: false,
             woken: false,
             xid: None,
             ended: false,
@@ -211,6 +217,7 @@ impl Live<'_> {
             None => return self.env.answer(ticket, Outcome::Lost),
             Some(session) if session.frozen => {
                 session.sent = Some((value, ticket));
+                session.sent_late = !self.run.postmaster.alive;
                 return;
             }
             Some(_) => {}
@@ -221,8 +228,9 @@ impl Live<'_> {
         }
     }
 
-    /// Stops a backend, or lets it go on. What it was sent meanwhile it does, also where its
-    /// postmaster is gone: it sees that where it waits.
+    /// Stops a backend, or lets it go on. First it sees that it was released, then that it was
+    /// told to give its wait up or to end. What it was sent meanwhile it does, also where its
+    /// postmaster has gone since: it sees that where it waits.
     pub(super) fn freeze_session(&mut self, pid: Pid, frozen: bool) {
         let Some(session) = self.run.sessions.get_mut(&pid) else { return };
         session.frozen = frozen;
@@ -230,11 +238,23 @@ impl Live<'_> {
             return;
         }
         let sent = session.sent.take();
+        let late = std::mem::take(&mut session.sent_late);
+        let cancelled = std::mem::take(&mut session.cancelled);
         if std::mem::take(&mut session.woken) {
             self.released(pid);
+        } else if cancelled {
+            self.cancel(pid);
         }
-        if let Some((value, ticket)) = sent {
-            self.write(pid, value, ticket);
+        if self.run.sessions.get(&pid).is_some_and(|s| s.ended) {
+            self.terminate(pid);
+        }
+        match sent {
+            Some((_, ticket)) if late => {
+                self.env.answer(ticket, Outcome::Lost);
+                self.close_session(pid);
+            }
+            Some((value, ticket)) => self.write(pid, value, ticket),
+            None => {}
         }
     }
 
@@ -272,7 +292,11 @@ impl Live<'_> {
 
     /// `pg_cancel_backend`: a wait for standbys ends with a warning, and as a success.
     pub(super) fn cancel(&mut self, pid: Pid) -> bool {
-        let Some(session) = self.run.sessions.get(&pid) else { return false };
+        let Some(session) = self.run.sessions.get_mut(&pid) else { return false };
+        if session.frozen {
+            session.cancelled = true;
+            return true;
+        }
         let Doing::Waiting { ticket, .. } = session.doing else { return true };
         self.give_up_wait(pid);
         if let Some(session) = self.run.sessions.get_mut(&pid) {
@@ -286,6 +310,7 @@ impl Live<'_> {
     pub(super) fn terminate(&mut self, pid: Pid) -> bool {
         let Some(session) = self.run.sessions.get_mut(&pid) else { return false };
         match session.doing {
+            _ if session.frozen => session.ended = true,
             Doing::Idle => self.close_session(pid),
             // A flush is not interrupted.
             Doing::Flushing { .. } => session.ended = true,

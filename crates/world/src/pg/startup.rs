@@ -325,6 +325,9 @@ impl Live<'_> {
             return Ok(false);
         }
         let Some(startup) = &mut self.run.startup else { return Ok(false) };
+        if self.run.receiver.as_ref().is_some_and(|r| r.told_to_end) {
+            return Ok(false);
+        }
         if let Some(Promotion::Ending { at, timeline }) = startup.promotion {
             if at > now {
                 return Ok(false);
@@ -353,6 +356,9 @@ impl Live<'_> {
                 let Some(startup) = &mut self.run.startup else { return Ok(true) };
                 startup.arrivals.clear();
                 if startup.promotion.is_some() {
+                    if self.awaits_receiver() {
+                        return Ok(false);
+                    }
                     self.end_receiver(true);
                     return self.end_recovery().map(|()| true);
                 }
@@ -475,7 +481,9 @@ impl Live<'_> {
         }
         self.run.upstream.clone_from(&conf.primary);
         if self.run.receiver.is_some() {
-            self.end_receiver(true);
+            if !self.awaits_receiver() {
+                self.end_receiver(true);
+            }
             if let Some(startup) = &mut self.run.startup {
                 startup.source = Source::Local;
             }

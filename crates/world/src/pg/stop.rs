@@ -81,6 +81,9 @@ impl Server {
                 // One that is in the middle of a flush ends after it.
                 return false;
             }
+            if live.awaits_receiver() {
+                return false;
+            }
             live.end_receiver(true);
             if live.run.startup.as_ref().is_some_and(|s| s.promotion.is_some()) {
                 live.run.startup.iter_mut().for_each(|s| s.promotion = None);
@@ -133,15 +136,26 @@ impl Server {
         self.tick(now);
     }
 
+    /// Whether a process is stopped that would end with the others, and so holds the server's
+    /// shared memory.
+    pub(super) fn holds_memory(&self) -> bool {
+        let stopped = self.stopped;
+        let receives = self.run.as_ref().is_some_and(|run| run.receiver.is_some());
+        stopped.checkpointer || stopped.walwriter || (stopped.receiver && receives)
+    }
+
     fn step_orphans(&mut self, now: BootTime) -> bool {
         let Some(run) = &self.run else { return false };
         let rest = run.orphan_ends.is_some_and(|at| at <= now);
-        if rest && run.sessions.is_empty() && run.senders.is_empty() {
+        if rest && !self.holds_memory() && run.sessions.is_empty() && run.senders.is_empty() {
             self.end("the last process has ended", false);
             return true;
         }
         if rest && (run.startup.is_some() || run.receiver.is_some()) {
             let Some(mut live) = self.live(now) else { return false };
+            if live.awaits_receiver() {
+                return false;
+            }
             live.end_receiver(true);
             live.run.upstream = None;
             if let Some(run) = &mut self.run {
