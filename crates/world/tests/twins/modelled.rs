@@ -199,6 +199,10 @@ impl Servers for Modelled {
         self.lab.synchronous(name, parse_names(names));
     }
 
+    fn set_names_later(&mut self, name: Name, names: &str) {
+        self.set_names(name, names);
+    }
+
     fn pause_replay(&mut self, name: Name) {
         self.lab.pause_replay(name, true);
     }

@@ -170,6 +170,8 @@ pub trait Servers {
     /// Sets `synchronous_standby_names` and reloads. Returns when new sessions see it; other
     /// processes may see it later.
     fn set_names(&mut self, name: Name, names: &str);
+    /// Sets `synchronous_standby_names`, asks for a reload, and does not wait for it.
+    fn set_names_later(&mut self, name: Name, names: &str);
     /// Makes replay stop before the next record.
     fn pause_replay(&mut self, name: Name);
     /// Lets replay go on.

@@ -51,6 +51,7 @@ listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 shared_buffers = '4MB'
 max_connections = 20
+dynamic_shared_memory_type = mmap
 max_wal_senders = 10
 max_replication_slots = 10
 min_wal_size = '8MB'

@@ -117,12 +117,13 @@ impl Live {
         rewind.wait().unwrap();
     }
 
-    /// Writes the settings of a server.
-    pub(super) fn write_conf(&mut self, name: Name) {
+    /// Writes the settings of a server, and gives their size in bytes.
+    pub(super) fn write_conf(&mut self, name: Name) -> u64 {
         let follows = self.server(name).conf.follows.map(|of| (of, self.server(of).port));
         let server = self.server(name);
         let text = conf::Conf::text(&server.conf, name, server.port, follows);
         self.place.write(&self.place.data(name).join("postgresql.conf"), &text);
+        text.len() as u64
     }
 }
 

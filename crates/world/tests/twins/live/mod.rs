@@ -87,14 +87,23 @@ impl Live {
         Proc::find(postmaster as i32).expect("a postmaster").signal(signal);
     }
 
-    /// Writes the settings and waits until a session has them, if the server runs.
+    /// Writes the settings and waits until a session has them, and the checkpointer, if the server
+    /// runs. Whether commits wait at all is what the checkpointer has read.
     fn reload(&mut self, name: Name) {
-        self.write_conf(name);
+        let size = self.write_conf(name);
         if self.ended(name) {
             return;
         }
         let generation = self.server(name).conf.generation.to_string();
+        let checkpointer = self.process(name, Process::Checkpointer);
+        let before = checkpointer.has_read();
         self.signal_postmaster(name, Signal::SIGHUP);
+        if checkpointer.state() != Some('T') {
+            // Nobody shows what it has read, but the kernel counts.
+            self.await_that("the checkpointer has read the settings", |_| {
+                checkpointer.has_read() >= before + size && checkpointer.state() == Some('S')
+            });
+        }
         self.await_that("the session has the settings", |s| {
             s.one(name, "SELECT current_setting('twins.generation')") == generation
         });
@@ -182,6 +191,9 @@ impl Drop for Live {
             if let Some(mut postmaster) = server.postmaster.take() {
                 let _ = postmaster.wait();
             }
+        }
+        for name in self.servers.keys() {
+            self.place.remove_shared_memory(&self.place.data(name));
         }
     }
 }

@@ -167,6 +167,12 @@ impl Servers for Live {
         self.reload(name);
     }
 
+    fn set_names_later(&mut self, name: Name, names: &str) {
+        self.server(name).conf.names = names.to_owned();
+        self.write_conf(name);
+        self.signal_postmaster(name, Signal::SIGHUP);
+    }
+
     fn pause_replay(&mut self, name: Name) {
         self.one(name, "SELECT pg_wal_replay_pause()");
         self.await_that("replay pauses", |s| {

@@ -65,6 +65,18 @@ impl Place {
         command
     }
 
+    /// Removes the System V shared memory of a server that was killed: nobody else does. Its number
+    /// is in the lock file (`miscinit.c`, `AddToDataDirLockFile`: line 7).
+    pub fn remove_shared_memory(&self, data: &Path) {
+        let lock = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+        let number = lock.lines().nth(6).and_then(|l| l.split_ascii_whitespace().nth(1));
+        if let Some(number) = number.and_then(|n| n.parse().ok()) {
+            // SAFETY: integers, and a null pointer that this operation does not read. Failure
+            // means that it is gone already.
+            unsafe { libc::shmctl(number, libc::IPC_RMID, std::ptr::null_mut()) };
+        }
+    }
+
     /// Gives a file or directory to the user that runs the programs.
     pub fn own(&self, path: &Path) {
         if let Some((uid, gid)) = self.user {

@@ -24,6 +24,13 @@ impl Proc {
         stat(self.pid).filter(|s| s.1 == self.start).map(|s| s.0)
     }
 
+    /// How many bytes it has read so far (proc_pid_io(5)).
+    pub fn has_read(self) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/io", self.pid)).unwrap_or_default();
+        let line = text.lines().find_map(|l| l.strip_prefix("rchar: "));
+        line.and_then(|l| l.parse().ok()).unwrap_or_else(|| panic!("no rchar in {text:?}"))
+    }
+
     /// Whether it is there and no zombie.
     pub fn is_alive(self) -> bool {
         self.state().is_some_and(|s| !matches!(s, 'Z' | 'X'))

@@ -52,6 +52,22 @@ pub fn an_orphan_executes_what_it_was_sent(s: &mut impl Play) {
     s.shows("a", &[1]);
 }
 
+/// What an orphaned backend is sent after the postmaster's death it does not execute, for it sees
+/// that death first (`latch.c`, `WaitEventSetWait`: one event at a time, in their order).
+pub fn an_orphan_does_not_execute_what_it_is_sent_later(s: &mut impl Play) {
+    s.primary("a");
+    let write = s.prepare("a", 1, Commit::On);
+    s.freeze("a", Process::Backend(write));
+    s.behead("a");
+    s.send(write);
+    s.stays("there is no answer yet", |s| s.outcome(write).is_none());
+    s.thaw("a", Process::Backend(write));
+    assert_eq!(s.answer(write), Outcome::Lost);
+    s.ends("a");
+    s.start("a").unwrap();
+    assert!(s.rows("a").is_empty());
+}
+
 /// An orphan that has to wait for standbys is not answered: the walsenders end with the
 /// postmaster (`walsender.c`, `WalSndWait`: exits on the postmaster's death).
 pub fn an_orphan_is_not_released(s: &mut impl Play) {
@@ -82,6 +98,18 @@ pub fn an_orphan_keeps_a_new_postmaster_away(s: &mut impl Play) {
     let refused = s.start("a").unwrap_err();
     assert!(refused.contains("shared memory"), "{refused}");
     s.thaw("a", Process::Backend(write));
+    s.ends("a");
+    s.start("a").unwrap();
+}
+
+/// The same for a process that serves no client.
+pub fn a_stopped_checkpointer_keeps_a_new_postmaster_away(s: &mut impl Play) {
+    s.primary("a");
+    s.freeze("a", Process::Checkpointer);
+    s.behead("a");
+    let refused = s.start("a").unwrap_err();
+    assert!(refused.contains("shared memory"), "{refused}");
+    s.thaw("a", Process::Checkpointer);
     s.ends("a");
     s.start("a").unwrap();
 }
@@ -174,6 +202,16 @@ pub fn a_stopped_postmaster_leaves_open_sessions_alone(s: &mut impl Play) {
     s.thaw("a", Process::Postmaster);
     s.await_that("sessions are opened again", |s| s.connects("a"));
     s.shows("a", &[1]);
+}
+
+/// Settings that were written while the postmaster was stopped are read when it goes on.
+pub fn a_stopped_postmaster_reads_settings_later(s: &mut impl Play) {
+    s.cluster(&["b"]);
+    s.freeze("a", Process::Postmaster);
+    s.set_names_later("a", "ANY 1 (b)");
+    s.stays("the list is not read", |s| !s.sender("a", "b").listed);
+    s.thaw("a", Process::Postmaster);
+    s.await_that("the list is read", |s| s.sender("a", "b").listed);
 }
 
 /// A checkpointer that is stopped holds a fast shutdown up, and no commit (`postmaster.c`,

@@ -158,6 +158,33 @@ pub fn a_cancelled_wait_is_a_commit_with_a_warning(s: &mut impl Play) {
     assert!(s.rows("b").is_empty(), "the standby never had it");
 }
 
+/// A wait that was released before its backend saw the cancellation is a success without a
+/// warning (`syncrep.c`, `SyncRepWaitForLSN`: the state in shared memory is looked at first).
+pub fn a_release_wins_over_a_cancellation(s: &mut impl Play) {
+    s.cluster(&["b"]);
+    s.names("a", "ANY 1 (b)", &["b"]);
+    s.freeze("b", Process::Receiver);
+    let write = s.put_waiting("a", 1);
+    s.freeze("a", Process::Backend(write));
+    s.cancel(write);
+    s.thaw("b", Process::Receiver);
+    s.shows("b", &[1]);
+    s.caught_up("a", "b");
+    assert!(s.rows("a").is_empty());
+    s.thaw("a", Process::Backend(write));
+    assert_eq!(s.answer(write), Outcome::Acknowledged);
+
+    // And the other way round, where nobody releases it.
+    s.freeze("b", Process::Receiver);
+    let write = s.put_waiting("a", 2);
+    s.freeze("a", Process::Backend(write));
+    s.cancel(write);
+    s.stays("there is no answer yet", |s| s.outcome(write).is_none());
+    s.thaw("a", Process::Backend(write));
+    assert_eq!(s.answer(write), Outcome::Warned);
+    s.thaw("b", Process::Receiver);
+}
+
 /// A backend that is terminated while it waits ends without an answer; its commit stays
 /// (`syncrep.c`, `SyncRepWaitForLSN`: `ProcDiePending`).
 pub fn a_terminated_wait_is_a_commit_without_an_answer(s: &mut impl Play) {
