@@ -16,13 +16,13 @@ use crate::servers::{Sender, Servers, Slot, Write};
 
 impl Servers for Live {
     fn primary(&mut self, name: Name) {
-        self.place.from_template(&self.place.data(name));
+        self.place.copy_template(&self.place.data(name));
         self.add(name);
         self.start(name).unwrap();
     }
 
     fn standby(&mut self, name: Name, of: Name) {
-        self.place.from_template(&self.place.data(name));
+        self.place.copy_template(&self.place.data(name));
         self.add(name);
         self.follow(name, Some(of));
         self.start(name).unwrap();

@@ -91,7 +91,7 @@ impl Place {
     }
 
     /// Makes a data directory as a copy of the template.
-    pub fn from_template(&self, data: &Path) {
+    pub fn copy_template(&self, data: &Path) {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let version = self.run("postgres", ["--version"]);
         let version = version.split_ascii_whitespace().nth(2).expect("a version");
