@@ -266,8 +266,9 @@ pub fn remove_unwritten(
         written.extend(Segment::parse(name, segment_bytes).map(|s| s.timeline));
     }
     let mut newest = own;
-    while present.contains(&Timeline(newest.0.saturating_add(1))) {
-        newest.0 += 1;
+    let after = |t: Timeline| t.0.checked_add(1).map(Timeline).filter(|t| present.contains(t));
+    while let Some(next) = after(newest) {
+        newest = next;
     }
     let mut removed = Vec::new();
     while newest > own && !written.contains(&newest) {
@@ -375,6 +376,9 @@ mod tests {
         std::fs::remove_file(segment).unwrap();
         assert_eq!(remove(), [5, 4, 3]);
         assert!(dir.join("00000005.history.unused").exists());
+        write(dir, u32::MAX, "garbage");
+        let own = Timeline(u32::MAX - 1);
+        assert_eq!(numbers(remove_unwritten(dir, own, MIB).unwrap()), [u32::MAX]);
         // What the history of 5 knew of 2 is no placeholder.
         assert_eq!(numbers(list(dir).unwrap().into_iter().collect()), [2]);
     }
