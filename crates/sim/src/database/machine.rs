@@ -432,12 +432,14 @@ fn writes(server: &Server) -> Option<u64> {
 /// Does what is due on a machine.
 async fn pump(machine: Machine) {
     loop {
-        let due = machine.with(|inner, _| {
-            inner.armed = None;
-            inner.host.due()
-        });
+        // Its own look wakes nobody: the permit would wake itself, for ever.
+        machine.with(|inner, _| inner.armed = Some(BootTime::default()));
         let soonest = machine.now().plus(Duration::from_micros(1));
-        machine.lock().armed = due;
+        let due = {
+            let mut inner = machine.lock();
+            inner.armed = inner.host.due();
+            inner.armed
+        };
         let mut waits: Vec<runtime::Boxed<'_, ()>> = vec![Box::pin(machine.0.wake.notified())];
         if let Some(due) = due {
             let wait = due.max(soonest).since(machine.now());
