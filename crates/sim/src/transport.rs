@@ -12,12 +12,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_world::exec::{self, MachineId, ScopeId};
-use quorate_world::net::{self, Failure, Port};
 use crate::Rt;
 use crate::node::front::{Absent, Fronts};
 use crate::raft::{self, AsyncRuntime as _, Peer};
 use crate::session;
+use quorate_world::exec::{self, MachineId, ScopeId};
+use quorate_world::net::{self, Failure, Port};
 
 /// The port of Raft.
 pub const RAFT: Port = 1;

@@ -240,8 +240,7 @@ fn controllers_come_and_go() {
     let mut plan = plan(21, 3, 1);
     plan.horizon_ms = 60_000;
     let node = Who::Node(1);
-    plan.faults =
-        vec![Fault::at(25_000, Kind::WipeDisk { node, what: Wipe::Raft }).lasting(2_000)];
+    plan.faults = vec![Fault::at(25_000, Kind::WipeDisk { node, what: Wipe::Raft }).lasting(2_000)];
     let act = |at_ms, what| Operation { at_ms, on: None, what };
     plan.operations = vec![
         act(5_000, Act::AddController { node: 3 }),

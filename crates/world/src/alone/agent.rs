@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::clock::{MS, Micros, SECOND};
 use super::queue::{Message, Timer};
 use super::server::{Phase, Role};
-use super::work::Work;
+use super::work::{Task, Work};
 use super::world::World;
 use crate::domain::desired::{Desired, desired};
 use crate::domain::lease::HolderLease;
@@ -54,6 +54,9 @@ pub struct Agent {
     /// What is under way, and its number.
     pub work: Option<Work>,
     pub works: u32,
+    /// What was done last, and how often in a row.
+    pub done: Option<Task>,
+    pub repeats: u32,
     /// No work is begun before.
     pub not_before: Micros,
     pub failures: u32,
@@ -120,6 +123,8 @@ impl World {
             lineage: None,
             work: None,
             works: 0,
+            done: None,
+            repeats: 0,
             not_before: 0,
             failures: 0,
             waking: false,

@@ -333,7 +333,10 @@ impl World {
         let plan = plan(&self.cluster, state, observed, ledger, now, wall);
         if let Some(change) = plan.proposal {
             controller.proposed = Some((None, self.now + PROPOSAL));
-            let after = self.pace.below(300);
+            // It may also be late to be appended: whoever waits for it gives up before.
+            let late = self.machines[c].tasks_us;
+            let late = if late > 0 && self.pace.one_in(2) { late } else { 300 };
+            let after = self.pace.below(late);
             self.timer(c, after, Timer::Append(Box::new(change)));
         }
     }
@@ -361,7 +364,7 @@ impl World {
         {
             controller.proposed = None;
         }
-        if self.raft.entries.len() % 64 == 0 {
+        if self.raft.entries.len().is_multiple_of(64) {
             self.forget_states();
         }
         self.wake_planner(c, 0);

@@ -9,7 +9,7 @@ use super::setup::{Class, name};
 use super::world::{World, registration};
 use crate::domain::command::Change;
 use crate::domain::invariants::spec_problem;
-use crate::domain::record::MemberRecord;
+use crate::domain::record::{DataMark, MemberRecord};
 use crate::domain::state::Tags;
 
 /// What undoes a fault that goes on.
@@ -355,7 +355,7 @@ impl World {
         }
     }
 
-    fn power_off(&mut self, i: usize) -> bool {
+    pub(super) fn power_off(&mut self, i: usize) -> bool {
         if !self.machines[i].up {
             return false;
         }
@@ -389,7 +389,7 @@ impl World {
         }
     }
 
-    fn power_on(&mut self, i: usize) {
+    pub(super) fn power_on(&mut self, i: usize) {
         if self.machines[i].up {
             return;
         }
@@ -412,7 +412,12 @@ impl World {
     /// A disk is replaced: its machine comes back without data.
     fn wipe(&mut self, who: Who, record: bool, undo: &mut Vec<Undo>) {
         let m = self.member_of(who);
-        if !self.power_off(m) {
+        // Not the last data that there is: nobody could do anything about that.
+        let whole = |i: usize| {
+            let member = &self.members[i];
+            i != m && member.record.data == DataMark::Intact && member.dir.log.end > 1
+        };
+        if !(0..self.members.len()).any(whole) || !self.power_off(m) {
             return;
         }
         let member = &mut self.members[m];
@@ -504,8 +509,9 @@ impl World {
         }
     }
 
-    /// Whether a primary is open, and every other member follows it and counts.
-    pub(super) fn healed(&self) -> bool {
+    /// Whether a primary is open, and every other member follows it and counts; but for one that is
+    /// lost for good.
+    pub(super) fn healed(&self, without: Option<usize>) -> bool {
         let agreed = self.raft.agreed();
         let Some(primary) = agreed.active_primary().and_then(|p| self.index(p)) else {
             return false;
@@ -513,7 +519,7 @@ impl World {
         let tree = &self.members[primary].tree;
         let follows = |m: usize| {
             let member = &self.members[m];
-            let counts = member.record.data == crate::domain::record::DataMark::Intact;
+            let counts = member.record.data == DataMark::Intact;
             let of = member.tree.receiver.as_ref().is_some_and(|r| r.source == primary);
             of && counts && member.tree.role == Role::Standby
         };
@@ -522,6 +528,6 @@ impl World {
             && tree.primary() == Some(agreed.epoch)
             && agreed.operation.is_none()
             && agreed.syncs.len() == 1
-            && (0..self.members.len()).all(|m| m == primary || follows(m))
+            && (0..self.members.len()).all(|m| m == primary || Some(m) == without || follows(m))
     }
 }

@@ -24,6 +24,7 @@
 //! (but in seeds of [`Class::Lying`]); clocks stay within 1 % (but in seeds of [`Class::Clocks`]).
 
 mod agent;
+mod campaign;
 mod clock;
 mod commit;
 mod control;
@@ -41,15 +42,18 @@ mod setup;
 mod shrink;
 mod story;
 mod stream;
+mod teeth;
 mod wal;
 mod work;
 mod work_follow;
 mod work_lead;
 mod world;
 
+pub use campaign::{Campaign, Failure, Tally, campaign};
 pub use clock::{Micros, SECOND};
 pub use run::{Job, Outcome, run, schedule};
 pub use schedule::{Fault, describe};
 pub use setup::{Class, Setup};
 pub use shrink::shrink;
+pub use teeth::{Found, MUTANTS, search};
 pub use world::{Broken, Counts};

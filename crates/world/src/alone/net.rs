@@ -112,7 +112,7 @@ impl Net {
     fn travel(&self, rng: &mut Rng, link: Link) -> Micros {
         let bits = rng.bits();
         let usual = 150 + bits % 700;
-        let seldom = if (bits >> 32) % 300 == 0 { rng.below(25 * MS) } else { 0 };
+        let seldom = if (bits >> 32).is_multiple_of(300) { rng.below(25 * MS) } else { 0 };
         let late = if link.late_us > 0 { rng.below(link.late_us) } else { 0 };
         usual + seldom + late
     }

@@ -24,8 +24,16 @@ struct Branch {
     acknowledged: u64,
     /// Up to where somebody may have read it on an open primary.
     seen: u64,
-    /// Whether the operator's word has given up what was not kept of it.
-    waived: bool,
+    /// Where the operator's word has given up the rest: up to where it was kept.
+    kept: Option<u64>,
+}
+
+impl Branch {
+    /// Up to where everybody who opens has to have it.
+    fn needed(&self) -> u64 {
+        let upto = self.acknowledged.max(self.seen);
+        self.kept.map_or(upto, |kept| kept.min(upto))
+    }
 }
 
 /// A grant whose proof was waived: what the chosen one has is kept, the rest of what the waived
@@ -52,8 +60,7 @@ impl Oracle {
     }
 
     fn push(&mut self, epoch: Epoch, start: u64) -> u32 {
-        let branch =
-            Branch { epoch: epoch.0, start, acknowledged: start, seen: start, waived: false };
+        let branch = Branch { epoch: epoch.0, start, acknowledged: start, seen: start, kept: None };
         self.branches.push(branch);
         self.branches.len() as u32 - 1
     }
@@ -61,8 +68,11 @@ impl Oracle {
     /// A promotion begins a branch at the end of this log. Where the epoch was granted on the
     /// operator's word alone, what the log lacks of the rest is given up now.
     pub fn branch(&mut self, epoch: Epoch, start: u64, log: &Log) -> u32 {
-        let waivers: Vec<Waiver> =
-            self.waivers.iter().filter(|w| w.epoch == epoch).cloned().collect();
+        // Also where whoever was granted it never came to be promoted: its own grant is a proof for
+        // the next.
+        let (waivers, later) = self.waivers.drain(..).partition(|w| w.epoch <= epoch);
+        self.waivers = later;
+        let waivers: Vec<Waiver> = waivers;
         for waiver in waivers {
             for number in 0..self.branches.len() {
                 let branch = &self.branches[number];
@@ -70,12 +80,12 @@ impl Oracle {
                 // is not older.
                 let guard = waiver.in_force.iter().filter(|(e, _)| *e >= branch.epoch).min();
                 let uncovered = waiver.all || guard.is_none_or(|(_, uncovered)| *uncovered);
-                let upto = branch.acknowledged.max(branch.seen);
-                if branch.epoch < epoch.0
-                    && uncovered
-                    && !log.has(number as u32, branch.start, upto)
-                {
-                    self.branches[number].waived = true;
+                if branch.epoch < waiver.epoch.0 && uncovered {
+                    // What is acknowledged of it later on, by clocks beyond the bound, is given up
+                    // as well.
+                    let here = log.upto(number as u32, branch.start);
+                    let kept = branch.kept.map_or(here, |kept| kept.min(here));
+                    self.branches[number].kept = Some(kept);
                 }
             }
         }
@@ -102,8 +112,8 @@ impl Oracle {
     /// What this log lacks of what was acknowledged or read.
     fn missing(&self, log: &Log) -> Option<String> {
         for (number, branch) in self.branches.iter().enumerate() {
-            let upto = branch.acknowledged.max(branch.seen);
-            if branch.waived || upto <= branch.start {
+            let upto = branch.needed();
+            if upto <= branch.start {
                 continue;
             }
             if !log.has(number as u32, branch.start, upto) {
@@ -124,8 +134,12 @@ pub const ONE_WRITER: &str = "one writer";
 pub const NOTHING_LOST: &str = "nothing acknowledged or read is lost";
 /// The agreed state contradicts itself.
 pub const AGREED: &str = "the agreed state makes sense";
+/// Somebody does the same again and again without a pause.
+pub const GOES_ON: &str = "it goes on";
 /// It does not come to rest.
 pub const HEALS: &str = "it heals";
+/// It cannot come to rest by itself, and the operator's word is not taken.
+pub const HEEDS: &str = "an operator who accepts a loss is heeded";
 
 impl World {
     /// A server can acknowledge writes from now on: nobody else may.

@@ -170,8 +170,6 @@ pub enum Server {
     Reload { of: u8, session: u32 },
     /// Backends see whether commits wait for anybody.
     Defined,
-    /// The sealed standby has settled.
-    Settled,
     /// It is promoted.
     Promoted,
     /// The ordered stop has written its last checkpoint.

@@ -326,10 +326,8 @@ impl World {
                     self.advance_commit(i);
                 }
             }
-            Message::Deposed { term } => {
-                if term > self.raft.nodes[i].term {
-                    self.step_down(i, term);
-                }
+            Message::Deposed { term } if term > self.raft.nodes[i].term => {
+                self.step_down(i, term);
             }
             Message::Ping { from, term, number } => {
                 let own = self.raft.nodes[i].term;
@@ -344,10 +342,8 @@ impl World {
                 };
                 self.send(i, from.into(), answer);
             }
-            Message::Pong { from, term, number } => {
-                if term == self.raft.nodes[i].term {
-                    self.barrier_confirmed(i, from, number);
-                }
+            Message::Pong { from, term, number } if term == self.raft.nodes[i].term => {
+                self.barrier_confirmed(i, from, number);
             }
             _ => {}
         }

@@ -309,7 +309,8 @@ impl Maker<'_> {
 
     fn clock(&mut self, at: Micros) {
         let who = self.somebody();
-        let ppm = super::setup::skew(&mut self.rng, self.setup.class);
+        let bound = self.setup.spec.timing.clock_error_ppm as i64;
+        let ppm = super::setup::skew(&mut self.rng, self.setup.class, bound);
         if self.setup.class == Class::Clocks && self.rng.one_in(2) {
             let by = self.rng.within(100, 20_000) * MS;
             return self.put(at, 0, Kind::Jump { who, by });

@@ -327,7 +327,6 @@ impl World {
                 self.try_connect(m, 0);
                 self.tree_changed(m);
             }
-            Server::Settled => self.settled(m),
             Server::Promoted => self.promoted(m),
             Server::Stopped => self.stopped(m),
             Server::Ready => {}

@@ -2,6 +2,7 @@
 
 use super::clock::{Micros, SECOND};
 use super::rng::Rng;
+use crate::domain::lease::Timing;
 use crate::domain::state::{ClusterSpec, SynchronousMode};
 use crate::domain::types::{ClusterName, MemberName};
 
@@ -15,9 +16,6 @@ pub enum Class {
     /// Disks of members that lose what they have synced: writes may be lost, and one writes.
     Lying,
 }
-
-/// Most members.
-pub const MEMBERS_MAX: usize = 5;
 
 /// The cluster of a run.
 #[derive(Debug, Clone)]
@@ -100,7 +98,14 @@ impl Setup {
         if mode == SynchronousMode::Async && rng.one_in(2) {
             spec.max_lag_bytes = Some(rng.pick(&[0, 5, 50]));
         }
-        let ppm = (0..machines).map(|_| skew(&mut rng, class)).collect();
+        match rng.below(6) {
+            // Clocks so wrong that only the allowance for it keeps two leases apart.
+            0 => spec.timing.clock_error_ppm = 100_000,
+            1 => spec.timing = SHORT,
+            _ => {}
+        }
+        let bound = spec.timing.clock_error_ppm as i64;
+        let ppm = (0..machines).map(|_| skew(&mut rng, class, bound)).collect();
         Self {
             seed,
             class,
@@ -123,12 +128,22 @@ impl Setup {
     }
 }
 
+/// Short leases.
+const SHORT: Timing = Timing {
+    renew_ms: 300,
+    ttl_ms: 1500,
+    fence_margin_ms: 250,
+    kill_margin_ms: 150,
+    suspect_ms: 1000,
+    clock_error_ppm: 10_000,
+};
+
 /// How fast a clock runs: often at the very edge of the bound.
-pub fn skew(rng: &mut Rng, class: Class) -> i64 {
+pub fn skew(rng: &mut Rng, class: Class, bound: i64) -> i64 {
     match (class, rng.below(4)) {
         (Class::Clocks, 0) => rng.pick(&[-600_000, -300_000, 300_000, 1_000_000]),
-        (_, 0) => -10_000,
-        (_, 1) => 10_000,
-        _ => rng.below(20_001) as i64 - 10_000,
+        (_, 0) => -bound,
+        (_, 1) => bound,
+        _ => rng.below(2 * bound as u64 + 1) as i64 - bound,
     }
 }

@@ -1,5 +1,7 @@
 //! The timeline of a run, for a person.
 
+use std::collections::BTreeMap;
+
 use super::clock::Micros;
 use crate::domain::command::{Basis, Change};
 use crate::domain::reconcile::Action;
@@ -9,12 +11,14 @@ use crate::domain::reconcile::Action;
 pub struct Story {
     on: bool,
     lines: Vec<String>,
+    /// What each member was last told to do.
+    last: BTreeMap<usize, String>,
 }
 
 impl Story {
     /// A story that is told.
     pub fn told() -> Self {
-        Self { on: true, lines: Vec::new() }
+        Self { on: true, ..Self::default() }
     }
 
     /// Nobody listens: nothing is put into words.
@@ -31,6 +35,14 @@ impl Story {
     pub fn tell(&mut self, now: Micros, what: impl FnOnce() -> String) {
         if self.on {
             self.lines.push(format!("{:>12.6}  {}", now as f64 / 1e6, what()));
+        }
+    }
+
+    /// Tells what a member begins, once however often it is tried.
+    pub fn begins(&mut self, now: Micros, member: usize, called: &str, what: String) {
+        if self.on && self.last.get(&member) != Some(&what) {
+            self.tell(now, || format!("{called}: {what}"));
+            self.last.insert(member, what);
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Sender {
     sent: u64,
     /// Whether some is on its way.
     flying: bool,
+    /// Whether the standby knows that the connection stands: nothing comes before that.
+    ready: bool,
 }
 
 /// The standby's end.
@@ -77,7 +79,7 @@ impl World {
     }
 
     /// Sends something to another member's server, whatever life of it runs now.
-    fn to_server(&mut self, from: usize, to: usize, what: Server) -> bool {
+    fn send_to_server(&mut self, from: usize, to: usize, what: Server) -> bool {
         let Some(hop) = self.net.stream(&mut self.luck, from, to) else { return false };
         let life = self.members[to].tree.life;
         self.queue.put(self.now + hop, Ev::Server { member: to as u8, life, what });
@@ -86,7 +88,7 @@ impl World {
 
     /// The far end of a connection hears that this end is gone, where it can.
     pub(super) fn close_far_end(&mut self, m: usize, far: usize, session: u32) {
-        if !self.to_server(m, far, Server::Closed { session }) {
+        if !self.send_to_server(m, far, Server::Closed { session }) {
             let after = self.luck.within(5000, 10_000) * MS;
             self.queue.put(self.now + after, Ev::Stale { a: m as u8, b: far as u8 });
         }
@@ -108,7 +110,7 @@ impl World {
         tree.connecting = Some(session);
         let what = Server::Connects { from: m as u8, life, session };
         let there = self.members[source].tree.runs() && self.machines[source].up;
-        if !there || !self.to_server(m, source, what) {
+        if !there || !self.send_to_server(m, source, what) {
             return self.refused(m, session);
         }
         // Where no answer comes.
@@ -141,7 +143,7 @@ impl World {
         };
         let fits = other.dir.log.streams_from(&own.dir.log, own.dir.flushed).is_ok();
         if !asks || !serves || !right || !fits {
-            self.to_server(m, from, Server::Refused { session });
+            self.send_to_server(m, from, Server::Refused { session });
             return;
         }
         let sender = Sender {
@@ -150,12 +152,13 @@ impl World {
             flushed: None,
             sent: other.dir.log.end,
             flying: false,
+            ready: false,
         };
         if let Some(old) = self.members[m].tree.senders[from].replace(sender) {
             // The slot has one user: the walsender of before is ended.
             self.close_far_end(m, from, old.session);
         }
-        if !self.to_server(m, from, Server::Accepted { session }) {
+        if !self.send_to_server(m, from, Server::Accepted { session }) {
             self.members[m].tree.senders[from] = None;
         }
     }
@@ -175,6 +178,9 @@ impl World {
         tree.refused = 0;
         tree.heard_at = self.now;
         tree.receiver = Some(Receiver { session, source, told: 0, owes: false });
+        if let Some(sender) = &mut self.members[source].tree.senders[m] {
+            sender.ready = true;
+        }
         self.answer(m);
         self.pump(source, m);
         self.tree_changed(m);
@@ -184,7 +190,7 @@ impl World {
     pub(super) fn pump(&mut self, m: usize, j: usize) {
         let upto = self.members[m].dir.flushed;
         let Some(sender) = &mut self.members[m].tree.senders[j] else { return };
-        if sender.flying || sender.sent >= upto {
+        if sender.flying || !sender.ready || sender.sent >= upto {
             return;
         }
         let session = sender.session;
@@ -225,7 +231,7 @@ impl World {
         receiver.owes = false;
         let (session, source) = (receiver.session, receiver.source);
         let what = Server::Ack { from: m as u8, session, flushed };
-        if !self.to_server(m, source, what)
+        if !self.send_to_server(m, source, what)
             && let Some(receiver) = &mut self.members[m].tree.receiver
         {
             receiver.owes = true;

@@ -64,11 +64,6 @@ impl Log {
         Epoch(self.pieces.last().map_or(0, |p| p.epoch))
     }
 
-    /// The branch that it ends with.
-    pub fn branch(&self) -> Option<u32> {
-        self.pieces.last().map(|p| p.branch)
-    }
-
     /// Where each epoch begins.
     pub fn lineage(&self) -> Lineage {
         let mut entries: Vec<Entry> = Vec::with_capacity(self.pieces.len());
@@ -104,6 +99,12 @@ impl Log {
             let end = self.pieces.get(i + 1).map_or(self.end, |next| next.start);
             p.branch == branch && p.start == start && end >= upto
         })
+    }
+
+    /// Up to where it has a branch that begins at `start`; `start` where it has nothing of it.
+    pub fn upto(&self, branch: u32, start: u64) -> u64 {
+        let of = |(p, _): &(Piece, u64)| p.branch == branch && p.start == start;
+        self.spans().find(of).map_or(start, |(_, end)| end)
     }
 
     /// Whether both end with the same branch and share where it begins: then one is the other's

@@ -19,11 +19,13 @@ pub const NOT_READY: Micros = 15 * MS;
 /// First and longest pause after a failure.
 const BACKOFF_MIN: Micros = 200 * MS;
 const BACKOFF_MAX: Micros = 5 * SECOND;
+/// What any step takes.
+const PACE: Micros = 50;
 /// How often the proof of a copy is looked at.
 const PROOF: Micros = 100 * MS;
 
 /// Something that is done.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Task {
     /// The beginning of a run: what there is is taken over.
     TakeOver,
@@ -135,11 +137,11 @@ impl World {
         let Some(agent) = self.agent(m) else { return };
         match agent.local.process {
             Process::Ending => self.begin_work(m, Task::Action(Action::ProveEnd)),
-            Process::Primary { epoch, .. } => {
-                if !agent.local.lease.is_some_and(|l| l.may_write(epoch, now)) {
-                    let why = EndReason::LeaseExpired;
-                    self.begin_work(m, Task::Action(Action::EndEpoch { epoch, why }));
-                }
+            Process::Primary { epoch, .. }
+                if !agent.local.lease.is_some_and(|l| l.may_write(epoch, now)) =>
+            {
+                let why = EndReason::LeaseExpired;
+                self.begin_work(m, Task::Action(Action::EndEpoch { epoch, why }));
             }
             _ => {}
         }
@@ -170,7 +172,7 @@ impl World {
                 Task::Action(action) => super::story::action(action),
                 other => format!("{other:?}"),
             };
-            self.story.tell(self.now, || format!("{called}: {text}"));
+            self.story.begins(self.now, m, &called, text);
         }
         let Some(agent) = self.agent(m) else { return };
         agent.works += 1;
@@ -195,7 +197,7 @@ impl World {
         let Some(work) = self.agent(m).and_then(|a| a.work.clone()) else { return };
         let then = match &work.task {
             Task::TakeOver => self.take_over(m, work.stage),
-            Task::DisownData(_) => self.disown_data(m, work.stage),
+            Task::DisownData(why) => self.disown_data(m, why, work.stage),
             Task::Action(action) => self.act(m, action, &work),
         };
         let Some(agent) = self.agent(m) else { return };
@@ -216,10 +218,17 @@ impl World {
                 }
             }
             Then::Done => {
-                agent.work = None;
+                let done = agent.work.take().map(|w| w.task);
                 agent.failures = 0;
+                // Nothing takes no time at all, and what does nothing is not done all the time.
+                agent.repeats = if agent.done == done { agent.repeats + 1 } else { 0 };
+                agent.done = done;
+                let pace = if agent.repeats > 20 { 100 * MS } else { PACE };
+                let waking = std::mem::replace(&mut agent.waking, true);
                 self.tell_news(m);
-                self.wake(m);
+                if !waking {
+                    self.timer(m, pace, Timer::Wake);
+                }
             }
             Then::NotReady => self.rest(m, NOT_READY),
             Then::Failed => {

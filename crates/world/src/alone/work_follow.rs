@@ -275,8 +275,10 @@ impl World {
         self.wake(m);
     }
 
-    pub(super) fn disown_data(&mut self, m: usize, stage: u8) -> Then {
+    pub(super) fn disown_data(&mut self, m: usize, why: &str, stage: u8) -> Then {
         if stage == 0 {
+            let called = self.called(m);
+            self.story.tell(self.now, || format!("{called}: its data is not trusted: {why}"));
             if let Some(agent) = self.agent(m)
                 && agent.local.process != Process::Down
             {

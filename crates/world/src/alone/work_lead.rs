@@ -187,10 +187,6 @@ impl World {
         Then::Done
     }
 
-    pub(super) fn settled(&mut self, m: usize) {
-        self.work_goes_on(m);
-    }
-
     pub(super) fn accept_epoch(&mut self, m: usize, epoch: Epoch, stage: u8) -> Then {
         if stage == 0 {
             return self.write_record(m, 1, |r| {

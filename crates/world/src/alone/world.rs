@@ -23,6 +23,11 @@ use crate::domain::types::{BootTime, ClusterName, MemberName, NodeName, SystemId
 /// The system identifier of all data.
 pub const SYSTEM: SystemId = SystemId(7);
 
+/// Most events of one instant: beyond that somebody does the same again and again.
+const AT_ONCE: u32 = 100_000;
+/// How long a stretch of luck is.
+const STRETCH: Micros = 2 * SECOND;
+
 /// A machine.
 #[derive(Debug)]
 pub struct Machine {
@@ -143,6 +148,8 @@ pub struct World {
     pub(super) faults: Rc<Vec<Fault>>,
     /// What undoes the faults that go on, by their number.
     pub(super) undo: Vec<Vec<super::inject::Undo>>,
+    /// Which stretch of time the streams of random numbers belong to.
+    stretch: u64,
     /// Delays and losses of messages.
     pub(super) luck: Rng,
     /// How long things take.
@@ -167,6 +174,8 @@ pub struct World {
     pub(super) lives: u32,
     pub(super) sessions: u32,
     pub(super) hash: u64,
+    /// Events of this very instant.
+    at_once: u32,
 }
 
 impl World {
@@ -220,6 +229,7 @@ impl World {
             now: 0,
             queue: Queue::default(),
             undo,
+            stretch: 0,
             luck,
             pace: Rng::stream(seed, 4),
             clients: Rng::stream(seed, 5),
@@ -239,6 +249,7 @@ impl World {
             lives: 0,
             sessions: 0,
             hash: mix(seed),
+            at_once: 0,
             setup: Rc::new(setup),
             faults: Rc::new(faults),
         };
@@ -286,8 +297,16 @@ impl World {
     fn step(&mut self) {
         let Some((at, ev)) = self.queue.take() else { return };
         debug_assert!(at >= self.now);
+        self.at_once = if at == self.now { self.at_once + 1 } else { 0 };
+        if self.at_once > AT_ONCE {
+            let found = self.state_of_things();
+            return self.fail(super::oracle::GOES_ON, found);
+        }
         self.now = at;
         self.counts.events += 1;
+        if at / STRETCH != self.stretch {
+            self.begin_stretch(at / STRETCH);
+        }
         match ev {
             Ev::Fault(number) => self.begin_fault(number),
             Ev::Over(number) => self.end_fault(number),
@@ -297,6 +316,16 @@ impl World {
             Ev::Kernel { member, life, what } => self.kernel(usize::from(member), life, what),
             Ev::Server { member, life, what } => self.server(usize::from(member), life, what),
         }
+    }
+
+    /// Luck begins anew every few seconds: what is left out of the schedule changes the luck of
+    /// later times no more than it has to.
+    fn begin_stretch(&mut self, stretch: u64) {
+        self.stretch = stretch;
+        let seed = mix(self.setup.seed) ^ stretch;
+        self.luck = Rng::stream(seed, 3);
+        self.pace = Rng::stream(seed, 4);
+        self.clients = Rng::stream(seed, 5);
     }
 
     fn daemon(&mut self, machine: usize, run: u32, what: Timer) {
@@ -463,11 +492,6 @@ impl World {
     /// What a machine is called.
     pub(super) fn called(&self, machine: usize) -> String {
         machine_name(self.setup.members, machine)
-    }
-
-    /// Simulated seconds so far.
-    pub fn seconds(&self) -> u64 {
-        self.now / SECOND
     }
 }
 

@@ -3,7 +3,6 @@
 //! Owns how long they keep a connection: some reads in a row, so that a session can be seen to go
 //! back, and then a new one, so that it finds what new sessions find.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,17 +54,15 @@ async fn read<N: Notes>(shared: &Shared<N>, node: Node, link: &Link, session: Se
 }
 
 /// Reads once, on a new connection.
-pub(super) fn once(
+pub(super) async fn once(
     machine: MachineId,
     patience: Duration,
-) -> impl Future<Output = Result<(Role, Vec<(Value, Value)>), String>> + Send {
-    async move {
-        let (link, _) = Link::open(machine, false, patience).await?;
-        match link.ask(&Request::Rows, patience).await {
-            Ok(Answer::Rows(role, rows)) => Ok((role, rows)),
-            Ok(Answer::Refused(why)) => Err(why),
-            Ok(_) => Err("a strange answer".to_owned()),
-            Err(_) => Err("no answer to a read".to_owned()),
-        }
+) -> Result<(Role, Vec<(Value, Value)>), String> {
+    let (link, _) = Link::open(machine, false, patience).await?;
+    match link.ask(&Request::Rows, patience).await {
+        Ok(Answer::Rows(role, rows)) => Ok((role, rows)),
+        Ok(Answer::Refused(why)) => Err(why),
+        Ok(_) => Err("a strange answer".to_owned()),
+        Err(_) => Err("no answer to a read".to_owned()),
     }
 }

@@ -149,7 +149,7 @@ fn play(lie: Lie, trouble: bool) -> (Judge, Vec<Final>) {
     let finals = world.block_on(clients.ask_all()).unwrap();
     book.judge(|judge| judge.end(now(), &finals));
     drop(world);
-    drop(network);
+    let _: Network = network;
     let judge = book.0.lock().unwrap().clone();
     assert_eq!(clients.acknowledged(), judge.counts().acknowledged);
     (judge, finals)

@@ -85,13 +85,16 @@ impl Drop for Entered {
     }
 }
 
+/// How a future that is no task is polled.
+type PollIt<'a> = dyn FnMut(&mut Context<'_>) -> Poll<()> + 'a;
+
 /// What a run is bound by, and who looks on.
 #[derive(Default)]
 pub(super) struct Run<'a> {
     /// True time at which it ends.
     pub(super) until: Nanos,
     /// The future of `block_on`: its task, and how it is polled.
-    pub(super) outside: Option<(TaskId, &'a mut dyn FnMut(&mut Context<'_>) -> Poll<()>)>,
+    pub(super) outside: Option<(TaskId, &'a mut PollIt<'a>)>,
     /// After each poll; false ends the run.
     pub(super) on_step: Option<&'a mut dyn FnMut() -> bool>,
     /// Before time goes on; false ends the run.
@@ -384,7 +387,7 @@ impl Core {
                     return End::Done;
                 }
                 if let Some(hook) = &mut run.on_step
-                    && !super::tripwire::disarmed(|| hook())
+                    && !super::tripwire::disarmed(hook)
                 {
                     return End::Stopped;
                 }
@@ -395,7 +398,7 @@ impl Core {
                 continue;
             }
             if let Some(hook) = &mut run.on_instant
-                && !super::tripwire::disarmed(|| hook())
+                && !super::tripwire::disarmed(hook)
             {
                 return End::Stopped;
             }
