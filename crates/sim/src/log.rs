@@ -25,7 +25,7 @@ fn wanted(metadata: &Metadata<'_>) -> bool {
     let ours = |prefix: &&str| metadata.target().starts_with(prefix);
     metadata.is_event()
         && *metadata.level() <= Level::INFO
-        && (PRODUCTION.iter().any(|p| ours(&p)) || STAND_INS.iter().any(|p| ours(&p)))
+        && (PRODUCTION.iter().any(&ours) || STAND_INS.iter().any(ours))
 }
 
 /// Installs the subscriber for this process. Does nothing the second time.

@@ -1,6 +1,7 @@
 //! Whole runs, with databases that keep rows and do nothing else as PostgreSQL does: the runner,
 //! clients, judge and figures.
 
+#[allow(dead_code)] // each test uses a part of them
 mod toy;
 
 use std::collections::BTreeMap;

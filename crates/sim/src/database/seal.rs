@@ -77,7 +77,7 @@ impl SimDatabase {
         let end = self.machine.now().plus(SEAL);
         loop {
             let left = end.since(self.machine.now());
-            let seen = self.machine.until(left, |server, _| Some(rests(server, promise)?));
+            let seen = self.machine.until(left, |server, _| rests(server, promise));
             let Some(seen) = seen.await else { return Err(timed_out("the seal", SEAL)) };
             match seen? {
                 Rest::Held => {

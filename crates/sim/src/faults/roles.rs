@@ -35,7 +35,7 @@ pub fn events(before: Option<&ClusterState>, after: &ClusterState) -> Vec<Event>
     };
     let stage = |stage: &Stage| match stage {
         Stage::Granted => 0,
-        Stage::Promoted { .. } => 1,
+        Stage::Promoted => 1,
         Stage::Active { .. } => 2,
     };
     let was = old.map_or(0, |old| stage(&old.stage));

@@ -184,7 +184,7 @@ impl Controller {
 
     /// Plans, until the core ends or the node does.
     async fn stay(&self, raft: &Handle<Rt>) -> Option<Error> {
-        let Some(part) = self.fronts.part() else { return None };
+        let part = self.fronts.part()?;
         let options = controller::Options::new(self.node.clone());
         let clock = self.clock.clone();
         let planning = controller::run::<Rt, _>(options, raft.clone(), part.memory, clock);
