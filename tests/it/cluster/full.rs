@@ -59,6 +59,16 @@ async fn alarm(cluster: &Cluster, name: &str, code: &str, raised: bool) {
     .await;
 }
 
+/// Leaves little room on a member's disk until that is an alarm: PostgreSQL removes WAL meanwhile.
+async fn little_room(cluster: &Cluster, node: &Node, disk: &SmallDisk) {
+    until(&format!("little room of {} is an alarm", node.member), HEAL, || async {
+        disk.fill_to(50 << 20);
+        let status = cluster.status().await.filter(Status::is_leaders)?;
+        has_alarm(&status, &node.member, "space-low").then_some(())
+    })
+    .await;
+}
+
 /// Whether the history tells of this alarm of a member.
 async fn told(cluster: &Cluster, name: &str, code: &str) {
     until(&format!("the history tells of {code} of {name}"), SOON, || async {
@@ -108,8 +118,7 @@ async fn one_disk_after_the_other() {
     assert_eq!(before.primary().as_ref(), Some(&first.member), "the first one made the data");
 
     eprintln!("-- little room on a standby: an alarm");
-    disks[1].fill_to(50 << 20);
-    alarm(&cluster, &second.member, "space-low", true).await;
+    little_room(&cluster, second, &disks[1]).await;
     told(&cluster, &second.member, "space-low").await;
     let status = cluster.leaders_status().await;
     let space = &member(&status, &second.member)["data_space"];
@@ -143,8 +152,7 @@ async fn one_disk_after_the_other() {
 
     eprintln!("-- the primary's: it is replaced");
     let end = first.tree().watch_end();
-    disks[0].fill_to(50 << 20);
-    alarm(&cluster, &first.member, "space-low", true).await;
+    little_room(&cluster, first, &disks[0]).await;
     disks[0].fill_to(0);
     alarm(&cluster, &first.member, "space-critical", true).await;
     write_wal(&cluster, first, 200).await;
