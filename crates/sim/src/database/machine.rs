@@ -50,6 +50,8 @@ pub const PACE: Pace = Pace {
 pub const STATEMENT: Duration = Duration::from_secs(2);
 /// How long a statement takes where nothing is wrong, in microseconds.
 const STATEMENT_US: (u64, u64) = (80, 700);
+/// How soon is looked again at what is due and does not happen.
+const HELD_UP: Duration = Duration::from_millis(1);
 /// How often a disk that hangs is looked at.
 const HUNG: Duration = Duration::from_millis(20);
 
@@ -434,15 +436,16 @@ async fn pump(machine: Machine) {
     loop {
         // Its own look wakes nobody: the permit would wake itself, for ever.
         machine.with(|inner, _| inner.armed = Some(BootTime::default()));
-        let soonest = machine.now().plus(Duration::from_micros(1));
+        let soonest = machine.now().plus(HELD_UP);
         let due = {
             let mut inner = machine.lock();
-            inner.armed = inner.host.due();
+            // What is still due is held up by something: it is looked at again a little later.
+            inner.armed = inner.host.due().map(|at| if at <= machine.now() { soonest } else { at });
             inner.armed
         };
         let mut waits: Vec<runtime::Boxed<'_, ()>> = vec![Box::pin(machine.0.wake.notified())];
         if let Some(due) = due {
-            let wait = due.max(soonest).since(machine.now());
+            let wait = due.since(machine.now());
             waits.push(Box::pin(Rt::sleep(wait)));
         }
         runtime::first_of(waits).await;

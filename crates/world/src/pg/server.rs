@@ -466,6 +466,8 @@ impl Server {
             Phase::Starting { until } if postmaster => Some(until),
             _ => None,
         };
+        // A server that stops replays nothing any more.
+        let stops = matches!(run.phase, Phase::Stopping(_));
         let primary = run.startup.is_none();
         // The rest waits for sessions and walsenders to end.
         let alone = run.sessions.is_empty() && run.senders.is_empty();
@@ -476,7 +478,7 @@ impl Server {
             run.postmaster.reload_at.filter(|_| postmaster),
             run.log.flush.and_then(|f| f.at).filter(|_| !held),
             run.log.lazy_at.filter(|_| primary && !self.stopped.walwriter),
-            run.startup.as_ref().filter(|_| !awaits).and_then(Startup::due),
+            run.startup.as_ref().filter(|_| !awaits && !stops).and_then(Startup::due),
             run.receiver.as_ref().filter(|_| !self.stopped.receiver).map(Receiver::due),
             run.orphan_ends.filter(|_| alone && !self.holds_memory()),
         ];

@@ -80,7 +80,8 @@ impl Startup {
             return Some(at);
         }
         let sleep = match self.source {
-            Source::Sleeping { until } => Some(until),
+            // One that is paused does not wake for what it could not replay.
+            Source::Sleeping { until } if !self.paused || self.promotion.is_some() => Some(until),
             _ => None,
         };
         let arrival = self.arrivals.front().filter(|_| !self.paused).map(|(at, _)| *at);

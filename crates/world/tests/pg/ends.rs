@@ -294,3 +294,20 @@ fn a_stopped_postmaster_answers_no_new_connection() {
     let ticket = lab.write(&client, 1).unwrap();
     assert_eq!(lab.outcome(ticket), ACKED, "an old one goes on");
 }
+
+#[test]
+fn nothing_is_due_of_who_is_held_up() {
+    // A standby that stops, and has one of its own that does not answer.
+    let mut lab = fleet(&["b"]);
+    lab.unfollow("b");
+    lab.advance(Duration::from_millis(150));
+    lab.pause_replay("b", true);
+    lab.advance(Duration::from_millis(150));
+    let due = |lab: &Lab| lab.server("b").due().is_none_or(|at| at > lab.now());
+    assert!(due(&lab), "paused");
+    lab.pause_replay("b", false);
+    lab.pace("b", Pace { stop: Span::millis(500, 500), ..Pace::default() });
+    lab.stop("b", Mode::Fast);
+    lab.advance(Duration::from_millis(200));
+    assert!(lab.is_running("b") && due(&lab), "stopping");
+}
