@@ -18,7 +18,8 @@ impl Pass<'_> {
             return Some(change);
         }
         if let Some(change) = self.holder_silent(tenure, findings) {
-            return change;
+            // It may be gone for good: then only another operation helps.
+            return change.or_else(|| self.operation_overdue(findings));
         }
         if let Some(change) = self.promotion_overdue(tenure, findings) {
             return Some(change);
