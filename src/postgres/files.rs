@@ -42,6 +42,11 @@ pub fn sync_dir(dir: &Path) -> Result<(), Error> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::new("sync", dir, e))
 }
 
+/// Makes the content of a file durable, whoever wrote it.
+pub fn sync_file(path: &Path) -> Result<(), Error> {
+    File::open(path).and_then(|f| f.sync_all()).map_err(|e| Error::new("sync", path, e))
+}
+
 /// Makes the names in the directory that holds `path` durable.
 pub fn sync_parent(path: &Path) -> Result<(), Error> {
     sync_dir(parent(path))

@@ -13,7 +13,17 @@ use crate::postgres::{files, reserve};
 impl PgDatabase {
     pub(super) async fn read_record(&self) -> Result<Option<MemberRecord>> {
         let path = self.settings.record_file();
-        let read = blocking(move || files::read_if_exists(&path)).await?;
+        let read = blocking(move || {
+            let bytes = files::read_if_exists(&path)?;
+            // A daemon that died before it had synced the exchange of names leaves a record that
+            // is only seen: the next one acts on it, so it has to outlive the machine first.
+            if bytes.is_some() {
+                files::sync_file(&path)?;
+                files::sync_parent(&path)?;
+            }
+            Ok(bytes)
+        });
+        let read = read.await?;
         let Some(bytes) = read.map_err(error::file)? else { return Ok(None) };
         let path = self.settings.record_file();
         let record: MemberRecord = serde_json::from_slice(&bytes).map_err(|e| {
