@@ -49,7 +49,7 @@ verify: ## check format, lints, documentation and scripts; never writes to the c
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked -p quorate-model -- -D warnings
 	cargo clippy --locked -p quorate-world -p quorate-sim --all-targets -- -D warnings
-	cargo clippy --locked -p quorate-fuzz --all-targets --features engine -- -D warnings
+	cargo clippy --locked -p quorate-fuzz --lib --bins --test replay --features engine -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 	@if command -v shellcheck >/dev/null; then \
 		echo shellcheck $(SCRIPTS); shellcheck -x $(SCRIPTS); \

@@ -160,7 +160,12 @@ impl PgDatabase {
         let refreshed = Refreshed { guard, names: sync.setting() };
         let known = lock(&self.memory).refreshed.as_ref() == Some(&refreshed);
         let in_force = session.primary_status().await.map_err(error::sql)?;
-        if !known || in_force.synchronous_standby_names != refreshed.names {
+        let names_in_force = in_force.synchronous_standby_names == refreshed.names;
+        if !known || !names_in_force {
+            if !names_in_force {
+                // Those that began since may have another setting, too.
+                lock(&self.memory).refreshing = None;
+            }
             self.hold_primary(&mut session, epoch, sync, !writes_open, spec).await?;
             for member in &sync.members {
                 session.create_slot(&member.slot_name(), true).await.map_err(error::sql)?;
@@ -173,7 +178,8 @@ impl PgDatabase {
             let ended = ended.map_err(error::barrier)?;
             info!(%sync, ended = ended.len(), "every walsender runs with the configuration");
             // Once for a setting: a retry of the barrier must not cut the standbys off again.
-            lock(&self.memory).refreshed = Some(refreshed);
+            let mut memory = lock(&self.memory);
+            (memory.refreshed, memory.refreshing) = (Some(refreshed), None);
         }
         // Waiters of before are looked at again when the standbys report a record behind theirs.
         let lsn = session.emit_local().await.map_err(error::sql)?;
