@@ -335,9 +335,11 @@ fn a_follower_that_comes_back_does_not_force_a_healthy_leader_out() {
 fn a_wiped_controller_is_refused_and_a_late_one_is_not() {
     run(async {
         let mut group = Group::new(3);
+        // The third only says that it knows of no group, and takes part long after the others.
+        let third = group.open(3).await;
         group.start(&[1, 2]).await;
         group.add(&[1, 2]).await;
-        // The third starts for the first time, long after the others.
+        drop(third);
         group.start(&[3]).await;
         group.all_have(1).await;
 
@@ -357,6 +359,7 @@ fn a_wiped_controller_is_refused_and_a_late_one_is_not() {
 fn two_of_three_form_a_group_whoever_founds_it_first() {
     run(async {
         let mut group = Group::new(3);
+        let _third = group.open(3).await;
         let first = group.open(1).await;
         let second = group.open(2).await;
         // The second founds while the first has not even asked.
@@ -405,17 +408,23 @@ fn a_lost_controller_is_replaced_under_a_new_id() {
 fn an_empty_node_waits_where_it_cannot_know() {
     run(async {
         let mut group = Group::new(3);
+        let third = group.open(3).await;
         group.start(&[1, 2]).await;
         group.add(&[1, 2]).await;
+        drop(third);
         // Node 2 might be the only one that once counted a vote of node 3.
         group.stop(2).await;
         let starting = group.open(3).await;
         let started = Rt::spawn(starting.start());
         assert!(Rt::timeout(SHORT, started).await.is_err(), "it must wait for node 2");
-        // Alone, an empty node founds nothing either.
+        // Alone, an empty node founds nothing either, nor do two: the third may know of a group.
         let alone = Group::new(3);
         let starting = alone.open(1).await;
         assert!(Rt::timeout(SHORT, starting.start()).await.is_err());
+        let (first, second) = (alone.open(1).await, alone.open(2).await);
+        let second = Rt::spawn(second.start());
+        assert!(Rt::timeout(SHORT, first.start()).await.is_err());
+        drop(second);
     });
 }
 
