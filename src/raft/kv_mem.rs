@@ -149,6 +149,36 @@ fn apply(image: &mut Image, batch: &Batch) {
     }
 }
 
+/// The keys of `space` in `from..to`, with their values, in order.
+pub fn pairs<V: Clone>(
+    image: &BTreeMap<(Space, Vec<u8>), V>,
+    space: Space,
+    from: &[u8],
+    to: Option<&[u8]>,
+) -> Vec<(Vec<u8>, V)> {
+    if to.is_some_and(|to| to <= from) {
+        return Vec::new();
+    }
+    let start = Bound::Included((space, from.to_vec()));
+    image
+        .range((start, Bound::Unbounded))
+        .take_while(|((s, key), _)| *s == space && to.is_none_or(|to| key.as_slice() < to))
+        .map(|((_, key), value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+/// The greatest key of `space`, with its value.
+pub fn last_pair<V>(image: &BTreeMap<(Space, Vec<u8>), V>, space: Space) -> Option<(&Vec<u8>, &V)> {
+    // Spaces are in the order of their keys: the end of this one is before the next.
+    let end = match space {
+        Space::Meta => Bound::Excluded((Space::Log, Vec::new())),
+        Space::Log => Bound::Excluded((Space::State, Vec::new())),
+        Space::State => Bound::Unbounded,
+    };
+    let mut found = image.range((Bound::Included((space, Vec::new())), end));
+    found.next_back().map(|((_, key), value)| (key, value))
+}
+
 impl KvEngine for KvMem {
     fn submit(&self, batch: Batch, sync: bool, done: Done) {
         self.lock().queue.push_back(Queued { batch, sync, done });
@@ -169,19 +199,7 @@ impl KvEngine for KvMem {
         to: Option<&[u8]>,
         visit: &mut Visit<'_>,
     ) -> Result<(), Error> {
-        if to.is_some_and(|to| to <= from) {
-            return Ok(());
-        }
-        let found: Vec<_> = {
-            let inner = self.lock();
-            let start = Bound::Included((space, from.to_vec()));
-            inner
-                .readable
-                .range((start, Bound::Unbounded))
-                .take_while(|((s, key), _)| *s == space && to.is_none_or(|to| key.as_slice() < to))
-                .map(|((_, key), value)| (key.clone(), value.clone()))
-                .collect()
-        };
+        let found = pairs(&self.lock().readable, space, from, to);
         for (key, value) in &found {
             if visit(key, value).is_break() {
                 break;
@@ -192,8 +210,6 @@ impl KvEngine for KvMem {
 
     fn last(&self, space: Space) -> Result<Option<Pair>, Error> {
         let inner = self.lock();
-        let found =
-            inner.readable.range((space, Vec::new())..).take_while(|((s, _), _)| *s == space);
-        Ok(found.last().map(|((_, key), value)| (key.clone(), value.clone())))
+        Ok(last_pair(&inner.readable, space).map(|(key, value)| (key.clone(), value.clone())))
     }
 }

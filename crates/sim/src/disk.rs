@@ -13,7 +13,6 @@
 //! did not do ([`Disk::lie`]), and one that keeps a part of a batch ([`Disk::tear`]).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +22,7 @@ use tokio::sync::Notify;
 use crate::Rt;
 use crate::raft::AsyncRuntime as _;
 use crate::raft::kv::{Batch, Done, Error, KvEngine, Pair, Space, Visit, Write};
+use crate::raft::kv_mem::{last_pair, pairs};
 
 /// Bound of one group of writes, as in production.
 const GROUP_JOBS_MAX: usize = 256;
@@ -421,19 +421,7 @@ impl KvEngine for Engine {
         to: Option<&[u8]>,
         visit: &mut Visit<'_>,
     ) -> Result<(), Error> {
-        if to.is_some_and(|to| to <= from) {
-            return Ok(());
-        }
-        let found: Vec<(Vec<u8>, Value)> = {
-            let state = self.0.lock();
-            let start = Bound::Included((space, from.to_vec()));
-            state
-                .readable
-                .range((start, Bound::Unbounded))
-                .take_while(|((s, key), _)| *s == space && to.is_none_or(|to| key.as_slice() < to))
-                .map(|((_, key), value)| (key.clone(), value.clone()))
-                .collect()
-        };
+        let found = pairs(&self.0.lock().readable, space, from, to);
         for (key, value) in &found {
             if visit(key, value).is_break() {
                 break;
@@ -444,13 +432,6 @@ impl KvEngine for Engine {
 
     fn last(&self, space: Space) -> Result<Option<Pair>, Error> {
         let state = self.0.lock();
-        // Spaces are in the order of their keys: the end of this one is before the next.
-        let end = match space {
-            Space::Meta => Bound::Excluded((Space::Log, Vec::new())),
-            Space::Log => Bound::Excluded((Space::State, Vec::new())),
-            Space::State => Bound::Unbounded,
-        };
-        let mut found = state.readable.range((Bound::Included((space, Vec::new())), end));
-        Ok(found.next_back().map(|((_, key), value)| (key.clone(), value.to_vec())))
+        Ok(last_pair(&state.readable, space).map(|(key, value)| (key.clone(), value.to_vec())))
     }
 }
