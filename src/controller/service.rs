@@ -78,8 +78,10 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
         SessionError::NotLeader { leader: leader.map(|l| l.peer.address) }
     }
 
+    /// Whether this node leads, and can do so. One that is not fit may have been deposed for long:
+    /// an agent that goes on to ask it would be heard by nobody.
     fn leads(&self) -> bool {
-        self.raft.role().get().established
+        self.raft.role().get().established && self.raft.fitness().borrow().is_fit()
     }
 
     async fn propose(&self, cluster: &ClusterName, change: Change) -> Result<(), SessionError> {
@@ -148,6 +150,7 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
         let deadline = self.clock.now().plus(wait);
         let mut applied = self.raft.applied();
         let mut role = self.raft.role();
+        let mut fitness = self.raft.fitness();
         if request.known_index == 0 {
             // An agent that knows nothing could not tell an old state from a new one, and a leader
             // that was deposed does not know it: a quorum has to confirm the first answer.
@@ -158,7 +161,7 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
         }
         // A new leader's state may be behind what the agent has seen, for a moment.
         loop {
-            if !role.get().established {
+            if !self.leads() {
                 return Err(self.not_leader());
             }
             let latest = applied.get();
@@ -170,6 +173,7 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
             runtime::first_of(vec![
                 Box::pin(async { _ = applied.changed().await }),
                 Box::pin(async { _ = role.changed().await }),
+                Box::pin(async { _ = fitness.changed().await }),
                 Box::pin(timer),
             ])
             .await;

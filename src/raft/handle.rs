@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::AsyncRuntime;
@@ -14,6 +13,7 @@ use openraft::errors::{ClientWriteError, RaftError};
 use super::append_monitor::AppendMonitor;
 use super::barrier::Barriers;
 use super::error::{BarrierError, FatalReason, Leader, ProposeError, TransferError};
+use super::fitness::{self, Fitness};
 use super::record;
 use super::role::{Role, fatal_reason};
 use super::service::Core;
@@ -35,8 +35,7 @@ pub(super) struct Shared<RT: AsyncRuntime> {
     pub(super) role: watch::Receiver<RT, Role>,
     pub(super) barriers: Arc<Barriers<RT>>,
     pub(super) monitor: Arc<AppendMonitor<RT>>,
-    pub(super) stalled: Arc<AtomicBool>,
-    pub(super) quiet: Arc<AtomicBool>,
+    pub(super) fitness: fitness::Shared,
 }
 
 /// A running Raft node. Cheap to clone. Dropping it does not stop the node:
@@ -90,7 +89,7 @@ impl<RT: AsyncRuntime> Handle<RT> {
         deadline: Duration,
     ) -> Result<Reply, ProposeError> {
         let shared = &self.0;
-        if shared.stalled.load(Ordering::Acquire) {
+        if shared.fitness.get().disk_stalled {
             return Err(ProposeError::NotLeader { leader: None });
         }
         let bytes_max = shared.command_bytes_max;
@@ -119,11 +118,11 @@ impl<RT: AsyncRuntime> Handle<RT> {
         if without(Mutant::BarrierSkipped) {
             return Ok(self.0.applied.get());
         }
-        let stalled = || self.0.stalled.load(Ordering::Acquire);
+        let stalled = || self.0.fitness.get().disk_stalled;
         if stalled() {
             return Err(BarrierError::DiskStalled);
         }
-        if self.0.quiet.load(Ordering::Acquire) {
+        if self.0.fitness.get().quiet {
             return Err(BarrierError::NoQuorum);
         }
         let passed = RT::timeout(deadline, self.0.barriers.pass()).await;
@@ -147,6 +146,12 @@ impl<RT: AsyncRuntime> Handle<RT> {
     /// Follows who leads.
     pub fn role(&self) -> watch::Receiver<RT, Role> {
         self.0.role.clone()
+    }
+
+    /// Follows whether this node could lead. A leader that is not fit may be deposed for long
+    /// without knowing it: nobody is to rely on what it answers.
+    pub fn fitness(&self) -> crate::watch::Receiver<Fitness> {
+        self.0.fitness.follow()
     }
 
     /// Hands the leadership to `to`, which must be up to date. While it moves, nothing is
@@ -225,7 +230,7 @@ impl<RT: AsyncRuntime> Handle<RT> {
                 .map(|(id, matched)| (*id, lag(matched)))
                 .collect(),
             append_latency: self.0.monitor.last_append_latency(),
-            disk_stalled: self.0.stalled.load(Ordering::Acquire),
+            disk_stalled: self.0.fitness.get().disk_stalled,
         }
     }
 

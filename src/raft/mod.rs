@@ -18,6 +18,7 @@ mod barrier;
 #[cfg(not(quorate_sim))]
 pub mod disk;
 pub mod error;
+mod fitness;
 mod formation;
 #[cfg(not(quorate_sim))]
 pub mod grpc;
@@ -52,6 +53,7 @@ pub mod wire;
 #[cfg(not(quorate_sim))]
 pub use disk::{Disk, Room};
 pub use error::{BarrierError, FatalReason, Leader, ProposeError, StartError, TransferError};
+pub use fitness::Fitness;
 pub use formation::FormationError;
 pub use handle::{Handle, Metrics};
 pub use identity::IdentityError;

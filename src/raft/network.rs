@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use openraft::{AsyncRuntime, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::fitness;
 use super::identity::PeerStores;
 use super::types::{Peer, Snapshot, SnapshotMeta, TypeConfig, Vote};
 use super::wire::{
@@ -67,7 +67,7 @@ pub struct Caller<T> {
     members: BTreeMap<u64, Peer>,
     /// Peers whose refusal was logged: it comes again with every heartbeat.
     warned: Mutex<BTreeSet<u64>>,
-    quiet: Arc<AtomicBool>,
+    fitness: fitness::Shared,
 }
 
 impl<T: Transport> Caller<T> {
@@ -84,13 +84,13 @@ impl<T: Transport> Caller<T> {
             peers,
             members,
             warned: Mutex::default(),
-            quiet: Arc::default(),
+            fitness: fitness::Shared::default(),
         }
     }
 
-    /// While this is true, nothing is sent that a follower could take for a heartbeat.
-    pub fn quiet(&self) -> Arc<AtomicBool> {
-        self.quiet.clone()
+    /// While it is quiet, nothing is sent that a follower could take for a heartbeat.
+    pub(super) fn fitness(&self) -> fitness::Shared {
+        self.fitness.clone()
     }
 
     /// Asks `target`, and knows after it with which store it answers.
@@ -169,7 +169,7 @@ pub struct Client<T> {
 
 impl<T: Transport> Client<T> {
     fn refuse_in_silence<RT: AsyncRuntime>(&self) -> Result<(), RPCError<TypeConfig<RT>>> {
-        if self.caller.quiet.load(Ordering::Acquire) {
+        if self.caller.fitness.get().quiet {
             let why = "this leader is quiet, so that another can be elected";
             return Err(RPCError::Unreachable(Unreachable::from_string(why)));
         }

@@ -7,13 +7,12 @@
 //! soon as the leader's lease ends, so that a loss of little more than a second would cost an
 //! election, and it goes on to replicate, which followers take for heartbeats.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::{AsyncRuntime, Instant};
 
+use super::fitness;
 use super::role::own_leadership;
 use super::service::Core;
 
@@ -30,9 +29,13 @@ pub(super) struct Times {
     pub(super) loud: Duration,
 }
 
-/// Watches until the core ends. While `quiet` is true, nothing that followers could take for a
+/// Watches until the core ends. While the node is quiet, nothing that followers could take for a
 /// heartbeat may be sent.
-pub(super) async fn watch<RT: AsyncRuntime>(core: Core<RT>, quiet: Arc<AtomicBool>, times: Times) {
+pub(super) async fn watch<RT: AsyncRuntime>(
+    core: Core<RT>,
+    fitness: fitness::Shared,
+    times: Times,
+) {
     // The term that this node leads, and since when it is known.
     let mut leads: Option<(u64, RT::Instant)> = None;
     loop {
@@ -55,7 +58,7 @@ pub(super) async fn watch<RT: AsyncRuntime>(core: Core<RT>, quiet: Arc<AtomicBoo
                 is_silent(now.saturating_duration_since(heard), times)
             })
         };
-        if !quiet.swap(silent, Ordering::AcqRel) && silent {
+        if !fitness.change(|f| f.quiet = silent).quiet && silent {
             tracing::warn!(
                 "no majority of controllers has answered this leader for long: it goes quiet, so \
                  that the others can elect another"

@@ -5,7 +5,6 @@
 //! can end.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use openraft::errors::{InitializeError, RaftError};
 use openraft::{AsyncRuntime, Config, Raft};
@@ -86,7 +85,7 @@ impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
         }
         let (machine, applied) = StateMachine::<RT>::open(engine)?;
         machine.check_reaches(&log)?;
-        let quiet = caller.quiet();
+        let fitness = caller.fitness();
         let network = NetworkFactory(caller);
         let core = Raft::new(*node_id, config, network, log.clone(), machine)
             .await
@@ -104,14 +103,13 @@ impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
         let (publish, role) = watch::channel(role::initial(clock.now()));
         // Dropping a handle detaches its task; both end with the core.
         drop(RT::spawn(role::follow(core.clone(), members.clone(), clock, publish)));
-        let stalled = Arc::new(AtomicBool::new(false));
         let monitor = log.monitor();
         let (every, longest) = (options.heartbeat, options.election_max);
         // A follower waits for the end of the leader's lease and then for its own timeout.
         let times = quiet::Times { every, after: 2 * longest, silent: 3 * longest, loud: longest };
-        drop(RT::spawn(quiet::watch(core.clone(), quiet.clone(), times)));
+        drop(RT::spawn(quiet::watch(core.clone(), fitness.clone(), times)));
         let times = Times { every, append_max: longest };
-        let dog = watchdog::watch(core.clone(), monitor.clone(), stalled.clone(), times);
+        let dog = watchdog::watch(core.clone(), monitor.clone(), fitness.clone(), times);
         drop(RT::spawn(dog));
         Ok(Handle(Arc::new(Shared {
             node_id: *node_id,
@@ -122,8 +120,7 @@ impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
             applied,
             role,
             monitor,
-            stalled,
-            quiet,
+            fitness,
         })))
     }
 }

@@ -6,13 +6,13 @@
 //! has the most; openraft stops heartbeats with it, so that an election follows in any case.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::{AsyncRuntime, Instant};
 
 use super::append_monitor::AppendMonitor;
+use super::fitness;
 use super::role::own_leadership;
 use super::service::Core;
 
@@ -24,11 +24,11 @@ pub(super) struct Times {
     pub(super) append_max: Duration,
 }
 
-/// Watches until the core ends. `stalled` is true while an append takes too long.
+/// Watches until the core ends. The disk counts as stalled while an append takes too long.
 pub(super) async fn watch<RT: AsyncRuntime>(
     core: Core<RT>,
     monitor: Arc<AppendMonitor<RT>>,
-    stalled: Arc<AtomicBool>,
+    fitness: fitness::Shared,
     times: Times,
 ) {
     let mut tried: Option<(RT::Instant, usize)> = None;
@@ -38,7 +38,7 @@ pub(super) async fn watch<RT: AsyncRuntime>(
         let stuck = monitor
             .append_in_flight_since()
             .is_some_and(|since| now.saturating_duration_since(since) > times.append_max);
-        stalled.store(stuck, Ordering::Release);
+        fitness.change(|f| f.disk_stalled = stuck);
         let candidates = {
             let metrics = core.metrics();
             let m = metrics.borrow_watched();
