@@ -299,7 +299,7 @@ impl PgDatabase {
     pub(super) async fn prove_tree_empty(&self) -> Result<Emptiness> {
         let Some(Guarded { client, fencing, .. }) = self.guarded() else {
             let emptiness = self.prove_without_guard().await?;
-            self.tree.send_replace(Tree::None);
+            self.tell_no_tree();
             return Ok(emptiness);
         };
         let mut emptiness = if fencing.is_fence() { Emptiness::Proven } else { Emptiness::Assumed };
@@ -336,8 +336,15 @@ impl PgDatabase {
             gone.current.store(false, Ordering::SeqCst);
         }
         self.forget_tree();
-        self.tree.send_replace(Tree::None);
+        self.tell_no_tree();
         Ok(emptiness)
+    }
+
+    /// That there still is no tree is no news: whoever failed after an earlier proof would be woken
+    /// to fail again at once.
+    fn tell_no_tree(&self) {
+        let told = |now: &mut Tree| std::mem::replace(now, Tree::None) != Tree::None;
+        self.tree.send_if_modified(told);
     }
 
     /// Where no guard can be asked: kills what is left of it, and proves its tree empty from what
