@@ -161,6 +161,41 @@ impl Client {
         Ok(answer.status.unwrap_or_default())
     }
 
+    /// The newest events of a cluster, at most `limit`; from the leader, which has confirmed that
+    /// it is.
+    pub async fn history(
+        &mut self,
+        cluster: &str,
+        limit: u32,
+    ) -> Result<v1::HistoryResponse, Error> {
+        self.get_history(cluster, limit, true).await
+    }
+
+    /// The same from any endpoint, as it knows it: newer events may be missing.
+    pub async fn history_of_any(
+        &mut self,
+        cluster: &str,
+        limit: u32,
+    ) -> Result<v1::HistoryResponse, Error> {
+        self.leader = None;
+        self.get_history(cluster, limit, false).await
+    }
+
+    async fn get_history(
+        &mut self,
+        cluster: &str,
+        limit: u32,
+        linearizable: bool,
+    ) -> Result<v1::HistoryResponse, Error> {
+        let cluster = cluster.to_owned();
+        let request = v1::HistoryRequest { cluster, after_event: 0, limit, linearizable };
+        self.read(|mut c| {
+            let request = request.clone();
+            async move { c.history(request).await }
+        })
+        .await
+    }
+
     /// Starts a switchover, or checks one. The operation is the answer's, or where the outcome was
     /// unclear the one that was found to have been started. `request.wait` is ignored: see
     /// [`Client::follow`].

@@ -497,10 +497,12 @@ impl Source for Late {
     fn leadership(&self) -> Leadership {
         let Some(part) = self.part() else { return Leadership::default() };
         let role = part.raft.role().get();
+        // A leader that cannot lead may have been deposed long ago: it does not speak for the group.
+        let fit = !role.is_leader || part.raft.fitness().borrow().is_fit();
         Leadership {
-            is_leader: role.is_leader,
-            established: role.established,
-            leader: role.leader.map(leader),
+            is_leader: role.is_leader && fit,
+            established: role.established && fit,
+            leader: role.leader.filter(|_| fit).map(leader),
             term: role.term,
         }
     }

@@ -59,10 +59,13 @@ impl Api {
         found.ok_or(Error::NoOperation { cluster: name, id: request.operation })
     }
 
-    fn events(&self, request: &v1::HistoryRequest) -> Result<v1::HistoryResponse, Error> {
+    async fn events(&self, request: &v1::HistoryRequest) -> Result<v1::HistoryResponse, Error> {
         let name = request::cluster(&request.cluster)?;
         let limit = request::limit(request.limit)?;
-        let state = self.source.applied();
+        let state = match request.linearizable {
+            true => self.operator.confirmed().await?,
+            false => self.source.applied(),
+        };
         let history = &find(&state, &name)?.history;
         let wanted = history.iter().filter(|e| e.id > request.after_event);
         let skip = if request.after_event == 0 { history.len().saturating_sub(limit) } else { 0 };
@@ -156,7 +159,7 @@ impl ControlPlane for Api {
         &self,
         request: Request<v1::HistoryRequest>,
     ) -> Result<Response<v1::HistoryResponse>, Status> {
-        Ok(Response::new(self.events(request.get_ref())?))
+        Ok(Response::new(self.events(request.get_ref()).await?))
     }
 
     type WatchHistoryStream = Boxed<v1::WatchHistoryResponse>;

@@ -30,15 +30,13 @@ const COLUMNS: [Column; 4] = [
 
 pub(super) async fn run(mut context: Context, args: &HistoryArgs) -> Result<(), Failure> {
     let cluster = context.cluster().await?;
-    let request =
-        v1::HistoryRequest { cluster: cluster.clone(), after_event: 0, limit: args.limit };
-    let answer = context
-        .client
-        .read(|mut c| {
-            let request = request.clone();
-            async move { c.history(request).await }
-        })
-        .await?;
+    let answer = match context.client.history(&cluster, args.limit).await {
+        Err(client::Error::NoLeader(_)) => {
+            output::note("no leader answers: this is what one node knows, and may be old")?;
+            context.client.history_of_any(&cluster, args.limit).await?
+        }
+        answer => answer?,
+    };
     if args.follow {
         for event in &answer.events {
             show(context.format, event)?;

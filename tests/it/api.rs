@@ -90,6 +90,13 @@ async fn a_follower_answers_what_it_may_and_names_the_leader_for_the_rest() {
     let mut refused = vec![api.switchover(to("b")).await.unwrap_err()];
     let linearizable = v1::GetStatusRequest { cluster: String::new(), linearizable: true };
     refused.push(api.get_status(linearizable).await.unwrap_err());
+    let newest = v1::HistoryRequest {
+        cluster: "main".to_owned(),
+        after_event: 0,
+        limit: 1,
+        linearizable: true,
+    };
+    refused.push(api.history(newest).await.unwrap_err());
     let explain = v1::ExplainRequest { cluster: "main".to_owned() };
     refused.push(api.explain(explain).await.unwrap_err());
     let watch = v1::WatchStatusRequest { from_leader: true, ..Default::default() };
@@ -114,7 +121,12 @@ async fn malformed_requests_name_the_field() {
     assert_eq!(field(api.switchover(by).await.unwrap_err()), "requested_by");
     let long = v1::GetStatusRequest { cluster: "a".repeat(41), linearizable: false };
     assert_eq!(field(api.get_status(long).await.unwrap_err()), "cluster");
-    let limit = v1::HistoryRequest { cluster: "main".to_owned(), limit: 401, after_event: 0 };
+    let limit = v1::HistoryRequest {
+        cluster: "main".to_owned(),
+        limit: 401,
+        after_event: 0,
+        linearizable: false,
+    };
     assert_eq!(field(api.history(limit).await.unwrap_err()), "limit");
     let absent = v1::ExplainRequest { cluster: "other".to_owned() };
     let status = api.explain(absent).await.unwrap_err();
@@ -268,8 +280,12 @@ async fn a_status_watch_sends_changes_and_heartbeats_and_ends_with_the_node() {
 async fn history_pages_and_follows() {
     let served = Served::new(Fake::leader()).await;
     let mut api = api(&served).await;
-    let page =
-        |after_event, limit| v1::HistoryRequest { cluster: "main".into(), after_event, limit };
+    let page = |after_event, limit| v1::HistoryRequest {
+        cluster: "main".into(),
+        after_event,
+        limit,
+        linearizable: false,
+    };
     let ids = |a: v1::HistoryResponse| a.events.iter().map(|e| e.id).collect::<Vec<_>>();
     let newest = api.history(page(0, 2)).await.unwrap().into_inner();
     assert_eq!((newest.oldest_event, ids(newest)), (1, vec![4, 5]));

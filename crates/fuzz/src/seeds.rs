@@ -239,7 +239,12 @@ fn requests(all: &mut Vec<Seed>) {
     put(2, "failover", failover.encode_to_vec());
     let operation = v1::GetOperationRequest { cluster: cluster.clone(), operation: 1 };
     put(3, "operation", operation.encode_to_vec());
-    let history = v1::HistoryRequest { cluster: cluster.clone(), after_event: 1, limit: 10 };
+    let history = v1::HistoryRequest {
+        cluster: cluster.clone(),
+        after_event: 1,
+        limit: 10,
+        linearizable: false,
+    };
     put(4, "history", history.encode_to_vec());
     put(5, "explain", v1::ExplainRequest { cluster: cluster.clone() }.encode_to_vec());
     put(6, "connection", v1::GetConnectionRequest { cluster: cluster.clone() }.encode_to_vec());
