@@ -179,6 +179,15 @@ impl<T> Receiver<T> {
         .await
     }
 
+    /// Waits for another value; for ever once the publisher is gone. For who has other things to
+    /// wait for, and would be woken without end.
+    /// Safe to cancel.
+    pub async fn another(&mut self) {
+        if self.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Waits until `wanted` holds of the value. Safe to cancel. It has no deadline of its own.
     pub async fn wait_for(
         &mut self,
@@ -256,6 +265,7 @@ mod tests {
         assert!(pin!(receiver.changed()).poll(&mut cx).is_pending());
         drop(other);
         assert_eq!(pin!(receiver.changed()).poll(&mut cx), Poll::Ready(Err(Closed)));
+        assert!(pin!(receiver.another()).poll(&mut cx).is_pending());
         let seen = pin!(receiver.wait_for(|v| *v == "b")).poll(&mut cx).map(|r| r.map(|v| *v));
         assert_eq!(seen, Poll::Ready(Ok("b")));
     }

@@ -54,7 +54,7 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
         if claims.is_empty() || (now < due && !fresh) {
             let wait = if claims.is_empty() { Duration::from_secs(1) } else { due.since(now) };
             let mut waits: Vec<Boxed<'_, ()>> =
-                vec![Box::pin(RT::sleep(wait)), Box::pin(async { drop(news.changed().await) })];
+                vec![Box::pin(RT::sleep(wait)), Box::pin(news.another())];
             for member in &members {
                 waits.push(Box::pin(member.claims.notified()));
             }

@@ -185,10 +185,11 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             let (cluster, before) = (self.shared.member.cluster.clone(), self.tenure);
             let Self { tree, news, stop, .. } = self;
             runtime::first_of(vec![
-                Box::pin(async { drop(tree.changed().await) }),
-                Box::pin(async { drop(stop.changed().await) }),
+                Box::pin(tree.another()),
+                Box::pin(stop.another()),
                 Box::pin(async {
-                    while news.changed().await.is_ok() {
+                    loop {
+                        news.another().await;
                         let snapshot = news.borrow_and_update().clone();
                         if tenure_of(snapshot.clusters.get(&cluster)) != before {
                             return;
@@ -202,9 +203,9 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         }
         let Self { tree, news, shared, stop, .. } = self;
         runtime::first_of(vec![
-            Box::pin(async { drop(stop.changed().await) }),
-            Box::pin(async { drop(tree.changed().await) }),
-            Box::pin(async { drop(news.changed().await) }),
+            Box::pin(stop.another()),
+            Box::pin(tree.another()),
+            Box::pin(news.another()),
             Box::pin(shared.wake.notified()),
             Box::pin(RT::sleep(limit)),
         ])

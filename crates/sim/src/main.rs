@@ -186,7 +186,7 @@ fn run(command: Sub) -> Result<bool, String> {
         Sub::Replay { which, trace } => {
             let plan = which.plan()?;
             if trace {
-                play(&plan, Told::Trace).trace.iter().for_each(|line| println!("{line}"));
+                play(&plan, Told::Printed);
             }
             print!("{}", told(&plan));
             Ok(guarded(&plan).found.is_none())

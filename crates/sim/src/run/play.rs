@@ -30,6 +30,8 @@ pub enum Told {
     Story,
     /// A timeline, and every line of the trace.
     Trace,
+    /// A timeline; every line of the trace is printed as it comes.
+    Printed,
 }
 
 /// A run that has ended.
@@ -110,6 +112,9 @@ pub fn play(plan: &Plan, told: Told) -> Played {
 pub fn play_with<M: Databases>(plan: &Plan, databases: M, told: Told) -> Played {
     let sim = Sim::build(plan, databases.clone());
     sim.world().keep_trace(told == Told::Trace);
+    if told == Told::Printed {
+        sim.world().print_trace();
+    }
     let members: Vec<(Node, MachineId)> =
         plan.topology.members().iter().map(|n| (*n, sim.nodes()[*n].place().machine)).collect();
     for (node, machine) in &members {

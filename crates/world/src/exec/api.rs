@@ -164,7 +164,9 @@ pub fn trace(text: &str) {
 /// Whether somebody reads the lines of the trace: without that nobody needs long ones.
 #[track_caller]
 pub fn is_traced() -> bool {
-    Core::current().trace.borrow().keep
+    let core = Core::current();
+    let trace = core.trace.borrow();
+    trace.keep || trace.print
 }
 
 // ---- clocks ----

@@ -38,12 +38,14 @@ impl Hash {
 pub(crate) struct Trace {
     pub(crate) hash: Hash,
     pub(crate) keep: bool,
+    /// Prints each line as it comes: also of a run that does not end.
+    pub(crate) print: bool,
     pub(crate) lines: Vec<String>,
 }
 
 impl Trace {
     pub(crate) const fn new() -> Self {
-        Self { hash: Hash::new(), keep: false, lines: Vec::new() }
+        Self { hash: Hash::new(), keep: false, print: false, lines: Vec::new() }
     }
 
     /// Adds a line. `place` is asked for only where lines are kept.
@@ -57,9 +59,15 @@ impl Trace {
         self.hash.number(at);
         self.hash.number(u64::from(scope));
         self.hash.text(text);
-        if self.keep {
+        if self.keep || self.print {
             let (s, us) = (at / 1_000_000_000, at / 1_000 % 1_000_000);
-            self.lines.push(format!("{s:>5}.{us:06} {:<12} {text}", place()));
+            let line = format!("{s:>5}.{us:06} {:<12} {text}", place());
+            if self.print {
+                println!("{line}");
+            }
+            if self.keep {
+                self.lines.push(line);
+            }
         }
     }
 }

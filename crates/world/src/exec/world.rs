@@ -116,6 +116,11 @@ impl World {
         self.core.trace.borrow_mut().keep = keep;
     }
 
+    /// Prints the lines of the trace as they come.
+    pub fn print_trace(&self) {
+        self.core.trace.borrow_mut().print = true;
+    }
+
     /// The hash of everything traced so far.
     pub fn trace_hash(&self) -> u64 {
         self.core.trace.borrow().hash.value()
