@@ -9,7 +9,10 @@ use crate::support::{Cluster, HEAL, Mode, Options, SOON, until, until_seen};
 /// A restart of every daemon, one after the other, is no outage: the same PostgreSQL go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_daemon_is_restarted() {
-    let cluster = Cluster::start("every_daemon_is_restarted", &Options::default()).await;
+    // However slow the machine is, a daemon is back before the lease of its member ends.
+    let timing = vec!["ttl_ms = 60000".to_owned(), "suspect_ms = 50000".to_owned()];
+    let options = Options { timing, ..Options::default() };
+    let cluster = Cluster::start("every_daemon_is_restarted", &options).await;
     let since = Instant::now();
     let writers = vec![cluster.writer(Mode::Fresh), cluster.writer(Mode::Held)];
     cluster.rows_flow(30).await;

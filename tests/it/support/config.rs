@@ -25,6 +25,8 @@ pub struct Options {
     pub cluster: Vec<String>,
     /// Lines for `[[member]]`.
     pub member: Vec<String>,
+    /// Lines for `[timing]`.
+    pub timing: Vec<String>,
     /// PGDATA within a node's directory.
     pub data_dir: &'static str,
     /// Whether the ways into PostgreSQL that only tests need are made: an ordinary user and a table.
@@ -34,8 +36,17 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let (parameters, cluster, member) = (Vec::new(), Vec::new(), Vec::new());
-        let data_dir = "main";
-        Self { nodes: 3, witnesses: 0, parameters, cluster, member, data_dir, prepared: true }
+        let (timing, data_dir) = (Vec::new(), "main");
+        Self {
+            nodes: 3,
+            witnesses: 0,
+            parameters,
+            cluster,
+            member,
+            timing,
+            data_dir,
+            prepared: true,
+        }
     }
 }
 
@@ -111,6 +122,9 @@ bootstrap_members = [{}]
 hba = ["host all all 127.0.0.0/8 scram-sha-256", "host all all 10.0.0.0/8 scram-sha-256"]
 {}
 
+[timing]
+{}
+
 [cluster.parameters]
 shared_buffers = "16MB"
 max_connections = 60
@@ -119,6 +133,7 @@ log_line_prefix = "%m [%p] "
 "#,
         members.join(", "),
         options.cluster.join("\n"),
+        options.timing.join("\n"),
         options.parameters.join("\n"),
     );
     if i < count {
