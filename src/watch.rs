@@ -112,6 +112,14 @@ impl<T> Sender<T> {
         Ref(lock(&self.0))
     }
 
+    /// A copy of the value of now.
+    pub fn get(&self) -> T
+    where
+        T: Clone,
+    {
+        self.borrow().clone()
+    }
+
     /// Publishes `value`, whether or not anybody follows, and returns the one before.
     pub fn send_replace(&self, value: T) -> T {
         let mut before = None;
@@ -141,6 +149,14 @@ impl<T> Receiver<T> {
     /// The newest value, seen or not.
     pub fn borrow(&self) -> Ref<'_, T> {
         Ref(lock(&self.shared))
+    }
+
+    /// A copy of the newest value, seen or not.
+    pub fn get(&self) -> T
+    where
+        T: Clone,
+    {
+        self.borrow().clone()
     }
 
     /// The newest value, which is taken for seen.
@@ -189,13 +205,16 @@ impl<T> Receiver<T> {
     }
 
     /// Waits until `wanted` holds of the value. Safe to cancel. It has no deadline of its own.
-    pub async fn wait_for(
-        &mut self,
-        mut wanted: impl FnMut(&T) -> bool,
-    ) -> Result<Ref<'_, T>, Closed> {
+    pub async fn wait_for(&mut self, mut wanted: impl FnMut(&T) -> bool) -> Result<T, Closed>
+    where
+        T: Clone,
+    {
         loop {
-            if wanted(&*self.borrow_and_update()) {
-                return Ok(self.borrow());
+            {
+                let now = self.borrow_and_update();
+                if wanted(&now) {
+                    return Ok(now.clone());
+                }
             }
             self.changed().await?;
         }
@@ -266,7 +285,7 @@ mod tests {
         drop(other);
         assert_eq!(pin!(receiver.changed()).poll(&mut cx), Poll::Ready(Err(Closed)));
         assert!(pin!(receiver.another()).poll(&mut cx).is_pending());
-        let seen = pin!(receiver.wait_for(|v| *v == "b")).poll(&mut cx).map(|r| r.map(|v| *v));
+        let seen = pin!(receiver.wait_for(|v| *v == "b")).poll(&mut cx);
         assert_eq!(seen, Poll::Ready(Ok("b")));
     }
 }

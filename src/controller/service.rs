@@ -171,9 +171,9 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
             }
             let timer = RT::sleep(remaining);
             runtime::first_of(vec![
-                Box::pin(async { _ = applied.changed().await }),
-                Box::pin(async { _ = role.changed().await }),
-                Box::pin(async { _ = fitness.changed().await }),
+                Box::pin(applied.another()),
+                Box::pin(role.another()),
+                Box::pin(fitness.another()),
                 Box::pin(timer),
             ])
             .await;

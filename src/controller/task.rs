@@ -74,8 +74,8 @@ pub async fn run<RT: Runtime, C: Clock>(
         let tick = RT::sleep(task.options.tick);
         runtime::first_of(vec![
             Box::pin(async { task.memory.wake.notified().await }),
-            Box::pin(async { _ = role.changed().await }),
-            Box::pin(async { _ = applied.changed().await }),
+            Box::pin(role.another()),
+            Box::pin(applied.another()),
             Box::pin(tick),
         ])
         .await;

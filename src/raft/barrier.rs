@@ -17,8 +17,8 @@ use super::error::{BarrierError, FatalReason, Leader};
 use super::role::{fatal_reason, own_leadership};
 use super::service::Core;
 use super::state_machine::Applied;
-use super::watch;
 use crate::domain::mutant::{Mutant, without};
+use crate::watch;
 
 type Outcome = Result<Arc<Applied>, BarrierError>;
 type Waiter<RT> = <<RT as AsyncRuntime>::Oneshot as Oneshot>::Sender<Outcome>;
@@ -48,7 +48,7 @@ impl<RT: AsyncRuntime> Barriers<RT> {
     /// Barriers of `core`.
     pub(super) fn new(
         core: Core<RT>,
-        applied: watch::Receiver<RT, Arc<Applied>>,
+        applied: watch::Receiver<Arc<Applied>>,
         run_max: Duration,
     ) -> Arc<Self> {
         let run = move || -> BoxFuture<'static, Outcome> {
@@ -102,7 +102,7 @@ impl<RT: AsyncRuntime> Barriers<RT> {
 /// One barrier: the state at a read index that a majority confirms now.
 async fn read_index<RT: AsyncRuntime>(
     core: Core<RT>,
-    mut applied: watch::Receiver<RT, Arc<Applied>>,
+    mut applied: watch::Receiver<Arc<Applied>>,
     wait_max: Duration,
 ) -> Outcome {
     // An acknowledgement must not be older than now: never a clock-based lease.
@@ -143,13 +143,13 @@ mod tests {
     #[test]
     fn a_late_caller_joins_the_next_barrier() {
         BootRuntime::new(2).block_on(async {
-            let started = watch::channel::<BootRuntime, u64>(0);
-            let allowed = watch::channel::<BootRuntime, u64>(0);
+            let started = watch::channel::<u64>(0);
+            let allowed = watch::channel::<u64>(0);
             let (started_tx, mut started) = (Arc::new(started.0), started.1);
             let (allow, allowed) = allowed;
             let run = move || -> BoxFuture<'static, Outcome> {
                 let number = started_tx.get() + 1;
-                started_tx.publish(number);
+                started_tx.send_replace(number);
                 let mut allowed = allowed.clone();
                 Box::pin(async move {
                     allowed.wait_for(|upto| *upto >= number).await.unwrap();
@@ -169,10 +169,10 @@ mod tests {
                 BootRuntime::sleep(Duration::from_millis(1)).await;
             }
             assert_eq!(started.get(), 1);
-            allow.publish(1);
+            allow.send_replace(1);
             assert_eq!(first.await.unwrap(), (1, 1));
             started.wait_for(|n| *n == 2).await.unwrap();
-            allow.publish(2);
+            allow.send_replace(2);
             for (n, late) in (2..).zip(late) {
                 assert_eq!(late.await.unwrap(), (n, 2));
             }

@@ -19,9 +19,9 @@ use super::role::{Role, fatal_reason};
 use super::service::Core;
 use super::state_machine::Applied;
 use super::types::{Peer, Proposal};
-use super::watch;
 use crate::domain::mutant::{Mutant, without};
 use crate::domain::{Command, Reply};
+use crate::watch;
 
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 const CATCH_UP_POLL: Duration = Duration::from_millis(10);
@@ -31,8 +31,8 @@ pub(super) struct Shared<RT: AsyncRuntime> {
     pub(super) command_bytes_max: usize,
     pub(super) core: Core<RT>,
     pub(super) members: BTreeMap<u64, Peer>,
-    pub(super) applied: watch::Receiver<RT, Arc<Applied>>,
-    pub(super) role: watch::Receiver<RT, Role>,
+    pub(super) applied: watch::Receiver<Arc<Applied>>,
+    pub(super) role: watch::Receiver<Role>,
     pub(super) barriers: Arc<Barriers<RT>>,
     pub(super) monitor: Arc<AppendMonitor<RT>>,
     pub(super) fitness: fitness::Shared,
@@ -139,18 +139,18 @@ impl<RT: AsyncRuntime> Handle<RT> {
     }
 
     /// Follows the state.
-    pub fn applied(&self) -> watch::Receiver<RT, Arc<Applied>> {
+    pub fn applied(&self) -> watch::Receiver<Arc<Applied>> {
         self.0.applied.clone()
     }
 
     /// Follows who leads.
-    pub fn role(&self) -> watch::Receiver<RT, Role> {
+    pub fn role(&self) -> watch::Receiver<Role> {
         self.0.role.clone()
     }
 
     /// Follows whether this node could lead. A leader that is not fit may be deposed for long
     /// without knowing it: nobody is to rely on what it answers.
-    pub fn fitness(&self) -> crate::watch::Receiver<Fitness> {
+    pub fn fitness(&self) -> watch::Receiver<Fitness> {
         self.0.fitness.follow()
     }
 

@@ -46,7 +46,6 @@ mod start;
 pub mod state_machine;
 pub mod types;
 pub(crate) mod wal_check;
-pub mod watch;
 mod watchdog;
 pub mod wire;
 

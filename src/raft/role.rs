@@ -12,9 +12,9 @@ use openraft::{AsyncRuntime, RaftMetrics};
 use super::error::{FatalReason, Leader};
 use super::service::Core;
 use super::types::{Peer, TypeConfig};
-use super::watch;
 use crate::clock::Clock;
 use crate::domain::types::BootTime;
+use crate::watch;
 
 /// What this node is in the Raft group, as far as it knows. A leader that is cut off does not know
 /// that it is deposed: only a read barrier proves a leadership.
@@ -80,7 +80,7 @@ pub(super) async fn follow<RT: AsyncRuntime>(
     core: Core<RT>,
     members: BTreeMap<u64, Peer>,
     clock: Arc<dyn Clock>,
-    publish: watch::Sender<RT, Role>,
+    publish: watch::Sender<Role>,
 ) {
     let mut metrics = core.metrics();
     drop(core);
@@ -96,7 +96,7 @@ pub(super) async fn follow<RT: AsyncRuntime>(
             derive(&m, &members, since)
         };
         if publish.get() != role {
-            publish.publish(role);
+            publish.send_replace(role);
         }
         if metrics.changed().await.is_err() {
             break;
@@ -111,5 +111,5 @@ pub(super) async fn follow<RT: AsyncRuntime>(
         last.since = clock.now();
     }
     (last.leader, last.is_leader, last.established) = (None, false, false);
-    publish.publish(last);
+    publish.send_replace(last);
 }

@@ -22,7 +22,7 @@ use super::wire::{
 };
 
 /// The Raft node of this crate.
-pub(super) type Core<RT> = Raft<TypeConfig<RT>, StateMachine<RT>>;
+pub(super) type Core<RT> = Raft<TypeConfig<RT>, StateMachine>;
 type Reply = Result<Vec<u8>, Refusal>;
 type SnapshotReply<RT> = ChunkReply<SnapshotResponse<TypeConfig<RT>>>;
 

@@ -22,10 +22,10 @@ use super::quiet;
 use super::role::{self, fatal_reason};
 use super::service::Service;
 use super::state_machine::StateMachine;
-use super::watch;
 use super::watchdog::{self, Times};
 use super::wire::{StoreId, Transport};
 use crate::clock::Clock;
+use crate::watch;
 
 /// A node whose store is open and whose service answers, but which takes no part yet.
 pub struct Starting<RT: AsyncRuntime, T> {
@@ -83,7 +83,7 @@ impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
             found = verdict == Verdict::Found;
             tracing::info!(node_id, found, "this controller's store is empty, taking part now");
         }
-        let (machine, applied) = StateMachine::<RT>::open(engine)?;
+        let (machine, applied) = StateMachine::open(engine)?;
         machine.check_reaches(&log)?;
         let fitness = caller.fitness();
         let network = NetworkFactory(caller);

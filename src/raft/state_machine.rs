@@ -20,9 +20,9 @@ use super::log_tail::next;
 use super::record;
 use super::snapshot::SnapshotStore;
 use super::types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
-use super::watch;
 use crate::domain::apply::Position;
 use crate::domain::{self, ControlState, Reply};
+use crate::watch;
 
 /// Publish at least once in so many entries, so that a long catch-up is seen to progress.
 const PUBLISH_ENTRIES_MAX: usize = 64;
@@ -38,21 +38,19 @@ pub struct Applied {
     pub term: u64,
 }
 
-/// The state machine on runtime `RT`.
-pub struct StateMachine<RT: AsyncRuntime> {
+/// The state machine.
+pub struct StateMachine {
     state: Arc<ControlState>,
     last_applied: Option<LogId>,
     membership: StoredMembership,
     snapshots: SnapshotStore,
-    publish: watch::Sender<RT, Arc<Applied>>,
+    publish: watch::Sender<Arc<Applied>>,
 }
 
-impl<RT: AsyncRuntime> StateMachine<RT> {
+impl StateMachine {
     /// An empty one over `engine`. openraft installs the stored snapshot and applies the committed
     /// log after it before it does anything else.
-    pub fn open(
-        engine: Arc<dyn KvEngine>,
-    ) -> Result<(Self, watch::Receiver<RT, Arc<Applied>>), Error> {
+    pub fn open(engine: Arc<dyn KvEngine>) -> Result<(Self, watch::Receiver<Arc<Applied>>), Error> {
         let (publish, applied) = watch::channel(Arc::default());
         let machine = Self {
             state: Arc::default(),
@@ -66,7 +64,7 @@ impl<RT: AsyncRuntime> StateMachine<RT> {
 
     /// Checks that the stored snapshot has all that is gone from `log`. Without it openraft would
     /// begin with an empty state.
-    pub fn check_reaches(&self, log: &LogStore<RT>) -> Result<(), Error> {
+    pub fn check_reaches<RT: AsyncRuntime>(&self, log: &LogStore<RT>) -> Result<(), Error> {
         let (covered, begins) = (self.snapshots.covered(), next(log.purged()));
         if covered >= begins {
             return Ok(());
@@ -93,8 +91,11 @@ impl<RT: AsyncRuntime> StateMachine<RT> {
     }
 
     /// Publishes the state, then answers: who reads after the answer finds its own write.
-    fn publish(&mut self, answers: &mut Vec<(ApplyResponder<TypeConfig<RT>>, Reply)>) {
-        self.publish.publish(Arc::new(Applied {
+    fn publish<RT: AsyncRuntime>(
+        &mut self,
+        answers: &mut Vec<(ApplyResponder<TypeConfig<RT>>, Reply)>,
+    ) {
+        self.publish.send_replace(Arc::new(Applied {
             state: self.state.clone(),
             index: self.last_applied.map_or(0, |id| id.index),
             term: self.last_applied.map_or(0, |id| id.leader_id.term),
@@ -109,7 +110,7 @@ impl<RT: AsyncRuntime> StateMachine<RT> {
     }
 }
 
-impl<RT: AsyncRuntime> RaftStateMachine<TypeConfig<RT>> for StateMachine<RT> {
+impl<RT: AsyncRuntime> RaftStateMachine<TypeConfig<RT>> for StateMachine {
     type SnapshotData = Vec<u8>;
     type SnapshotBuilder = SnapshotBuilder<RT>;
 
@@ -165,7 +166,7 @@ impl<RT: AsyncRuntime> RaftStateMachine<TypeConfig<RT>> for StateMachine<RT> {
         self.state = Arc::new(state);
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.publish(&mut Vec::new());
+        self.publish::<RT>(&mut Vec::new());
         Ok(())
     }
 

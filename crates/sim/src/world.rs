@@ -20,7 +20,7 @@ use crate::faults::{self, Faults};
 use crate::node::{self, MakeDatabase, Node, Place, Setup, Surroundings};
 use crate::raft::{self, Applied, Role};
 use crate::transport::{Book, Wire};
-use crate::{Rt, log};
+use crate::{log, watch};
 
 /// Name of the control plane.
 const CONTROL_PLANE: &str = "sim";
@@ -125,7 +125,7 @@ impl Observer {
     }
 
     /// Follows the role of a controller, as a task of its process.
-    pub async fn watch_role(self, mut role: raft::watch::Receiver<Rt, Role>) {
+    pub async fn watch_role(self, mut role: watch::Receiver<Role>) {
         loop {
             let now = role.get();
             crate::trace(|| {
@@ -155,7 +155,7 @@ impl Observer {
     }
 
     /// Follows what a controller applies, as a task of its process.
-    pub async fn watch_applied(self, mut applied: raft::watch::Receiver<Rt, Arc<Applied>>) {
+    pub async fn watch_applied(self, mut applied: watch::Receiver<Arc<Applied>>) {
         loop {
             let now = applied.get();
             crate::trace(|| format!("applied index={} term={}", now.index, now.term));

@@ -67,11 +67,10 @@ impl SimDatabase {
         // Ends with the tree.
         drop(Rt::spawn(async move {
             let over = news.wait_for(|news| *news != TreeNews::Running).await;
-            let how = match over.as_deref() {
+            let how = match &over {
                 Ok(TreeNews::Ended { how }) => how.clone(),
                 _ => "the guard is lost".to_owned(),
             };
-            drop(over);
             tree.send_if_modified(|now| {
                 let current = super::lock(&memory).guard.as_ref() == Some(&guard);
                 let running = *now == Tree::Running && current;

@@ -131,7 +131,7 @@ impl<M: MakeDatabase> Daemon<M> {
         let signal = &mut self.signal;
         let first = first_of(vec![
             Box::pin(async {
-                let asked = signal.wait_for(Option::is_some).await.ok().and_then(|s| *s);
+                let asked = signal.wait_for(Option::is_some).await.ok().flatten();
                 match asked {
                     Some(signal) => First::Asked(signal),
                     None => std::future::pending().await,

@@ -110,7 +110,7 @@ async fn start(engine: &KvMem) -> Result<Started, String> {
     let mut log = LogStore::<Rt>::open(shared()).map_err(|e| told(&e))?;
     log.check_vote().map_err(|e| told(&e))?;
     PeerStores::open(shared()).map_err(|e| told(&e))?;
-    let (mut machine, applied) = StateMachine::<Rt>::open(shared()).map_err(|e| told(&e))?;
+    let (mut machine, applied) = StateMachine::open(shared()).map_err(|e| told(&e))?;
     machine.check_reaches(&log).map_err(|e| told(&e))?;
     let vote = log.read_vote().await.map_err(|e| told(&e))?;
     let mut helper = StorageHelper::<Types, _, _>::new(&mut log, &mut machine).with_id(1);

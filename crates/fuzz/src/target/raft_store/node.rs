@@ -27,7 +27,7 @@ pub struct Node {
     pub vote: Option<Vote>,
     store: StoreId,
     log: LogStore<Rt>,
-    machine: StateMachine<Rt>,
+    machine: StateMachine,
     peers: PeerStores,
     term: u64,
     /// What the log holds, and what it ever held.
