@@ -170,10 +170,12 @@ impl Machine {
         self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The timeline on which it takes writes now, where it does: it runs as a primary, is not
-    /// stopped, and holds no writes back.
+    /// The timeline on which it takes writes now, where it does: it runs as a primary, neither it
+    /// nor its machine is stopped, the kernel's timer has not expired, and it holds no writes back.
     pub fn writes(&self) -> Option<u64> {
-        self.lock().writes
+        let inner = self.lock();
+        let runs = || exec::is_running(inner.scope) && !inner.host.is_over(self.now());
+        inner.writes.filter(|_| runs())
     }
 
     /// Something has happened that faults may wait for, and that a person wants to read.
@@ -235,6 +237,10 @@ impl Machine {
     pub(super) fn with<T>(&self, act: impl FnOnce(&mut Inner, BootTime) -> T) -> T {
         let now = self.now();
         let mut inner = self.lock();
+        // What the kernel does by the clock comes before whatever woke late.
+        if inner.on && exec::is_running(inner.scope) && inner.host.is_over(now) {
+            inner.host.tick(now);
+        }
         let done = act(&mut inner, now);
         self.settle(&mut inner, now);
         drop(inner);

@@ -102,10 +102,16 @@ impl Host {
 
     /// Does what is due. The kernel's timer comes first.
     pub fn tick(&mut self, now: BootTime) {
-        if self.guard.as_ref().and_then(|g| g.kill_at).is_some_and(|at| at <= now) {
+        if self.is_over(now) {
             self.kill();
         }
         self.server.tick(now);
+    }
+
+    /// Whether the kernel's timer has expired. It kills before anything else of the machine runs,
+    /// also where that was suspended.
+    pub fn is_over(&self, now: BootTime) -> bool {
+        self.guard.as_ref().and_then(|g| g.kill_at).is_some_and(|at| at <= now)
     }
 
     /// Kills the tree, whatever of it is stopped.

@@ -102,8 +102,12 @@ pub struct Run {
     pub pages: Pages,
     /// Rows of commits that wait for standbys: nobody else sees them yet.
     pub hidden: BTreeMap<Xid, Vec<u64>>,
-    /// The startup process, while it recovers.
+    /// What is recovered, where this is no primary: the startup process, and what of it is in
+    /// shared memory.
     pub startup: Option<Startup>,
+    /// Whether the startup process has ended with its postmaster. What is left of a standby stays
+    /// one: that it recovers is in shared memory.
+    pub(super) startup_ended: bool,
     /// The walreceiver.
     pub receiver: Option<Receiver>,
     /// Walsenders.
@@ -439,6 +443,7 @@ impl Server {
             pages: Pages::default(),
             hidden: BTreeMap::new(),
             startup: None,
+            startup_ended: false,
             receiver: None,
             senders: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -466,8 +471,8 @@ impl Server {
             Phase::Starting { until } if postmaster => Some(until),
             _ => None,
         };
-        // A server that stops replays nothing any more.
-        let stops = matches!(run.phase, Phase::Stopping(_));
+        // A server that stops replays nothing any more, nor one whose startup process has ended.
+        let stops = matches!(run.phase, Phase::Stopping(_)) || run.startup_ended;
         let primary = run.startup.is_none();
         // The rest waits for sessions and walsenders to end.
         let alone = run.sessions.is_empty() && run.senders.is_empty();

@@ -109,8 +109,11 @@ impl Live<'_> {
             None => (control.checkpoint, control.redo, control.timeline),
         };
         if expected.timeline_of(checkpoint) != timeline {
+            let left = expected.switch_point(timeline).map(|(at, _)| at);
             return Err(format!(
-                "FATAL: requested timeline {target} is not a child of this server's history"
+                "FATAL: requested timeline {target} is not a child of this server's history: latest \
+                 checkpoint is at {checkpoint} on timeline {timeline}, which the requested timeline \
+                 left at {left:?}"
             ));
         }
         let record = self.dir.wal.read(&expected, Timeline(0), checkpoint).copied();
@@ -322,7 +325,9 @@ impl Live<'_> {
     /// ends the server.
     pub(super) fn step_startup(&mut self) -> Result<bool, String> {
         let now = self.now;
-        if matches!(self.run.phase, Phase::Stopping(_) | Phase::Starting { .. }) {
+        if matches!(self.run.phase, Phase::Stopping(_) | Phase::Starting { .. })
+            || self.run.startup_ended
+        {
             return Ok(false);
         }
         let Some(startup) = &mut self.run.startup else { return Ok(false) };

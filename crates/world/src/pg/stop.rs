@@ -54,6 +54,9 @@ impl Server {
             return self.end("received immediate shutdown request", false);
         }
         match &mut run.phase {
+            // The startup process ends before it has read anything (`StartupProcShutdownHandler`),
+            // and there is no checkpointer yet that could write where recovery is to begin.
+            Phase::Starting { .. } => return self.end("the database system is shut down", false),
             Phase::Stopping(stopping) => stopping.mode = mode,
             phase => *phase = Phase::Stopping(Stopping { mode, begun: false, checkpointed: false }),
         }
@@ -151,7 +154,8 @@ impl Server {
             self.end("the last process has ended", false);
             return true;
         }
-        if rest && (run.startup.is_some() || run.receiver.is_some()) {
+        let recovers = run.startup.is_some() && !run.startup_ended;
+        if rest && (recovers || run.receiver.is_some()) {
             let Some(mut live) = self.live(now) else { return false };
             if live.awaits_receiver() {
                 return false;
@@ -159,7 +163,7 @@ impl Server {
             live.end_receiver(true);
             live.run.upstream = None;
             if let Some(run) = &mut self.run {
-                run.startup = None;
+                run.startup_ended = true;
             }
             return true;
         }

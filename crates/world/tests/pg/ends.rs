@@ -207,6 +207,21 @@ fn an_immediate_stop_is_a_crash() {
 }
 
 #[test]
+fn a_stop_before_recovery_changes_nothing() {
+    let mut lab = fleet(&[]);
+    lab.put("a", 1);
+    lab.kill_all("a");
+    let before = lab.control("a");
+    let now = lab.now();
+    lab.server_mut("a").start(now, 0).unwrap();
+    lab.stop("a", Mode::Fast);
+    assert!(!lab.is_running("a"));
+    assert_eq!(lab.control("a"), before);
+    lab.start("a", false).unwrap();
+    assert_eq!(lab.rows("a").unwrap(), [1]);
+}
+
+#[test]
 fn a_killed_standby_starts_where_it_was() {
     let mut lab = fleet(&["b"]);
     lab.put("a", 1);

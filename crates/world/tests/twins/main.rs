@@ -108,6 +108,7 @@ twins! {
         an_orphan_executes_what_it_was_sent,
         an_orphan_does_not_execute_what_it_is_sent_later,
         an_orphan_is_not_released,
+        an_orphan_of_a_standby_writes_nothing,
         an_orphan_keeps_a_new_postmaster_away,
         a_stopped_checkpointer_keeps_a_new_postmaster_away,
         a_fast_shutdown_waits_for_the_standbys,

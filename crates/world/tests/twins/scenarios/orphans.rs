@@ -88,6 +88,29 @@ pub fn an_orphan_is_not_released(s: &mut impl Play) {
     s.shows("a", &[1]);
 }
 
+/// An orphaned backend of a standby writes nothing either: that the server recovers is in shared
+/// memory, and outlives the startup process (`xlog.c`, `RecoveryInProgress`).
+pub fn an_orphan_of_a_standby_writes_nothing(s: &mut impl Play) {
+    s.cluster(&["b"]);
+    let write = s.prepare("b", 1, Commit::On);
+    s.freeze("b", Process::Backend(write));
+    s.send(write);
+    s.stays("there is no answer yet", |s| s.outcome(write).is_none());
+    s.behead("b");
+    s.await_that("the receiver is gone", |s| !s.receives("b"));
+    s.thaw("b", Process::Backend(write));
+    // It may see the postmaster's death first.
+    assert_matches_either(s.answer(write), [Outcome::Refused, Outcome::Lost]);
+    s.ends("b");
+    assert!(s.rows("a").is_empty());
+    s.start("b").unwrap();
+    assert!(s.rows("b").is_empty());
+}
+
+fn assert_matches_either(found: Outcome, either: [Outcome; 2]) {
+    assert!(either.contains(&found), "{found:?} is none of {either:?}");
+}
+
 /// A new postmaster does not start while a process of the old one holds its shared memory
 /// (`sysv_shmem.c`, `PGSharedMemoryCreate`: "pre-existing shared memory block is still in use").
 pub fn an_orphan_keeps_a_new_postmaster_away(s: &mut impl Play) {
