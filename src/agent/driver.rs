@@ -37,6 +37,10 @@ pub enum Error {
         /// The bound.
         seconds: u64,
     },
+    /// The running standby has turned to a timeline that is not agreed, and follows no other until
+    /// it is started anew.
+    #[error("it has turned to {0}, and has to be started anew")]
+    Astray(String),
     /// PostgreSQL, or a tool of it, refused.
     #[error("{0}")]
     Failed(String),

@@ -333,9 +333,13 @@ fn register(state: &mut ClusterState, at: WallMillis, change: &Change) -> Result
         tags: tags.clone(),
     };
     let leads = state.open_tenure().is_some_and(|t| t.member == *member);
-    let led = state.members.get(member).is_none_or(Member::may_lead);
-    if leads && led && !new.may_lead() {
+    let known = state.members.get(member);
+    if leads && known.is_none_or(Member::may_lead) && !new.may_lead() {
         return Err(Rejection::PrimaryTagged { member: member.clone() });
+    }
+    let others = || state.members.iter().any(|(name, m)| name != member && m.may_lead());
+    if known.is_some_and(Member::may_lead) && !new.may_lead() && !others() {
+        return Err(Rejection::LastTagged { member: member.clone() });
     }
     match state.members.insert(member.clone(), new.clone()) {
         Some(old) if old == new => return Ok(Reply::Nothing),

@@ -395,6 +395,14 @@ pub enum Rejection {
         /// Who.
         member: MemberName,
     },
+    /// Without it no member would be left that may lead.
+    #[error(
+        "{member} is the last member that may lead, and keeps its tags: nobody could be promoted with nofailover or delay_ms on all of them; take these tags from another member first"
+    )]
+    LastTagged {
+        /// Who.
+        member: MemberName,
+    },
     /// The primary is alive.
     #[error(
         "{member} is a healthy primary: a failover is for a primary that is gone, use switchover instead"
@@ -438,6 +446,7 @@ impl Rejection {
             Rejection::NoSuchOperation { .. } => "operation.exists",
             Rejection::AlreadyPrimary { .. } => "switchover.target-is-standby",
             Rejection::PrimaryTagged { .. } => "member.primary-may-lead",
+            Rejection::LastTagged { .. } => "member.last-may-lead",
             Rejection::PrimaryHealthy { .. } => "failover.primary-gone",
             Rejection::BadSpec { .. } => "spec.valid",
         }

@@ -5,7 +5,7 @@ use super::command::{Change, Grant};
 use super::event::EventKind;
 use super::fixture_test::{
     Bench, Leader, activation, any, grant, holder, m, plain, primary, promotion, register, rules,
-    sealed, sealed_report, standby,
+    sealed, sealed_report, standby, tagged,
 };
 use super::observation::{Condition, Report};
 use super::state::{CloseReason, ClusterSpec, SynchronousMode, Tags};
@@ -247,6 +247,19 @@ fn one_that_lags_for_long_stops_counting_until_it_has_caught_up() {
     assert_eq!(play.setting(), "ANY 1 (\"b\")");
     play.steps(12, &[]);
     assert_eq!(play.setting(), "");
+}
+
+#[test]
+fn the_last_that_may_lead_keeps_its_tags() {
+    let mut play = Play::new("a b c", |_| {});
+    play.steps(3, &[("b", 0), ("c", 0)]);
+    play.lose_primary(&[("b", 100), ("c", 0)]);
+    for name in ["a", "b"] {
+        play.bench.ok(tagged(name));
+    }
+    assert_eq!(play.bench.refused(tagged("c")).rule(), "member.last-may-lead");
+    play.bench.ok(register("a", "node-a", None));
+    play.bench.ok(tagged("c"));
 }
 
 #[test]

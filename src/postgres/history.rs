@@ -242,6 +242,63 @@ pub fn fill_below(
     Ok(contents.into_keys().collect())
 }
 
+/// What `pg_wal` has of timelines.
+struct Present {
+    /// History files.
+    histories: BTreeSet<Timeline>,
+    /// Timelines of which a segment is there.
+    written: BTreeSet<Timeline>,
+}
+
+impl Present {
+    fn look(wal_dir: &Path, segment_bytes: u64) -> Result<Self, Error> {
+        let error = |e| files::Error::new("list", wal_dir, e);
+        let (mut histories, mut written) = (BTreeSet::new(), BTreeSet::new());
+        for entry in std::fs::read_dir(wal_dir).map_err(error)? {
+            let name = entry.map_err(error)?.file_name();
+            let name = name.to_str().unwrap_or_default();
+            histories.extend(parse_file_name(name));
+            written.extend(Segment::parse(name, segment_bytes).map(|s| s.timeline));
+        }
+        Ok(Self { histories, written })
+    }
+}
+
+/// The newest timeline that a server on `own` finds (`findNewestTimeLine`).
+fn newest_after(own: Timeline, histories: &BTreeSet<Timeline>) -> Timeline {
+    let mut newest = own;
+    while let Some(next) = newest.0.checked_add(1).map(Timeline)
+        && histories.contains(&next)
+    {
+        newest = next;
+    }
+    newest
+}
+
+/// Timelines to which a running standby may have turned, that `lineage` does not have: it follows
+/// nobody else from then on (`rescanLatestTimeLine`: "new timeline is not a child of database system
+/// timeline"), until it is started anew after [`remove_unwritten`]. Such a timeline is one whose
+/// history it fetched from a primary that was gone before it had sent anything of it.
+pub fn astray(
+    wal_dir: &Path,
+    lineage: &BTreeSet<Timeline>,
+    segment_bytes: u64,
+) -> Result<Vec<Timeline>, Error> {
+    let Present { histories, written } = Present::look(wal_dir, segment_bytes)?;
+    let Some(own) = written.intersection(lineage).max().copied() else {
+        return Ok(Vec::new());
+    };
+    let newest = newest_after(own, &histories);
+    let mut found = Vec::new();
+    for timeline in (own.0 + 1..=newest.0).map(Timeline) {
+        let unknown = !lineage.contains(&timeline) && !written.contains(&timeline);
+        if unknown && read(wal_dir, timeline)?.is_some_and(|h| !h.is_placeholder()) {
+            found.push(timeline);
+        }
+    }
+    Ok(found)
+}
+
 /// Takes away histories that a starting server would take for its own although it has no WAL of
 /// them, from the newest that it would find down to one of which a segment is there, or to `own`.
 ///
@@ -255,21 +312,8 @@ pub fn remove_unwritten(
     own: Timeline,
     segment_bytes: u64,
 ) -> Result<Vec<Timeline>, Error> {
-    let mut present = BTreeSet::new();
-    let mut written = BTreeSet::new();
-    let entries = std::fs::read_dir(wal_dir).map_err(|e| files::Error::new("list", wal_dir, e))?;
-    for entry in entries {
-        let entry = entry.map_err(|e| files::Error::new("list", wal_dir, e))?;
-        let name = entry.file_name();
-        let name = name.to_str().unwrap_or_default();
-        present.extend(parse_file_name(name));
-        written.extend(Segment::parse(name, segment_bytes).map(|s| s.timeline));
-    }
-    let mut newest = own;
-    let after = |t: Timeline| t.0.checked_add(1).map(Timeline).filter(|t| present.contains(t));
-    while let Some(next) = after(newest) {
-        newest = next;
-    }
+    let Present { histories, written } = Present::look(wal_dir, segment_bytes)?;
+    let mut newest = newest_after(own, &histories);
     let mut removed = Vec::new();
     while newest > own && !written.contains(&newest) {
         let from = path(wal_dir, newest);
@@ -381,6 +425,30 @@ mod tests {
         assert_eq!(numbers(remove_unwritten(dir, own, MIB).unwrap()), [u32::MAX]);
         // What the history of 5 knew of 2 is no placeholder.
         assert_eq!(numbers(list(dir).unwrap().into_iter().collect()), [2]);
+    }
+
+    #[test]
+    fn a_timeline_that_was_turned_to_in_vain_is_found() {
+        const MIB: u64 = 1 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let user = OsUser::current().unwrap();
+        let lineage = |of: &[u32]| of.iter().copied().map(Timeline).collect();
+        let astray = |of: &[u32]| numbers(astray(dir, &lineage(of), MIB).unwrap());
+        write(dir, 2, "1\t0/2000000\ta\n");
+        std::fs::write(dir.join("000000020000000000000030"), "").unwrap();
+        assert!(astray(&[1, 2, 4]).is_empty());
+        write(dir, 3, "1\t0/2000000\ta\n2\t0/3000000\tb\n");
+        assert_eq!(astray(&[1, 2, 4]), [3]);
+        assert!(astray(&[1, 2, 3, 4]).is_empty(), "it is agreed");
+        // Behind a gap nobody looks.
+        write(dir, 6, "1\t0/2000000\ta\n2\t0/3000000\tb\n");
+        assert_eq!(astray(&[1, 2, 7]), [3]);
+        // Once it is started anew it is gone.
+        assert_eq!(numbers(remove_unwritten(dir, Timeline(2), MIB).unwrap()), [3]);
+        assert!(astray(&[1, 2, 7]).is_empty());
+        fill_below(dir, Timeline(2), Timeline(5), &user).unwrap();
+        assert!(astray(&[1, 2, 7]).iter().all(|t| *t == 6), "placeholders turn nobody");
     }
 
     proptest! {

@@ -30,8 +30,8 @@ fn the_runtime_conforms() {
 }
 
 struct Memory;
-impl StoreBuilder<Config, Log, StateMachine<BootRuntime>> for Memory {
-    async fn build(&self) -> Result<((), Log, StateMachine<BootRuntime>), StorageError<Config>> {
+impl StoreBuilder<Config, Log, StateMachine> for Memory {
+    async fn build(&self) -> Result<((), Log, StateMachine), StorageError<Config>> {
         let engine: Arc<dyn KvEngine> = Arc::new(KvMem::new());
         let log = Log::open_for_suite(engine.clone()).unwrap();
         Ok(((), log, StateMachine::open(engine).unwrap().0))
@@ -39,10 +39,8 @@ impl StoreBuilder<Config, Log, StateMachine<BootRuntime>> for Memory {
 }
 
 struct Rocks;
-impl StoreBuilder<Config, Log, StateMachine<BootRuntime>, TempDir> for Rocks {
-    async fn build(
-        &self,
-    ) -> Result<(TempDir, Log, StateMachine<BootRuntime>), StorageError<Config>> {
+impl StoreBuilder<Config, Log, StateMachine, TempDir> for Rocks {
+    async fn build(&self) -> Result<(TempDir, Log, StateMachine), StorageError<Config>> {
         let dir = TempDir::new().unwrap();
         let engine: Arc<dyn KvEngine> = Arc::new(KvRocks::open(dir.path()).unwrap());
         let log = Log::open_for_suite(engine.clone()).unwrap();

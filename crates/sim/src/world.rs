@@ -15,7 +15,7 @@ use quorate_world::timeline::{Class, Timeline};
 
 use crate::agent::Member;
 use crate::disk::{Disk, Speed};
-use crate::domain::types::ClusterName;
+use crate::domain::types::{BootTime, ClusterName};
 use crate::faults::{self, Faults};
 use crate::node::{self, MakeDatabase, Node, Place, Setup, Surroundings};
 use crate::raft::{self, Applied, Role};
@@ -331,6 +331,18 @@ impl<M: MakeDatabase> Sim<M> {
         let seen = self.observer.seen();
         let sure = seen.roles.iter().filter(|(_, role)| role.established);
         sure.max_by_key(|(_, role)| role.term).map(|(node, _)| *node)
+    }
+
+    /// What that leader waits for, as it would explain it to an operator.
+    pub fn findings(&self) -> Vec<String>
+    where
+        M: MakeDatabase,
+    {
+        let part = self.leader().and_then(|node| self.nodes.get(node)?.part());
+        let Some(part) = part else { return vec!["no controller leads".to_owned()] };
+        let view = part.memory.view(BootTime::default());
+        let cluster = view.clusters.get(&cluster_name());
+        cluster.iter().flat_map(|c| c.findings.iter().map(ToString::to_string)).collect()
     }
 }
 

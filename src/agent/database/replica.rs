@@ -117,6 +117,7 @@ impl PgDatabase {
 
     pub(super) async fn follow_primary(&self, duty: &FollowDuty, spec: &ClusterSpec) -> Result<()> {
         self.running()?;
+        self.refuse_astray(duty).await?;
         let files = self.files(self.standby_role(duty, true)?, self.standby_sync(), spec).await?;
         let settled =
             self.files(self.standby_role(duty, false)?, self.standby_sync(), spec).await?;
@@ -128,6 +129,20 @@ impl PgDatabase {
         memory.following = Some(Following::new(duty.streams_from().1));
         memory.settled = Some(settled);
         Ok(())
+    }
+
+    /// Refuses where what runs may have turned to a timeline that the duty's lineage lacks.
+    async fn refuse_astray(&self, duty: &FollowDuty) -> Result<()> {
+        let wal = self.settings.layout.wal_dir();
+        let bytes = self.segment_bytes().await?;
+        let lineage = duty.lineage.0.iter().map(|e| e.epoch.timeline()).collect();
+        let found = blocking(move || history::astray(&wal, &lineage, bytes)).await?;
+        let found = found.map_err(|e| Error::Failed(e.to_string()))?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let named: Vec<String> = found.iter().map(ToString::to_string).collect();
+        Err(Error::Astray(format!("timeline {}", named.join(", "))))
     }
 
     pub(super) fn remote(&self, address: &str) -> Result<Remote> {

@@ -216,7 +216,14 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             inner.process = Process::Sealed { promise, position: None };
             inner.seen = None;
         });
-        self.bounded("following the primary", QUICK, database.follow(duty, &state.spec)).await?;
+        let work = database.follow(duty, &state.spec);
+        match self.bounded("following the primary", QUICK, work).await {
+            Err(error @ Error::Astray(_)) => {
+                warn!(member = %self.shared.member.name, %error, "the standby is stopped");
+                return self.stop_standby().await;
+            }
+            outcome => outcome?,
+        }
         let (epoch, address) = (duty.epoch, duty.streams_from().1.to_owned());
         self.delay_ms = Some(duty.delay_ms);
         self.shared.update(|inner| {

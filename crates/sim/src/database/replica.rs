@@ -2,6 +2,7 @@
 //!
 //! Owns what is asked of the primary before and after, as production does.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use quorate_world::exec;
@@ -21,7 +22,7 @@ use crate::domain::observation::Data;
 use crate::domain::record::DataMark;
 use crate::domain::space::Aside;
 use crate::domain::state::ClusterSpec;
-use crate::domain::types::{Epoch, Lsn, SystemId};
+use crate::domain::types::{Epoch, Lsn, SystemId, Timeline};
 use crate::raft::AsyncRuntime as _;
 
 /// How long a question to the primary may take.
@@ -93,6 +94,7 @@ impl SimDatabase {
 
     pub(super) async fn follow_primary(&self, duty: &FollowDuty) -> Result<(), Error> {
         self.running()?;
+        self.refuse_astray(duty)?;
         let settings = self.settings(&Role::Standby(duty, true));
         self.reconfigure(&settings).await?;
         self.await_role(&settings).await?;
@@ -101,6 +103,23 @@ impl SimDatabase {
         memory.following = Some(Following::new(duty.streams_from().1, self.machine.now()));
         memory.settled = Some(settled);
         Ok(())
+    }
+
+    /// As `postgres::history::astray` of production.
+    fn refuse_astray(&self, duty: &FollowDuty) -> Result<(), Error> {
+        let inner = self.machine.lock();
+        let Some(dir) = inner.host.server.dir() else { return Ok(()) };
+        let lineage: BTreeSet<Timeline> =
+            duty.lineage.0.iter().map(|e| e.epoch.timeline()).collect();
+        let written = |t: &Timeline| dir.wal.log(*t).is_some();
+        let Some(own) = lineage.iter().copied().filter(written).next_back() else { return Ok(()) };
+        let newest = dir.histories.newest(own);
+        let unknown = |t: &Timeline| !lineage.contains(t) && !written(t);
+        let found = (own.0 + 1..=newest.0).map(Timeline).filter(unknown);
+        match found.filter(|t| !dir.histories.of(*t).is_placeholder()).next_back() {
+            Some(found) => Err(Error::Astray(format!("timeline {found}"))),
+            None => Ok(()),
+        }
     }
 
     pub(super) async fn look_into(&self) -> Result<Examined, Error> {

@@ -217,7 +217,8 @@ impl<M: Databases> Run<M> {
             Err(why) => format!("m{} does not answer: {why}", last.node),
         };
         let members: Vec<String> = finals.into_iter().map(say).collect();
-        let why = format!("no write is acknowledged; {}", members.join("; "));
+        let waits = self.sim.findings().join("; ");
+        let why = format!("no write is acknowledged; {}; the leader: {waits}", members.join("; "));
         self.sim.observer().seen().judge.unhealed(micros(), &why);
         ControlFlow::Continue(())
     }

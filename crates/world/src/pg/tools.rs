@@ -131,7 +131,9 @@ impl Server {
         };
         self.rows()?;
         let mut dir = dir.clone();
-        let end = self.position();
+        // What is needed to be consistent: up to `pg_current_wal_insert_lsn()` of a primary, since
+        // pages may have what is in no file of its log yet.
+        let end = run.startup.as_ref().map_or(run.log.inserted(), |s| s.replay);
         dir.wal.cut(run.log.timeline, run.log.written);
         let timeline = dir.control.timeline;
         Ok(Source { dir, pages: run.pages.clone(), end, timeline })
