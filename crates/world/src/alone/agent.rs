@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::clock::{MS, Micros, SECOND};
-use super::queue::{Message, Timer};
+use super::queue::{Asked, Message, Timer};
 use super::server::{Phase, Role};
 use super::work::{Task, Work};
 use super::world::World;
@@ -25,6 +25,8 @@ const POLL_GRACE: Micros = 400 * MS;
 const POLL_PAUSE: Micros = 25 * MS;
 /// How often is reported without news.
 const REPORT: Micros = 500 * MS;
+/// Pause after one that was not taken.
+const REPORT_PAUSE: Micros = 50 * MS;
 /// How often the lease is looked at where nothing is due.
 const FENCE: Micros = 500 * MS;
 /// After how long a PostgreSQL that does nothing is given up.
@@ -71,6 +73,8 @@ pub struct Agent {
     pub report_at: Micros,
     /// The controller that is asked.
     target: usize,
+    /// The controller from which no answer to a report can come.
+    unheard: Option<usize>,
     renewals: u32,
     /// The renewal under way: its number, and when it was sent by the own clock.
     renewing: Option<Renewing>,
@@ -87,6 +91,8 @@ pub struct Agent {
 #[derive(Debug)]
 struct Renewing {
     number: u32,
+    /// Which controller was asked.
+    target: usize,
     /// When it was sent, by the own clock, which is what counts.
     sent: BootTime,
     /// And in true time.
@@ -133,6 +139,7 @@ impl World {
             reports: 0,
             report_at: 0,
             target: self.setup.machines - 1 - (m % self.setup.controllers),
+            unheard: None,
             renewals: 0,
             renewing: None,
             renew_at: 0,
@@ -170,19 +177,24 @@ impl World {
 
     /// A report leaves soon.
     pub(super) fn tell_news(&mut self, m: usize) {
+        self.report_again(m, MS);
+    }
+
+    fn report_again(&mut self, m: usize, after: Micros) {
         let now = self.now;
         if let Some(agent) = self.agent(m)
-            && agent.report_at > now + 2 * MS
+            && agent.report_at > now + 2 * after
         {
-            agent.report_at = now + MS;
-            self.timer(m, MS, Timer::Report);
+            agent.report_at = now + after;
+            self.timer(m, after, Timer::Report);
         }
     }
 
-    /// The next controller is asked, or the one that was named.
-    fn turn(&mut self, m: usize, hint: Option<u8>) {
+    /// The next controller is asked, or the one that was named, unless another than the one that
+    /// failed is asked already.
+    fn turn_from(&mut self, m: usize, failed: usize, hint: Option<u8>) {
         let (first, count) = (self.setup.machines - self.setup.controllers, self.setup.controllers);
-        if let Some(agent) = self.agent(m) {
+        if let Some(agent) = self.agent(m).filter(|a| a.target == failed) {
             agent.target = match hint.map(usize::from) {
                 Some(named) if named != agent.target => named,
                 _ => first + (agent.target - first + 1) % count,
@@ -206,7 +218,7 @@ impl World {
             if left > 0 {
                 return self.timer(m, left, Timer::Poll);
             }
-            self.turn(m, None);
+            self.turn_from(m, target, None);
         }
         self.poll(m);
         self.timer(m, POLL, Timer::Poll);
@@ -237,18 +249,30 @@ impl World {
                     self.poll(m);
                 }
             }
-            Message::NotLeader { run, number, hint, renewal } if run == self.machines[m].run => {
+            Message::NotLeader { by, run, number, hint, asked } if run == self.machines[m].run => {
                 let Some(agent) = self.agent(m) else { return };
-                if renewal {
-                    if agent.renewing.as_ref().is_some_and(|r| r.number == number) {
+                let by = usize::from(by);
+                let renewing = agent.renewing.as_ref().is_some_and(|r| r.number == number);
+                let polling = agent.polling.is_some_and(|p| p.0 == number);
+                match asked {
+                    Asked::Renewal if renewing => {
                         agent.renewing = None;
-                        self.turn(m, hint);
+                        self.turn_from(m, by, hint);
                         self.timer(m, RENEW_PAUSE, Timer::Renew);
                     }
-                } else if agent.polling.is_some_and(|p| p.0 == number) {
-                    agent.polling = None;
-                    self.turn(m, hint);
-                    self.timer(m, POLL_PAUSE, Timer::Poll);
+                    Asked::Poll if polling => {
+                        agent.polling = None;
+                        self.turn_from(m, by, hint);
+                        self.timer(m, POLL_PAUSE, Timer::Poll);
+                    }
+                    Asked::Report => {
+                        let turned = agent.target == by;
+                        self.turn_from(m, by, hint);
+                        if turned {
+                            self.report_again(m, REPORT_PAUSE);
+                        }
+                    }
+                    _ => {}
                 }
             }
             _ => {}
@@ -288,7 +312,17 @@ impl World {
         self.timer(m, REPORT, Timer::Report);
         self.watch_server(m);
         if let Some(report) = self.report_of(m) {
+            let Some(agent) = self.agent(m) else { return };
+            if let Some(unheard) = agent.unheard.take() {
+                self.turn_from(m, unheard, None);
+            }
             let target = self.agent(m).map_or(0, |a| a.target);
+            let there = self.machines[target].awake()
+                && self.net.lively(m, target)
+                && self.net.lively(target, m);
+            if let Some(agent) = self.agent(m).filter(|_| !there) {
+                agent.unheard = Some(target);
+            }
             let report = Box::new(report);
             self.send(m, target, Message::Report { from: m as u8, report });
         }
@@ -353,8 +387,8 @@ impl World {
             if agent.renewing.as_ref().is_none_or(|r| r.number != number) {
                 return;
             }
-            agent.renewing = None;
-            self.turn(m, None);
+            let Some(target) = agent.renewing.take().map(|r| r.target) else { return };
+            self.turn_from(m, target, None);
             return self.timer(m, RENEW_PAUSE, Timer::Renew);
         }
         if agent.claim.is_none() || agent.view.is_none() || agent.renewing.is_some() {
@@ -374,7 +408,7 @@ impl World {
         let Some(claim) = agent.claim.clone().filter(|_| agent.view.is_some()) else { return };
         agent.renewals += 1;
         let (number, target) = (agent.renewals, agent.target);
-        agent.renewing = Some(Renewing { number, sent, sent_us, claim: claim.clone() });
+        agent.renewing = Some(Renewing { number, target, sent, sent_us, claim: claim.clone() });
         let claim = Box::new(claim);
         self.send(m, target, Message::Renew { from: m as u8, run, number, claim });
         self.timer(m, RENEW_ATTEMPT, Timer::RenewLate(number));

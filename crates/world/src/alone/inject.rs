@@ -74,6 +74,7 @@ impl World {
                 | Kind::Election { who }
                 | Kind::Wipe { who, .. }
                 | Kind::Tags { who, .. }
+                | Kind::Priority { who, .. }
                 | Kind::Loss { who: Some(who), .. }
                 | Kind::Late { who: Some(who), .. } => self.called(self.machine_of(who)),
                 _ => "all".to_owned(),
@@ -301,6 +302,14 @@ impl World {
             }
             Kind::Spec(change) => self.change_spec(change),
             Kind::Tags { who, to } => self.change_tags(self.member_of(who), to),
+            Kind::Priority { who, to } => {
+                let m = self.member_of(who);
+                let tags = self.raft.agreed().members.get(&name(m)).map(|x| x.tags.clone());
+                if let Some(tags) = tags {
+                    self.register(m, to, tags);
+                }
+            }
+            Kind::Join { member } => self.join(usize::from(member)),
         }
     }
 
@@ -350,7 +359,7 @@ impl World {
         }
         machine.daemon = true;
         machine.run += 1;
-        if i < self.members.len() {
+        if i < self.members.len() && !self.members[i].lost {
             self.begin_agent(i);
         }
     }
@@ -434,9 +443,22 @@ impl World {
         self.queue.put(self.now + back, Ev::Over(number));
     }
 
+    /// The disk with a member's data is gone for good, and nobody replaces it; what else is on its
+    /// machine goes on.
+    pub(super) fn lose_for_good(&mut self, m: usize) {
+        let called = self.called(m);
+        self.story.tell(self.now, || format!("{called} is lost for good"));
+        self.interrupt(m);
+        self.gone(m, true);
+        let member = &mut self.members[m];
+        member.lost = true;
+        member.dir = Directory::empty();
+        self.review = true;
+    }
+
     // ---- the operator ----
 
-    fn change_spec(&mut self, change: SpecChange) {
+    pub(super) fn change_spec(&mut self, change: SpecChange) {
         let Some(c) = self.raft_leader().filter(|c| self.machines[*c].awake()) else { return };
         let mut spec = self.raft.agreed().spec.clone();
         match change {
@@ -446,6 +468,11 @@ impl World {
                 spec.write_quorum_min = spec.write_quorum_min.min(w);
             }
             SpecChange::Floor(floor) => spec.write_quorum_min = floor.min(spec.write_quorum),
+            SpecChange::Strict => spec.write_quorum_min = spec.write_quorum,
+            SpecChange::ShrinkAfter(ms) => spec.shrink_after_ms = ms,
+            SpecChange::LagMax(bytes) => spec.sync_lag_bytes_max = bytes,
+            SpecChange::MaxLag(bytes) => spec.max_lag_bytes = bytes,
+            SpecChange::Crashes(max) => spec.crash_failovers_max = max,
         }
         if spec_problem(&spec).is_none() {
             self.append_entry(c, Body::Spec(Box::new(spec)));
@@ -455,7 +482,7 @@ impl World {
     fn change_tags(&mut self, m: usize, to: TagChange) {
         let agreed = self.raft.agreed().clone();
         let Some(member) = agreed.members.get(&name(m)) else { return };
-        let mut tags = member.tags.clone();
+        let (mut tags, priority) = (member.tags.clone(), member.priority);
         match to {
             TagChange::NoFailover(on) => tags.nofailover = on,
             TagChange::NoSync(on) => tags.nosync = on,
@@ -465,12 +492,20 @@ impl World {
                 tags.replicatefrom = from.map(usize::from).filter(|f| *f != m).map(name);
             }
         }
-        self.register(m, tags);
+        self.register(m, priority, tags);
     }
 
-    fn register(&mut self, m: usize, tags: Tags) {
-        let change = registration(&self.setup, m, tags);
+    fn register(&mut self, m: usize, priority: i32, tags: Tags) {
+        let change = registration(m, priority, tags);
         self.operate(change, false);
+    }
+
+    /// A member that the cluster does not have yet is registered.
+    fn join(&mut self, m: usize) {
+        if !self.raft.agreed().members.contains_key(&name(m)) {
+            let priority = self.setup.priorities[m];
+            self.register(m, priority, Tags::default());
+        }
     }
 
     /// Every fault has ended, clocks are right again, and the operator takes back what keeps
@@ -502,16 +537,19 @@ impl World {
             self.change_spec(SpecChange::Floor(1));
         }
         for m in 0..self.members.len() {
-            let tags = agreed.members.get(&name(m)).map(|x| x.tags.clone());
-            if tags.is_some_and(|t| t != Tags::default()) {
-                self.register(m, Tags::default());
+            match agreed.members.get(&name(m)) {
+                Some(member) if member.tags != Tags::default() => {
+                    self.register(m, member.priority, Tags::default());
+                }
+                Some(_) => {}
+                None => self.join(m),
             }
         }
     }
 
-    /// Whether a primary is open, and every other member follows it and counts; but for one that is
-    /// lost for good.
-    pub(super) fn healed(&self, without: Option<usize>) -> bool {
+    /// Whether a primary is open, and every other member follows it and counts; but for those that
+    /// are lost for good.
+    pub(super) fn healed(&self, without: &[usize]) -> bool {
         let agreed = self.raft.agreed();
         let Some(primary) = agreed.active_primary().and_then(|p| self.index(p)) else {
             return false;
@@ -528,6 +566,6 @@ impl World {
             && tree.primary() == Some(agreed.epoch)
             && agreed.operation.is_none()
             && agreed.syncs.len() == 1
-            && (0..self.members.len()).all(|m| m == primary || Some(m) == without || follows(m))
+            && (0..self.members.len()).all(|m| m == primary || without.contains(&m) || follows(m))
     }
 }

@@ -26,9 +26,12 @@
 mod agent;
 mod campaign;
 mod clock;
+mod combine;
 mod commit;
 mod control;
+mod derive;
 mod inject;
+mod last;
 mod net;
 mod oracle;
 mod queue;

@@ -80,6 +80,8 @@ pub struct Member {
     pub dir: Directory,
     /// The process tree.
     pub tree: Tree,
+    /// Whether its data is lost for good, and it with it.
+    pub lost: bool,
     /// The agent, while the daemon runs.
     pub agent: Option<Box<Agent>>,
 }
@@ -168,6 +170,8 @@ pub struct World {
     pub(super) story: Story,
     pub(super) counts: Counts,
     pub(super) broken: Option<Broken>,
+    /// Whether the agreed state itself is not judged.
+    pub(super) black_box: bool,
     /// Whether who hears of the Raft leader may have changed.
     pub(super) review: bool,
     /// The last number of a life of a guard, of a connection.
@@ -189,8 +193,8 @@ impl World {
             apply(&mut control, Position { term: 0, index: 0 }, &command)
         };
         run(Change::CreateCluster { spec: setup.spec.clone() });
-        for i in 0..setup.members {
-            run(registration(&setup, i, Tags::default()));
+        for i in 0..setup.members - setup.late {
+            run(registration(i, setup.priorities[i], Tags::default()));
         }
         let machines = (0..setup.machines)
             .map(|i| Machine {
@@ -216,6 +220,7 @@ impl World {
                     record,
                     dir: Directory::empty(),
                     tree: Tree::none(setup.members),
+                    lost: false,
                     agent: None,
                 }
             })
@@ -245,6 +250,7 @@ impl World {
             story,
             counts: Counts::default(),
             broken: None,
+            black_box: false,
             review: true,
             lives: 0,
             sessions: 0,
@@ -495,13 +501,13 @@ impl World {
     }
 }
 
-/// The registration of a member with these tags.
-pub fn registration(setup: &Setup, i: usize, tags: Tags) -> Change {
+/// The registration of a member with this priority and these tags.
+pub fn registration(i: usize, priority: i32, tags: Tags) -> Change {
     Change::RegisterMember {
         member: name(i),
         node: NodeName::new(format!("n{i}")).expect("a valid name"),
         address: format!("{}:1", name(i)),
-        priority: setup.priorities[i],
+        priority,
         tags,
         system_id: None,
     }
