@@ -150,28 +150,27 @@ impl Maker<'_> {
     /// are lost: its first renewal is under way for long. Meanwhile the operator, or the leader,
     /// wants another one.
     fn deaf_grantee(&mut self, at: Micros) {
-        let to = self.other();
-        let by = self.rng.pick(&[400, 800, 1500]) * MS;
-        if self.rng.one_in(2) {
+        let by = self.rng.pick(&[400, 600, 800, 1500]) * MS;
+        let asked = self.rng.below(4) > 0;
+        if asked {
             self.put(at, 0, Kind::Postmaster { who: Who::Primary });
+            let then = at + self.rng.within(300, 1500) * MS;
+            self.put(then, 0, Kind::Failover { to: None, accept: false, checked: false });
         } else {
+            let to = self.other();
             self.put(at, 0, Kind::Switchover { to, checked: true });
         }
-        let late = at + self.rng.below(900) * MS;
-        self.put(late, 7 * SECOND, Kind::Tasks { who: Who::Leader, by });
-        let then = at + self.rng.within(200, 1800) * MS;
-        let who = if self.rng.one_in(2) { to } else { Who::Primary };
-        if self.rng.one_in(2) {
+        let late = at + self.rng.within(150, 500) * MS;
+        self.put(late, 6 * SECOND, Kind::Tasks { who: Who::Leader, by });
+        let then = at + self.rng.within(250, 1000) * MS;
+        let who = Who::Primary;
+        if !asked && self.rng.one_in(2) {
             let suspect = self.setup.spec.timing.suspect_ms;
             let lasts = self.rng.within(suspect / 2, suspect * 5 / 4) * MS;
             self.put(then, lasts, Kind::Deaf { who });
         } else {
-            let permille = self.rng.pick(&[300, 500, 700]);
+            let permille = self.rng.pick(&[300, 400, 500, 600]);
             self.put(then, 4 * SECOND, Kind::Loss { who: Some(who), permille });
-        }
-        if self.rng.below(3) > 0 {
-            let then = at + self.rng.within(500, 4500) * MS;
-            self.put(then, 0, Kind::Failover { to: None, accept: false, checked: false });
         }
     }
 
@@ -199,30 +198,37 @@ impl Maker<'_> {
         }
     }
 
-    /// Who confirms is changed again and again while what the leader decides is appended late, and
-    /// then the primary is lost with one that confirmed.
+    /// Who confirms is changed again and again while what the leader has decided is appended late,
+    /// and then the primary is lost with one that confirmed.
     fn late_changes(&mut self, at: Micros) {
         let (one, other) = self.two_others();
-        let by = self.rng.within(2200, 5000) * MS;
-        let lasts = self.rng.within(8, 14) * SECOND;
-        self.put(at, lasts, Kind::Tasks { who: Who::Leader, by });
-        let late = self.rng.within(300, 3000) * MS;
-        self.put(at, lasts, Kind::Late { who: Some(other), by: late });
-        let mut then = at + self.rng.below(500) * MS;
-        let (mut out, mut back) = (other, one);
-        while then < at + lasts {
-            self.put(then, 0, Kind::Tags { who: out, to: TagChange::NoSync(true) });
-            let next = then + self.rng.within(20, 400) * MS;
-            self.put(next, 0, Kind::Tags { who: back, to: TagChange::NoSync(false) });
-            std::mem::swap(&mut out, &mut back);
-            then += self.rng.within(800, 3500) * MS;
+        let by = self.rng.within(500, 2500) * MS;
+        self.put(at, 14 * SECOND, Kind::Late { who: Some(other), by });
+        let out = |on| TagChange::NoSync(on);
+        let first = at + self.rng.within(50, 500) * MS;
+        self.put(first, 0, Kind::Tags { who: other, to: out(true) });
+        // What ends the first change is decided in this time, given up by who waits for it after two
+        // seconds, and decided again; and then it comes.
+        let who = Who::Leader;
+        let late = first + self.rng.within(4, 20) * MS;
+        let lasts = if self.rng.below(3) > 0 { 250 * MS } else { 10 * SECOND };
+        self.put(late, lasts, Kind::Tasks { who, by: 6 * SECOND });
+        let mut then = first + self.rng.within(2050, 2600) * MS;
+        let (mut in_, mut out_) = (other, one);
+        for _ in 0..3 {
+            self.put(then, 0, Kind::Tags { who: in_, to: out(false) });
+            let next = then + self.rng.within(10, 60) * MS;
+            self.put(next, 0, Kind::Tags { who: out_, to: out(true) });
+            std::mem::swap(&mut in_, &mut out_);
+            then += self.rng.within(1000, 2500) * MS;
         }
-        let lost = at + self.rng.within(3000, lasts / MS) * MS;
+        let lost = first + self.rng.within(2200, 6500) * MS;
         let away = self.rng.within(6, 14) * SECOND;
         self.put(lost, away, Kind::Power { who: one });
         self.put(lost, away, Kind::Power { who: Who::Primary });
-        for who in [one, other] {
-            self.put(lost + away, 0, Kind::Tags { who, to: TagChange::NoSync(false) });
+        for m in 0..self.setup.members {
+            let who = Who::Machine(m as u8);
+            self.put(lost + away, 0, Kind::Tags { who, to: out(false) });
         }
     }
 

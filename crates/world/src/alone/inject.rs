@@ -1,14 +1,17 @@
 //! Faults as they begin and end.
 
+use super::agent::Agent;
 use super::clock::{MS, Micros, SECOND};
 use super::queue::Ev;
 use super::raft::Body;
 use super::schedule::{Kind, SpecChange, TagChange, Who};
 use super::server::{Directory, Role};
 use super::setup::{Class, name};
+use super::work::Task;
 use super::world::{World, registration};
 use crate::domain::command::Change;
 use crate::domain::invariants::spec_problem;
+use crate::domain::reconcile::Action;
 use crate::domain::record::{DataMark, MemberRecord};
 use crate::domain::state::Tags;
 
@@ -418,15 +421,24 @@ impl World {
         }
     }
 
+    /// Whether another member than this one has whole data, and is not giving that up just now.
+    pub(super) fn others_are_whole(&self, m: usize) -> bool {
+        let replaces = |agent: &Agent| {
+            let task = agent.work.as_ref().map(|w| &w.task);
+            matches!(task, Some(Task::Action(Action::Rewind(_) | Action::Clone(_))))
+        };
+        let mut others = self.members.iter().enumerate().filter(|(i, _)| *i != m);
+        others.any(|(_, other)| {
+            let kept = !other.agent.as_deref().is_some_and(replaces);
+            kept && other.record.data == DataMark::Intact && other.dir.log.end > 1
+        })
+    }
+
     /// A disk is replaced: its machine comes back without data.
     fn wipe(&mut self, who: Who, record: bool, undo: &mut Vec<Undo>) {
         let m = self.member_of(who);
         // Not the last data that there is: nobody could do anything about that.
-        let whole = |i: usize| {
-            let member = &self.members[i];
-            i != m && member.record.data == DataMark::Intact && member.dir.log.end > 1
-        };
-        if !(0..self.members.len()).any(whole) || !self.power_off(m) {
+        if !self.others_are_whole(m) || !self.power_off(m) {
             return;
         }
         let member = &mut self.members[m];

@@ -60,8 +60,13 @@ fn grantee(world: &World, above: u64) -> Option<usize> {
     world.index(&tenure.member)
 }
 
-/// The operator lets a single member go on alone, until that is agreed on.
+/// The operator lets a single member go on alone, until that is agreed on; not before the epoch of
+/// the one that is lost is closed, which could be made asynchronous by that.
 fn let_one_go_on(world: &mut World) {
+    let closed = |w: &World| w.raft.agreed().tenure.as_ref().is_some_and(|t| t.closed.is_some());
+    if !run_until_it(world, 50 * MS, closed) {
+        return;
+    }
     for _ in 0..60 {
         if world.broken.is_some() || world.raft.agreed().spec.write_quorum_min == 0 {
             return;
@@ -201,10 +206,13 @@ fn lose_one_for_good(world: &mut World, primary: usize, rng: &mut Rng) {
             let holder = agreed.tenure.as_ref().and_then(|t| world.index(&t.member));
             let other = rng.below(members as u64) as usize;
             let who = holder.filter(|_| rng.below(4) > 0).unwrap_or(other);
-            world.power_off(who);
-            lost = Some(who);
-            let called = world.called(who);
-            world.story.tell(world.now, || format!("{called} is lost for good"));
+            // Nobody can do anything about the loss of the last whole data.
+            if world.others_are_whole(who) {
+                world.power_off(who);
+                lost = Some(who);
+                let called = world.called(who);
+                world.story.tell(world.now, || format!("{called} is lost for good"));
+            }
         }
         if at >= back && power && lost != Some(primary) {
             world.power_on(primary);
