@@ -1,20 +1,14 @@
-//! What comes after the faults: the cluster has to come to rest. Then a last act, in which members
-//! are lost for good at a bad moment of a takeover, and whoever is left has all that it needs.
+//! The last act of a run: members are lost for good at a bad moment of a takeover, and whoever is
+//! left has all that it needs.
 
 use super::clock::{MS, Micros, SECOND};
-use super::oracle::{HEALS, HEEDS};
 use super::queue::{Ev, Server};
+use super::rest::come_to_rest;
 use super::rng::Rng;
 use super::schedule::SpecChange;
 use super::setup::Class;
 use super::world::World;
-use crate::domain::command::Change;
 use crate::domain::record::DataMark;
-
-/// How long it may take until it is at rest: crashes are remembered for two minutes.
-const HEAL: Micros = 300 * SECOND;
-/// How long after that an operator who accepts a loss may take.
-const HELP: Micros = 300 * SECOND;
 
 /// How long the moment of an act is waited for.
 const MOMENT: Micros = 20 * SECOND;
@@ -229,37 +223,4 @@ fn lose_one_for_good(world: &mut World, primary: usize, rng: &mut Rng) {
     let may_be_alone = agreed.spec.write_quorum_min == 0;
     let lost: Vec<usize> = lost.into_iter().collect();
     come_to_rest(world, may_be_alone || replacing && !small, &lost);
-}
-
-/// Waits until the cluster is at rest without those who are lost for good; with `help`, the operator
-/// gives a word in the end.
-pub(super) fn come_to_rest(world: &mut World, help: bool, without: &[usize]) {
-    let begun = world.now;
-    let mut step = 0;
-    while world.broken.is_none() {
-        let waited = world.now - begun;
-        if step % 4 == 0 {
-            world.take_back_settings();
-        }
-        if world.healed(without) {
-            if waited > HEAL {
-                world.counts.helped += 1;
-            }
-            return;
-        }
-        if waited > HEAL && !help || waited > HEAL + HELP {
-            let found = world.state_of_things();
-            return world.fail(if help { HEEDS } else { HEALS }, found);
-        }
-        if waited > HEAL && step % 40 == 0 {
-            let expect_epoch = world.raft.agreed().epoch;
-            let by = "operator".to_owned();
-            let (target, accept_data_loss) = (None, true);
-            let change = Change::StartFailover { expect_epoch, target, accept_data_loss, by };
-            world.operate(change, true);
-        }
-        step += 1;
-        let next = world.now + SECOND / 2;
-        world.run_until(next);
-    }
 }

@@ -3,7 +3,8 @@
 
 use super::clock::Micros;
 use super::derive::derive;
-use super::last::{come_to_rest, last_act};
+use super::last::last_act;
+use super::rest::come_to_rest;
 use super::schedule::{Fault, Kind, SpecChange};
 use super::setup::{Class, Setup};
 use super::story::Story;
