@@ -21,7 +21,7 @@ fn every_class_of_seeds_keeps_its_promises_and_repeats() {
     assert!(tally.failures.is_empty(), "{:?}", tally.failures);
     assert_eq!(tally.seeds, 16);
     assert!(tally.counts.failovers > 50, "{:?}", tally.counts);
-    assert!(tally.counts.switchovers > 0 && tally.counts.losses_accepted > 0, "{:?}", tally.counts);
+    assert!(tally.counts.switchovers > 0 && tally.counts.replaced > 0, "{:?}", tally.counts);
 }
 
 #[test]

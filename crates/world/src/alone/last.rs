@@ -9,6 +9,8 @@ use super::schedule::SpecChange;
 use super::setup::Class;
 use super::world::World;
 use crate::domain::record::DataMark;
+use crate::domain::state::ClusterState;
+use crate::domain::sync::SyncConfig;
 
 /// How long the moment of an act is waited for.
 const MOMENT: Micros = 20 * SECOND;
@@ -23,15 +25,19 @@ pub(super) fn last_act(world: &mut World) {
         return;
     }
     let mut rng = Rng::stream(setup.seed, 9);
-    let one_of_two = setup.members == 3
-        && agreed.spec.write_quorum_min == 1
-        && agreed.syncs.iter().all(|c| c.w == 1 && c.members.len() == 2);
+    let one_of_two = agreed.spec.write_quorum_min == 1 && one_of_two_confirms(&agreed);
     match rng.below(8) {
         0 if one_of_two => only_the_grantee_is_left(world, primary, &mut rng),
         1 if one_of_two => only_who_confirmed_is_left(world, primary, &mut rng),
         2 | 3 if one_of_two => successor_is_lost(world, primary, &mut rng),
         _ => lose_one_for_good(world, primary, &mut rng),
     }
+}
+
+/// Whether there are three members, and a commit waits for one of both standbys.
+fn one_of_two_confirms(agreed: &ClusterState) -> bool {
+    let of_two = |c: &SyncConfig| c.w == 1 && c.members.len() == 2;
+    agreed.members.len() == 3 && agreed.syncs.iter().all(of_two)
 }
 
 /// Runs until something holds, looking every `every`; whether it came to hold.
@@ -215,10 +221,10 @@ fn lose_one_for_good(world: &mut World, primary: usize, rng: &mut Rng) {
     let later = world.now + rng.within(1000, 6000) * MS;
     world.run_until(later);
     world.machines[slow].slow_us = 0;
-    // With more members, or where more have to confirm, one that was being rewound to the lost one
+    // With more members, or where others have to confirm, one that was being rewound to the lost one
     // may be missing too: then the operator has to say so.
     let replacing = world.members.iter().any(|m| m.record.data != DataMark::Intact);
-    let small = members == 3 && agreed.syncs.iter().all(|c| c.w == 1);
+    let small = one_of_two_confirms(&agreed);
     // Where the operator allows a primary to go on alone, nobody else may have what it wrote.
     let may_be_alone = agreed.spec.write_quorum_min == 0;
     let lost: Vec<usize> = lost.into_iter().collect();
