@@ -138,7 +138,7 @@ fn only_who_confirmed_is_left(world: &mut World, primary: usize, rng: &mut Rng) 
 }
 
 /// Of three, the primary crashes with writes that nobody has, and comes back; its successor is lost
-/// for good while the third confirms late. The old primary has what it acknowledged, and stays.
+/// for good before it reaches the third. The old primary has what it acknowledged, and stays.
 fn successor_is_lost(world: &mut World, primary: usize, rng: &mut Rng) {
     world.story.tell(world.now, || "the successor will be lost for good".to_owned());
     let epoch = world.raft.agreed().epoch.0;
@@ -162,16 +162,19 @@ fn successor_is_lost(world: &mut World, primary: usize, rng: &mut Rng) {
         return;
     }
     let Some(next) = grantee(world, epoch).filter(|g| *g != primary) else { return };
-    let slow = others.iter().copied().find(|m| *m != next).unwrap_or(primary);
-    let by = rng.within(2000, 8000) * MS;
-    world.machines[slow].slow_us += by;
-    // The planner does not change who confirms before that.
+    let third = others.iter().copied().find(|m| *m != next).unwrap_or(primary);
+    world.net.cut(next, third, true);
+    world.net.cut(third, next, true);
+    world.review = true;
+    // The planner does not change who confirms before two seconds have passed.
     let lost = world.now + rng.within(50, 1900) * MS;
     world.run_until(lost);
     world.lose_for_good(next);
     let later = world.now + rng.within(500, 3000) * MS;
     world.run_until(later);
-    world.machines[slow].slow_us -= by;
+    world.net.cut(next, third, false);
+    world.net.cut(third, next, false);
+    world.review = true;
     come_to_rest(world, false, &[next]);
 }
 
