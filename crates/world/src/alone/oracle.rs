@@ -68,12 +68,9 @@ impl Oracle {
     /// A promotion begins a branch at the end of this log. Where the epoch was granted on the
     /// operator's word alone, what the log lacks of the rest is given up now.
     pub fn branch(&mut self, epoch: Epoch, start: u64, log: &Log) -> u32 {
-        // Also where whoever was granted it never came to be promoted: its own grant is a proof for
-        // the next.
-        let (waivers, later) = self.waivers.drain(..).partition(|w| w.epoch <= epoch);
-        self.waivers = later;
-        let waivers: Vec<Waiver> = waivers;
-        for waiver in waivers {
+        // Also where whoever was granted it never came to be promoted, or to be open for writes: its
+        // own grant is a proof for the next, and what was given up then is not asked for again.
+        for waiver in self.waivers.iter().filter(|w| w.epoch <= epoch) {
             for number in 0..self.branches.len() {
                 let branch = &self.branches[number];
                 // What stood for the writes of this branch: the oldest configuration in force that
@@ -171,6 +168,7 @@ impl World {
         self.check_log(m);
         let log = self.members[m].dir.log.clone();
         self.oracle.read(&log, branch);
+        self.oracle.waivers.retain(|w| w.epoch > epoch);
     }
 
     /// Whether an open primary has everything that it has to have.
