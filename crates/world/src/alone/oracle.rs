@@ -11,6 +11,7 @@ use super::world::World;
 use crate::domain::command::{Change, Command, Reply};
 use crate::domain::event::EventKind;
 use crate::domain::invariants;
+use crate::domain::observation::Sealed;
 use crate::domain::state::{OperationKind, Outcome};
 use crate::domain::sync::SyncConfig;
 use crate::domain::types::Epoch;
@@ -211,8 +212,11 @@ impl World {
                         let in_force = in_force
                             .map(|c| (c.epoch.0, uncovered.iter().any(|u| u.epoch == c.epoch)))
                             .collect();
-                        // Where all is covered, it is the wished one that has less.
-                        let all = uncovered.is_empty();
+                        // The operator may have named one that has less than another.
+                        let end = |s: &Sealed| (s.wal_epoch, s.lsn);
+                        let mut others = grant.evidence.iter();
+                        let chosen = others.clone().find(|s| s.member == grant.member).map(end);
+                        let all = others.any(|s| Some(end(s)) > chosen);
                         let waiver = Waiver { epoch: event.epoch, all, in_force };
                         self.oracle.waivers.push(waiver);
                     }
