@@ -108,8 +108,10 @@ pub fn evidence_problem(state: &ClusterState, sealed: &Sealed) -> Option<&'stati
     if sealed.held > state.epoch || sealed.wal_epoch > state.epoch {
         return Some("it claims an epoch that was never granted");
     }
+    // Only its own holder has such WAL; and that may have been granted a later epoch on it, and have
+    // taken that up without being promoted to it. A rewind or a copy forgets what was held.
     let recorded = state.lineage.0.iter().any(|e| e.epoch == sealed.wal_epoch);
-    if !recorded && sealed.held != sealed.wal_epoch {
+    if !recorded && sealed.held < sealed.wal_epoch {
         return Some("it has WAL of an epoch whose promotion was never recorded");
     }
     if state.lineage.contradicts(&sealed.lineage) {

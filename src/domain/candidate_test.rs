@@ -2,7 +2,7 @@
 
 use super::candidate::{Proof, Refusal, choose};
 use super::command::Change;
-use super::fixture_test::{Bench, guard, holder, m, register, sealed, tagged};
+use super::fixture_test::{Bench, any, grant, guard, holder, m, register, sealed, tagged};
 use super::observation::Sealed;
 use super::state::CloseReason;
 use super::types::Epoch;
@@ -72,6 +72,25 @@ fn whoever_was_granted_the_epoch_covers_it_though_it_never_took_it_up() {
     assert_eq!(chosen(&bench, &[sealed("a", 3, 2, 300)], None), Ok("a".to_owned()));
     let more = [sealed("a", 3, 2, 300), sealed("b", 3, 2, 301)];
     assert_eq!(chosen(&bench, &more, None), Ok("b".to_owned()), "who has most is still chosen");
+}
+
+#[test]
+fn wal_of_an_unrecorded_promotion_counts_with_whoever_was_granted_more_on_it() {
+    let mut bench = closed();
+    // b is promoted to epoch 3, which is closed before anybody records that.
+    let quorum = vec![sealed("b", 3, 2, 300), sealed("c", 3, 2, 300)];
+    bench.ok(grant(&bench, "b", quorum, any(3, 1, "c")));
+    bench.close(CloseReason::LeaseLost, false);
+    assert_eq!(chosen(&bench, &[holder("b", 4, 3, 310, 3)], None), Ok("b".to_owned()));
+    // It accepts epoch 4, and is lost before it is promoted again.
+    bench.ok(grant(&bench, "b", vec![holder("b", 4, 3, 310, 3)], any(4, 1, "c")));
+    bench.close(CloseReason::LeaseLost, false);
+    assert_eq!(chosen(&bench, &[holder("b", 5, 3, 310, 4)], None), Ok("b".to_owned()));
+    // Nobody else has such WAL.
+    for held in [0, 2] {
+        let refusal = chosen(&bench, &[holder("b", 5, 3, 310, held)], None);
+        assert!(refusal.is_err(), "{held}: {refusal:?}");
+    }
 }
 
 #[test]

@@ -3,21 +3,17 @@
 use std::rc::Rc;
 
 use super::clock::{MS, Micros, SECOND};
-use super::queue::{Message, Timer};
+use super::queue::{Asked, Message, Timer};
+use super::renew::{RENEW_PAUSE, Renewing};
 use super::server::{Phase, Role};
 use super::work::{Task, Work};
 use super::world::World;
 use crate::domain::desired::{Desired, desired};
-use crate::domain::lease::HolderLease;
 use crate::domain::lineage::Lineage;
 use crate::domain::reconcile::{Local, Process};
 use crate::domain::state::{ClusterState, Stage};
-use crate::domain::types::{BootTime, Epoch, GuardId};
+use crate::domain::types::{Epoch, GuardId};
 
-/// How long an attempt to renew may take before the next controller is asked.
-const RENEW_ATTEMPT: Micros = 400 * MS;
-/// Pause after a failed one.
-const RENEW_PAUSE: Micros = 20 * MS;
 /// How long a poll is waited with, and how much longer its answer may take.
 const POLL: Micros = 500 * MS;
 const POLL_GRACE: Micros = 400 * MS;
@@ -25,8 +21,8 @@ const POLL_GRACE: Micros = 400 * MS;
 const POLL_PAUSE: Micros = 25 * MS;
 /// How often is reported without news.
 const REPORT: Micros = 500 * MS;
-/// How often the lease is looked at where nothing is due.
-const FENCE: Micros = 500 * MS;
+/// Pause after one that was not taken.
+const REPORT_PAUSE: Micros = 50 * MS;
 /// After how long a PostgreSQL that does nothing is given up.
 pub const HUNG: Micros = 10 * SECOND;
 
@@ -70,28 +66,19 @@ pub struct Agent {
     /// When the next report leaves.
     pub report_at: Micros,
     /// The controller that is asked.
-    target: usize,
-    renewals: u32,
+    pub(super) target: usize,
+    /// The controller from which no answer to a report can come.
+    unheard: Option<usize>,
+    pub(super) renewals: u32,
     /// The renewal under way: its number, and when it was sent by the own clock.
-    renewing: Option<Renewing>,
+    pub(super) renewing: Option<Renewing>,
     /// When the next is due.
-    renew_at: Micros,
+    pub(super) renew_at: Micros,
     polls: u32,
     /// The poll under way: its number, whom, and since when.
     polling: Option<(u32, usize, Micros)>,
     /// When the upstream was left.
     pub upstream_lost_at: Micros,
-}
-
-/// A renewal under way.
-#[derive(Debug)]
-struct Renewing {
-    number: u32,
-    /// When it was sent, by the own clock, which is what counts.
-    sent: BootTime,
-    /// And in true time.
-    sent_us: Micros,
-    claim: (Epoch, GuardId),
 }
 
 impl World {
@@ -133,6 +120,7 @@ impl World {
             reports: 0,
             report_at: 0,
             target: self.setup.machines - 1 - (m % self.setup.controllers),
+            unheard: None,
             renewals: 0,
             renewing: None,
             renew_at: 0,
@@ -170,19 +158,24 @@ impl World {
 
     /// A report leaves soon.
     pub(super) fn tell_news(&mut self, m: usize) {
+        self.report_again(m, MS);
+    }
+
+    fn report_again(&mut self, m: usize, after: Micros) {
         let now = self.now;
         if let Some(agent) = self.agent(m)
-            && agent.report_at > now + 2 * MS
+            && agent.report_at > now + 2 * after
         {
-            agent.report_at = now + MS;
-            self.timer(m, MS, Timer::Report);
+            agent.report_at = now + after;
+            self.timer(m, after, Timer::Report);
         }
     }
 
-    /// The next controller is asked, or the one that was named.
-    fn turn(&mut self, m: usize, hint: Option<u8>) {
+    /// The next controller is asked, or the one that was named, unless another than the one that
+    /// failed is asked already.
+    pub(super) fn turn_from(&mut self, m: usize, failed: usize, hint: Option<u8>) {
         let (first, count) = (self.setup.machines - self.setup.controllers, self.setup.controllers);
-        if let Some(agent) = self.agent(m) {
+        if let Some(agent) = self.agent(m).filter(|a| a.target == failed) {
             agent.target = match hint.map(usize::from) {
                 Some(named) if named != agent.target => named,
                 _ => first + (agent.target - first + 1) % count,
@@ -206,7 +199,7 @@ impl World {
             if left > 0 {
                 return self.timer(m, left, Timer::Poll);
             }
-            self.turn(m, None);
+            self.turn_from(m, target, None);
         }
         self.poll(m);
         self.timer(m, POLL, Timer::Poll);
@@ -237,18 +230,30 @@ impl World {
                     self.poll(m);
                 }
             }
-            Message::NotLeader { run, number, hint, renewal } if run == self.machines[m].run => {
+            Message::NotLeader { by, run, number, hint, asked } if run == self.machines[m].run => {
                 let Some(agent) = self.agent(m) else { return };
-                if renewal {
-                    if agent.renewing.as_ref().is_some_and(|r| r.number == number) {
+                let by = usize::from(by);
+                let renewing = agent.renewing.as_ref().is_some_and(|r| r.number == number);
+                let polling = agent.polling.is_some_and(|p| p.0 == number);
+                match asked {
+                    Asked::Renewal if renewing => {
                         agent.renewing = None;
-                        self.turn(m, hint);
+                        self.turn_from(m, by, hint);
                         self.timer(m, RENEW_PAUSE, Timer::Renew);
                     }
-                } else if agent.polling.is_some_and(|p| p.0 == number) {
-                    agent.polling = None;
-                    self.turn(m, hint);
-                    self.timer(m, POLL_PAUSE, Timer::Poll);
+                    Asked::Poll if polling => {
+                        agent.polling = None;
+                        self.turn_from(m, by, hint);
+                        self.timer(m, POLL_PAUSE, Timer::Poll);
+                    }
+                    Asked::Report => {
+                        let turned = agent.target == by;
+                        self.turn_from(m, by, hint);
+                        if turned {
+                            self.report_again(m, REPORT_PAUSE);
+                        }
+                    }
+                    _ => {}
                 }
             }
             _ => {}
@@ -288,7 +293,17 @@ impl World {
         self.timer(m, REPORT, Timer::Report);
         self.watch_server(m);
         if let Some(report) = self.report_of(m) {
+            let Some(agent) = self.agent(m) else { return };
+            if let Some(unheard) = agent.unheard.take() {
+                self.turn_from(m, unheard, None);
+            }
             let target = self.agent(m).map_or(0, |a| a.target);
+            let there = self.machines[target].awake()
+                && self.net.lively(m, target)
+                && self.net.lively(target, m);
+            if let Some(agent) = self.agent(m).filter(|_| !there) {
+                agent.unheard = Some(target);
+            }
             let report = Box::new(report);
             self.send(m, target, Message::Report { from: m as u8, report });
         }
@@ -342,94 +357,5 @@ impl World {
         self.members[source].tree.primary().is_some()
             && self.net.open(m, source)
             && self.net.open(source, m)
-    }
-
-    // ---- leases ----
-
-    pub(super) fn renewer(&mut self, m: usize, what: Timer) {
-        let now = self.now;
-        let Some(agent) = self.agent(m) else { return };
-        if let Timer::RenewLate(number) = what {
-            if agent.renewing.as_ref().is_none_or(|r| r.number != number) {
-                return;
-            }
-            agent.renewing = None;
-            self.turn(m, None);
-            return self.timer(m, RENEW_PAUSE, Timer::Renew);
-        }
-        if agent.claim.is_none() || agent.view.is_none() || agent.renewing.is_some() {
-            return;
-        }
-        if agent.renew_at > now {
-            let left = agent.renew_at - now;
-            return self.timer(m, left, Timer::Renew);
-        }
-        self.renew(m);
-    }
-
-    /// Sends a renewal. The time is read before.
-    pub(super) fn renew(&mut self, m: usize) {
-        let (sent, sent_us, run) = (self.clock(m), self.now, self.machines[m].run);
-        let Some(agent) = self.agent(m) else { return };
-        let Some(claim) = agent.claim.clone().filter(|_| agent.view.is_some()) else { return };
-        agent.renewals += 1;
-        let (number, target) = (agent.renewals, agent.target);
-        agent.renewing = Some(Renewing { number, sent, sent_us, claim: claim.clone() });
-        let claim = Box::new(claim);
-        self.send(m, target, Message::Renew { from: m as u8, run, number, claim });
-        self.timer(m, RENEW_ATTEMPT, Timer::RenewLate(number));
-    }
-
-    fn renewed(&mut self, m: usize, number: u32, acknowledged: bool) {
-        let now = self.now;
-        let Some(agent) = self.agent(m) else { return };
-        if agent.renewing.as_ref().is_none_or(|r| r.number != number) {
-            return;
-        }
-        let Some(Renewing { sent, sent_us, claim, .. }) = agent.renewing.take() else { return };
-        let Some((_, state)) = &agent.view else { return };
-        let timing = state.spec.timing;
-        agent.renew_at = now.max(sent_us + timing.renew_ms * MS);
-        let left = agent.renew_at - now;
-        self.timer(m, left, Timer::Renew);
-        if !acknowledged {
-            return self.wake(m);
-        }
-        let lease = HolderLease::from_renewal(claim.0, sent, &timing);
-        if !self.arm(m, &claim.1, lease.kill_at) {
-            return self.wake(m);
-        }
-        let Some(agent) = self.agent(m) else { return };
-        let first = agent.local.lease.is_none_or(|l| l.epoch != claim.0);
-        agent.local.lease = Some(agent.local.lease.map_or(lease, |l| l.extend(lease)));
-        if first {
-            self.timer(m, 0, Timer::Fence);
-            self.wake(m);
-        }
-    }
-
-    /// Kills the tree at the end of the lease, whatever the worker does.
-    pub(super) fn fence(&mut self, m: usize) {
-        let now = self.clock(m);
-        let Some(agent) = self.agent(m) else { return };
-        let (Some(lease), Process::Primary { epoch, .. }) =
-            (agent.local.lease, &agent.local.process)
-        else {
-            return;
-        };
-        if lease.epoch != *epoch {
-            return;
-        }
-        if lease.may_write(lease.epoch, now) {
-            let due = self.machines[m].clock.when(lease.stop_at, self.now);
-            let after = (due - self.now).max(1);
-            let after = if lease.stop_at <= now { FENCE } else { after };
-            return self.timer(m, after, Timer::Fence);
-        }
-        agent.claim = None;
-        let called = self.called(m);
-        self.story.tell(self.now, || format!("{called}: the lease has run out, its agent kills"));
-        self.kill_tree(m);
-        self.wake(m);
     }
 }

@@ -25,6 +25,8 @@ pub struct Campaign {
     pub verify: bool,
     /// Whether the first seed that breaks a promise ends it.
     pub stop_at_first: bool,
+    /// Whether only what clients and an operator see is judged.
+    pub black_box: bool,
 }
 
 /// A seed that broke a promise, or was not the same twice.
@@ -75,7 +77,8 @@ pub fn campaign(plan: &Campaign, seen: impl Fn(u64, &Failure) + Sync) -> Tally {
             if seed >= plan.from + plan.seeds {
                 return;
             }
-            let job = Job { seed, fault_seconds: plan.fault_seconds, only: None, told: false };
+            let (fault_seconds, black_box) = (plan.fault_seconds, plan.black_box);
+            let job = Job { seed, fault_seconds, only: None, told: false, black_box };
             let mut outcome = run(&job);
             if plan.verify && outcome.broken.is_none() {
                 let again = run(&job).hash;

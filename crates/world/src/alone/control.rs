@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::clock::{MS, Micros};
-use super::queue::{Message, Timer};
+use super::queue::{Asked, Message, Timer};
 use super::raft::Body;
 use super::world::World;
 use crate::domain::command::{Change, Command};
@@ -108,7 +108,7 @@ impl World {
                 controller.barriers.clear();
                 let pollers = std::mem::take(&mut controller.pollers);
                 for p in pollers {
-                    self.refuse(c, p.to, p.run, p.number, false);
+                    self.refuse(c, p.to, p.run, p.number, Asked::Poll);
                 }
                 return;
             }
@@ -116,11 +116,12 @@ impl World {
         self.wake_planner(c, 0);
     }
 
-    fn refuse(&mut self, c: usize, to: u8, run: u32, number: u32, renewal: bool) {
+    fn refuse(&mut self, c: usize, to: u8, run: u32, number: u32, asked: Asked) {
         let node = &self.raft.nodes[c];
         let leads = matches!(node.role, super::raft::Role::Leader { .. });
         let hint = if leads { None } else { self.leader_hint(c) };
-        self.send(c, to.into(), Message::NotLeader { run, number, hint, renewal });
+        let by = c as u8;
+        self.send(c, to.into(), Message::NotLeader { by, run, number, hint, asked });
     }
 
     /// An agent asks something.
@@ -130,19 +131,21 @@ impl World {
                 let now = self.clock(c);
                 let name = self.cluster.clone();
                 let Some(leadership) = &mut self.controllers[c].leadership else {
-                    return self.refuse(c, from, run, number, true);
+                    return self.refuse(c, from, run, number, Asked::Renewal);
                 };
                 let ticket = leadership.ledger.arrive(name, claim.0, now);
                 let waits = Waits::Renewal { to: from, run, number, claim: *claim, ticket };
                 self.begin_barrier(c, waits);
             }
             Message::Report { from, report } => {
-                if !self.established(c) {
-                    return;
-                }
                 let now = self.clock(c);
                 let name = self.members[usize::from(from)].name.clone();
-                let Some(leadership) = &mut self.controllers[c].leadership else { return };
+                let established = self.established(c);
+                let leadership = self.controllers[c].leadership.as_mut();
+                let Some(leadership) = leadership.filter(|_| established) else {
+                    let run = self.machines[usize::from(from)].run;
+                    return self.refuse(c, from, run, 0, Asked::Report);
+                };
                 let before = leadership.observed.members.get(&name).map(|o| &o.report);
                 let news = before.is_none_or(|b| is_news(b, &report));
                 leadership.observed.record(name, *report, now);
@@ -152,7 +155,7 @@ impl World {
             }
             Message::Poll { from, run, number, known } => {
                 if !self.established(c) {
-                    return self.refuse(c, from, run, number, false);
+                    return self.refuse(c, from, run, number, Asked::Poll);
                 }
                 if known == 0 {
                     return self.begin_barrier(c, Waits::Poll { to: from, run, number });
@@ -285,7 +288,7 @@ impl World {
             (Some(true), Some(acknowledged)) => {
                 self.send(c, to.into(), Message::Renewed { run, number, acknowledged });
             }
-            _ => self.refuse(c, to, run, number, true),
+            _ => self.refuse(c, to, run, number, Asked::Renewal),
         }
     }
 

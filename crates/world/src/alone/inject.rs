@@ -1,16 +1,11 @@
 //! Faults as they begin and end.
 
-use super::clock::{MS, Micros, SECOND};
+use super::clock::{MS, Micros};
 use super::queue::Ev;
-use super::raft::Body;
-use super::schedule::{Kind, SpecChange, TagChange, Who};
-use super::server::{Directory, Role};
+use super::schedule::{Kind, Who};
 use super::setup::{Class, name};
-use super::world::{World, registration};
+use super::world::World;
 use crate::domain::command::Change;
-use crate::domain::invariants::spec_problem;
-use crate::domain::record::{DataMark, MemberRecord};
-use crate::domain::state::Tags;
 
 /// What undoes a fault that goes on.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +69,7 @@ impl World {
                 | Kind::Election { who }
                 | Kind::Wipe { who, .. }
                 | Kind::Tags { who, .. }
+                | Kind::Priority { who, .. }
                 | Kind::Loss { who: Some(who), .. }
                 | Kind::Late { who: Some(who), .. } => self.called(self.machine_of(who)),
                 _ => "all".to_owned(),
@@ -284,7 +280,7 @@ impl World {
                     self.stand(i);
                 }
             }
-            Kind::Wipe { who, record } => self.wipe(who, record, undo),
+            Kind::Wipe { who, record } => self.wipe(self.member_of(who), record, undo),
             Kind::Switchover { to, checked } => {
                 let target = name(self.member_of(to));
                 let expect_epoch = self.raft.agreed().epoch;
@@ -301,6 +297,14 @@ impl World {
             }
             Kind::Spec(change) => self.change_spec(change),
             Kind::Tags { who, to } => self.change_tags(self.member_of(who), to),
+            Kind::Priority { who, to } => {
+                let m = self.member_of(who);
+                let tags = self.raft.agreed().members.get(&name(m)).map(|x| x.tags.clone());
+                if let Some(tags) = tags {
+                    self.register(m, to, tags);
+                }
+            }
+            Kind::Join { member } => self.join(usize::from(member)),
         }
     }
 
@@ -317,160 +321,6 @@ impl World {
                 self.cut(i, j, undo);
             }
         }
-    }
-
-    /// Timers that were set by the clock of before look again.
-    fn clock_changed(&mut self, i: usize) {
-        if i < self.members.len() {
-            self.watch_deadline(i);
-            self.timer(i, 0, super::queue::Timer::Fence);
-        }
-    }
-
-    // ---- processes and machines ----
-
-    fn stop_daemon(&mut self, i: usize) -> bool {
-        let machine = &mut self.machines[i];
-        if !machine.up || !machine.daemon {
-            return false;
-        }
-        machine.daemon = false;
-        if i < self.members.len() {
-            self.interrupt(i);
-        }
-        self.forget_raft(i);
-        self.forget_controller(i);
-        true
-    }
-
-    fn start_daemon(&mut self, i: usize) {
-        let machine = &mut self.machines[i];
-        if !machine.up || machine.daemon {
-            return;
-        }
-        machine.daemon = true;
-        machine.run += 1;
-        if i < self.members.len() {
-            self.begin_agent(i);
-        }
-    }
-
-    pub(super) fn power_off(&mut self, i: usize) -> bool {
-        if !self.machines[i].up {
-            return false;
-        }
-        self.stop_daemon(i);
-        self.machines[i].up = false;
-        self.drop_deferred(i);
-        if i < self.members.len() {
-            self.gone(i, false);
-            for j in (0..self.members.len()).filter(|j| *j != i) {
-                let after = self.luck.within(5000, 10_000) * MS;
-                self.queue.put(self.now + after, Ev::Stale { a: i as u8, b: j as u8 });
-            }
-            self.lose_unsynced(i);
-        }
-        true
-    }
-
-    /// What was not synced is gone; on a disk that lies, more.
-    fn lose_unsynced(&mut self, m: usize) {
-        let lies = self.setup.class == Class::Lying && self.luck.one_in(2);
-        let more = if lies { self.luck.below(30) } else { 0 };
-        let member = &mut self.members[m];
-        let kept = member.dir.flushed.saturating_sub(more).max(1).min(member.dir.log.end);
-        if !member.dir.log.pieces().is_empty() {
-            member.dir.log.truncate(kept);
-            member.dir.flushed = kept;
-        }
-        if lies && self.luck.one_in(2) {
-            let member = &mut self.members[m];
-            member.record = member.record_before.clone();
-        }
-    }
-
-    pub(super) fn power_on(&mut self, i: usize) {
-        if self.machines[i].up {
-            return;
-        }
-        self.machines[i].up = true;
-        if i < self.members.len() {
-            self.poke_all(i);
-        }
-        self.start_daemon(i);
-    }
-
-    fn poke_all(&mut self, i: usize) {
-        for j in 0..self.members.len() {
-            if i != j {
-                self.poke(i, j);
-                self.poke(j, i);
-            }
-        }
-    }
-
-    /// A disk is replaced: its machine comes back without data.
-    fn wipe(&mut self, who: Who, record: bool, undo: &mut Vec<Undo>) {
-        let m = self.member_of(who);
-        // Not the last data that there is: nobody could do anything about that.
-        let whole = |i: usize| {
-            let member = &self.members[i];
-            i != m && member.record.data == DataMark::Intact && member.dir.log.end > 1
-        };
-        if !(0..self.members.len()).any(whole) || !self.power_off(m) {
-            return;
-        }
-        let member = &mut self.members[m];
-        member.dir = Directory::empty();
-        if record {
-            member.record = MemberRecord::new(self.cluster.clone(), member.name.clone());
-            member.record_before = member.record.clone();
-        }
-        undo.push(Undo::Power(m));
-        // It is back a little later, whatever the schedule says of it.
-        let back = self.luck.within(1, 5) * SECOND;
-        let number = self.undo.len() as u32;
-        self.undo.push(std::mem::take(undo));
-        self.queue.put(self.now + back, Ev::Over(number));
-    }
-
-    // ---- the operator ----
-
-    fn change_spec(&mut self, change: SpecChange) {
-        let Some(c) = self.raft_leader().filter(|c| self.machines[*c].awake()) else { return };
-        let mut spec = self.raft.agreed().spec.clone();
-        match change {
-            SpecChange::Mode(mode) => spec.synchronous = mode,
-            SpecChange::WriteQuorum(w) => {
-                spec.write_quorum = w;
-                spec.write_quorum_min = spec.write_quorum_min.min(w);
-            }
-            SpecChange::Floor(floor) => spec.write_quorum_min = floor.min(spec.write_quorum),
-        }
-        if spec_problem(&spec).is_none() {
-            self.append_entry(c, Body::Spec(Box::new(spec)));
-        }
-    }
-
-    fn change_tags(&mut self, m: usize, to: TagChange) {
-        let agreed = self.raft.agreed().clone();
-        let Some(member) = agreed.members.get(&name(m)) else { return };
-        let mut tags = member.tags.clone();
-        match to {
-            TagChange::NoFailover(on) => tags.nofailover = on,
-            TagChange::NoSync(on) => tags.nosync = on,
-            TagChange::Delay(on) => tags.delay_ms = if on { 5000 } else { 0 },
-            TagChange::CloneFrom(on) => tags.clonefrom = on,
-            TagChange::ReplicateFrom(from) => {
-                tags.replicatefrom = from.map(usize::from).filter(|f| *f != m).map(name);
-            }
-        }
-        self.register(m, tags);
-    }
-
-    fn register(&mut self, m: usize, tags: Tags) {
-        let change = registration(&self.setup, m, tags);
-        self.operate(change, false);
     }
 
     /// Every fault has ended, clocks are right again, and the operator takes back what keeps
@@ -492,42 +342,5 @@ impl World {
             self.start_daemon(i);
         }
         self.review = true;
-    }
-
-    /// The operator takes back what keeps members out, until that is agreed on.
-    pub(super) fn take_back_settings(&mut self) {
-        let agreed = self.raft.agreed().clone();
-        let floor = agreed.spec.write_quorum_min > 1;
-        if floor {
-            self.change_spec(SpecChange::Floor(1));
-        }
-        for m in 0..self.members.len() {
-            let tags = agreed.members.get(&name(m)).map(|x| x.tags.clone());
-            if tags.is_some_and(|t| t != Tags::default()) {
-                self.register(m, Tags::default());
-            }
-        }
-    }
-
-    /// Whether a primary is open, and every other member follows it and counts; but for one that is
-    /// lost for good.
-    pub(super) fn healed(&self, without: Option<usize>) -> bool {
-        let agreed = self.raft.agreed();
-        let Some(primary) = agreed.active_primary().and_then(|p| self.index(p)) else {
-            return false;
-        };
-        let tree = &self.members[primary].tree;
-        let follows = |m: usize| {
-            let member = &self.members[m];
-            let counts = member.record.data == DataMark::Intact;
-            let of = member.tree.receiver.as_ref().is_some_and(|r| r.source == primary);
-            of && counts && member.tree.role == Role::Standby
-        };
-        tree.runs()
-            && tree.open
-            && tree.primary() == Some(agreed.epoch)
-            && agreed.operation.is_none()
-            && agreed.syncs.len() == 1
-            && (0..self.members.len()).all(|m| m == primary || Some(m) == without || follows(m))
     }
 }

@@ -11,6 +11,7 @@ use super::world::World;
 use crate::domain::command::{Change, Command, Reply};
 use crate::domain::event::EventKind;
 use crate::domain::invariants;
+use crate::domain::observation::Sealed;
 use crate::domain::state::{OperationKind, Outcome};
 use crate::domain::sync::SyncConfig;
 use crate::domain::types::Epoch;
@@ -68,12 +69,9 @@ impl Oracle {
     /// A promotion begins a branch at the end of this log. Where the epoch was granted on the
     /// operator's word alone, what the log lacks of the rest is given up now.
     pub fn branch(&mut self, epoch: Epoch, start: u64, log: &Log) -> u32 {
-        // Also where whoever was granted it never came to be promoted: its own grant is a proof for
-        // the next.
-        let (waivers, later) = self.waivers.drain(..).partition(|w| w.epoch <= epoch);
-        self.waivers = later;
-        let waivers: Vec<Waiver> = waivers;
-        for waiver in waivers {
+        // Also where whoever was granted it never came to be promoted, or to be open for writes: its
+        // own grant is a proof for the next, and what was given up then is not asked for again.
+        for waiver in self.waivers.iter().filter(|w| w.epoch <= epoch) {
             for number in 0..self.branches.len() {
                 let branch = &self.branches[number];
                 // What stood for the writes of this branch: the oldest configuration in force that
@@ -171,6 +169,7 @@ impl World {
         self.check_log(m);
         let log = self.members[m].dir.log.clone();
         self.oracle.read(&log, branch);
+        self.oracle.waivers.retain(|w| w.epoch > epoch);
     }
 
     /// Whether an open primary has everything that it has to have.
@@ -213,8 +212,11 @@ impl World {
                         let in_force = in_force
                             .map(|c| (c.epoch.0, uncovered.iter().any(|u| u.epoch == c.epoch)))
                             .collect();
-                        // Where all is covered, it is the wished one that has less.
-                        let all = uncovered.is_empty();
+                        // The operator may have named one that has less than another.
+                        let end = |s: &Sealed| (s.wal_epoch, s.lsn);
+                        let mut others = grant.evidence.iter();
+                        let chosen = others.clone().find(|s| s.member == grant.member).map(end);
+                        let all = others.any(|s| Some(end(s)) > chosen);
                         let waiver = Waiver { epoch: event.epoch, all, in_force };
                         self.oracle.waivers.push(waiver);
                     }
@@ -227,6 +229,9 @@ impl World {
                 }
                 _ => {}
             }
+        }
+        if self.black_box {
+            return;
         }
         let mut broken = invariants::check(&self.control);
         broken.extend(invariants::check_step(&self.before, &self.control));

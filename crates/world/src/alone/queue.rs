@@ -129,7 +129,18 @@ pub enum Message {
     /// The agreed state.
     State { run: u32, number: u32, index: u32, state: Rc<ClusterState> },
     /// Ask somebody else.
-    NotLeader { run: u32, number: u32, hint: Option<u8>, renewal: bool },
+    NotLeader { by: u8, run: u32, number: u32, hint: Option<u8>, asked: Asked },
+}
+
+/// What an agent asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// To be renewed.
+    Renewal,
+    /// For the agreed state.
+    Poll,
+    /// To take its report.
+    Report,
 }
 
 /// What the kernel does.

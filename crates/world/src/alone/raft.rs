@@ -10,8 +10,7 @@ use std::rc::Rc;
 use super::clock::MS;
 use super::queue::{Message, Timer};
 use super::world::World;
-use crate::domain::apply::{Position, apply};
-use crate::domain::command::{Command, Reply};
+use crate::domain::command::Command;
 use crate::domain::state::{ClusterSpec, ClusterState};
 
 /// Controllers, at most.
@@ -31,12 +30,12 @@ pub enum Body {
 /// An entry, and by it the log that ends with it.
 #[derive(Debug)]
 pub struct Entry {
-    parent: u32,
+    pub(super) parent: u32,
     /// Its index.
     pub depth: u32,
     /// The term of the leader that appended it.
     pub term: u64,
-    body: Body,
+    pub(super) body: Body,
     /// The state after it, once it is committed.
     pub state: Option<Rc<ClusterState>>,
 }
@@ -61,17 +60,17 @@ pub struct Node {
     /// Its term. On disk, and so is its vote and its log.
     pub term: u64,
     voted: Option<u8>,
-    log: u32,
+    pub(super) log: u32,
     /// What it knows to be committed.
     pub commit: u32,
     /// What it is.
     pub role: Role,
-    leader: Option<u8>,
+    pub(super) leader: Option<u8>,
     votes: u8,
     would: u8,
-    matched: [u32; NODES_MAX],
+    pub(super) matched: [u32; NODES_MAX],
     timer: Option<u32>,
-    resending: bool,
+    pub(super) resending: bool,
 }
 
 /// All of it.
@@ -81,7 +80,7 @@ pub struct Raft {
     pub entries: Vec<Entry>,
     /// One for each machine; those that are no controllers are never asked.
     pub nodes: Vec<Node>,
-    tip: u32,
+    pub(super) tip: u32,
     timers: u32,
     /// Numbers of barriers.
     pub barriers: u32,
@@ -108,7 +107,7 @@ impl Raft {
         Self { entries: vec![root], nodes, tip: 0, timers: 0, barriers: 0 }
     }
 
-    fn ancestor(&self, log: u32, depth: u32) -> u32 {
+    pub(super) fn ancestor(&self, log: u32, depth: u32) -> u32 {
         let mut at = log;
         while self.entries[at as usize].depth > depth {
             at = self.entries[at as usize].parent;
@@ -117,11 +116,11 @@ impl Raft {
     }
 
     /// Whether the log `short` is the beginning of `long`.
-    fn begins(&self, short: u32, long: u32) -> bool {
+    pub(super) fn begins(&self, short: u32, long: u32) -> bool {
         self.ancestor(long, self.entries[short as usize].depth) == short
     }
 
-    fn newest(&self, log: u32) -> (u64, u32) {
+    pub(super) fn newest(&self, log: u32) -> (u64, u32) {
         let entry = &self.entries[log as usize];
         (entry.term, entry.depth)
     }
@@ -255,7 +254,7 @@ impl World {
         self.review = true;
     }
 
-    fn step_down(&mut self, i: usize, term: u64) {
+    pub(super) fn step_down(&mut self, i: usize, term: u64) {
         let node = &mut self.raft.nodes[i];
         let led = matches!(node.role, Role::Leader { .. });
         if term > node.term {
@@ -353,7 +352,7 @@ impl World {
         matches!(self.raft.nodes[i].role, Role::Leader { .. }) || self.hears(i)
     }
 
-    fn reply_after_disk(&mut self, i: usize, to: u8, message: Message) {
+    pub(super) fn reply_after_disk(&mut self, i: usize, to: u8, message: Message) {
         let after = self.flush_us(i);
         self.timer(i, after, Timer::Reply(to, Box::new(message)));
     }
@@ -387,171 +386,5 @@ impl World {
         self.story.tell(self.now, || format!("{called} leads the controllers in term {term}"));
         self.append_entry(i, Body::Nothing);
         self.review = true;
-    }
-
-    /// A leader appends an entry, in its term of now. Returns its number.
-    pub(super) fn append_entry(&mut self, i: usize, body: Body) -> u32 {
-        let node = &self.raft.nodes[i];
-        let parent = node.log;
-        let depth = self.raft.entries[parent as usize].depth + 1;
-        let entry = Entry { parent, depth, term: node.term, body, state: None };
-        let number = self.raft.entries.len() as u32;
-        self.raft.entries.push(entry);
-        self.raft.nodes[i].log = number;
-        let after = self.flush_us(i);
-        self.timer(i, after, Timer::Synced(number));
-        self.send_log(i);
-        self.keep_sending(i);
-        number
-    }
-
-    fn send_log(&mut self, i: usize) {
-        let (term, log) = (self.raft.nodes[i].term, self.raft.nodes[i].log);
-        for j in self.controllers_of().filter(|j| *j != i) {
-            if self.raft.nodes[i].matched[j] != log || self.raft.nodes[j].leader != Some(i as u8) {
-                self.send(i, j, Message::Append { from: i as u8, term, log });
-            }
-        }
-    }
-
-    fn keep_sending(&mut self, i: usize) {
-        if !std::mem::replace(&mut self.raft.nodes[i].resending, true) {
-            self.timer(i, 100 * MS, Timer::Resend);
-        }
-    }
-
-    pub(super) fn resend(&mut self, i: usize) {
-        self.raft.nodes[i].resending = false;
-        let node = &self.raft.nodes[i];
-        if !matches!(node.role, Role::Leader { .. }) {
-            return;
-        }
-        let log = node.log;
-        let lacks = |j: &usize| {
-            *j != i
-                && (node.matched[*j] != log || self.raft.nodes[*j].leader != Some(i as u8))
-                && self.net.open(i, *j)
-                && self.machines[*j].awake()
-        };
-        if self.controllers_of().any(|j| lacks(&j)) {
-            self.send_log(i);
-            self.keep_sending(i);
-        }
-    }
-
-    pub(super) fn synced(&mut self, i: usize, entry: u32) {
-        let node = &mut self.raft.nodes[i];
-        if matches!(node.role, Role::Leader { .. })
-            && node.term == self.raft.entries[entry as usize].term
-        {
-            node.matched[i] = entry;
-            self.advance_commit(i);
-        }
-    }
-
-    fn accept_log(&mut self, i: usize, from: u8, term: u64, log: u32) {
-        let own = self.raft.nodes[i].term;
-        if term < own {
-            return self.send(i, from.into(), Message::Deposed { term: own });
-        }
-        if term > own || self.raft.nodes[i].role != Role::Follower {
-            self.step_down(i, term);
-        }
-        if self.raft.nodes[i].leader != Some(from) {
-            self.raft.nodes[i].leader = Some(from);
-            self.review = true;
-        }
-        if !self.raft.begins(log, self.raft.nodes[i].log) {
-            self.raft.nodes[i].log = log;
-        }
-        self.reply_after_disk(i, from, Message::Appended { from: i as u8, term, log });
-    }
-
-    fn advance_commit(&mut self, i: usize) {
-        let node = &self.raft.nodes[i];
-        let mut depths: Vec<u32> = self
-            .controllers_of()
-            .map(|j| node.matched[j])
-            .filter(|m| self.raft.begins(*m, node.log))
-            .map(|m| self.raft.entries[m as usize].depth)
-            .collect();
-        depths.sort_unstable_by(|a, b| b.cmp(a));
-        let Some(depth) = depths.get(self.setup.controllers / 2).copied() else { return };
-        let entry = self.raft.ancestor(node.log, depth);
-        let known = self.raft.entries[node.commit as usize].depth;
-        if depth <= known || self.raft.entries[entry as usize].term != node.term {
-            return;
-        }
-        self.raft.nodes[i].commit = entry;
-        self.apply_up_to(entry);
-        if self.raft.nodes[i].role == (Role::Leader { established: false }) {
-            self.raft.nodes[i].role = Role::Leader { established: true };
-            let after = self.pace.below(3 * MS);
-            self.timer(i, after, Timer::Role);
-        }
-        self.committed(i);
-    }
-
-    /// Applies what is committed and was not applied yet.
-    fn apply_up_to(&mut self, entry: u32) {
-        if self.raft.begins(entry, self.raft.tip) {
-            return;
-        }
-        assert!(self.raft.begins(self.raft.tip, entry), "two histories are committed");
-        let mut path = Vec::new();
-        let mut at = entry;
-        while at != self.raft.tip {
-            path.push(at);
-            at = self.raft.entries[at as usize].parent;
-        }
-        for at in path.into_iter().rev() {
-            self.apply_entry(at);
-        }
-        self.raft.tip = entry;
-    }
-
-    fn apply_entry(&mut self, at: u32) {
-        let entry = &self.raft.entries[at as usize];
-        let position = Position { term: entry.term, index: u64::from(entry.depth) };
-        let parent = entry.parent;
-        let state = match entry.body.clone() {
-            Body::Nothing => self.raft.entries[parent as usize].state.clone(),
-            Body::Spec(spec) => {
-                if let Some(cluster) = self.control.clusters.get_mut(&self.cluster) {
-                    cluster.spec = *spec;
-                }
-                self.keep_agreed()
-            }
-            Body::Command(command) => {
-                self.counts.commands += 1;
-                let reply = apply(&mut self.control, position, &command);
-                self.note(u64::from(at), 8 + u64::from(matches!(reply, Reply::Rejected(_))));
-                self.judge_command(&command, &reply);
-                match reply {
-                    Reply::Applied { .. } => self.keep_agreed(),
-                    _ => self.raft.entries[parent as usize].state.clone(),
-                }
-            }
-        };
-        self.raft.entries[at as usize].state = state;
-    }
-
-    /// The agreed state of now, without histories, which decide nothing.
-    fn keep_agreed(&mut self) -> Option<Rc<ClusterState>> {
-        let cluster = self.control.clusters.get_mut(&self.cluster)?;
-        cluster.history.clear();
-        cluster.finished.clear();
-        Some(Rc::new(cluster.clone()))
-    }
-
-    /// Lets go of agreed states that nobody can learn of any more.
-    pub(super) fn forget_states(&mut self) {
-        let keep = self.raft.entries.len().saturating_sub(64);
-        for (number, entry) in self.raft.entries[..keep].iter_mut().enumerate() {
-            let known = self.raft.nodes.iter().any(|n| n.commit as usize == number);
-            if !known && number != self.raft.tip as usize {
-                entry.state = None;
-            }
-        }
     }
 }

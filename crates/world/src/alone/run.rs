@@ -1,21 +1,15 @@
 //! One run: faults for a time, checked all the while; then an end of them, and a bound within which
 //! the cluster has to come to rest.
 
-use super::clock::{MS, Micros, SECOND};
-use super::oracle::{HEALS, HEEDS};
-use super::rng::Rng;
-use super::schedule::{Fault, Kind, SpecChange, derive};
+use super::clock::Micros;
+use super::derive::derive;
+use super::last::last_act;
+use super::rest::come_to_rest;
+use super::schedule::{Fault, Kind, SpecChange};
 use super::setup::{Class, Setup};
 use super::story::Story;
 use super::world::{Broken, Counts, World};
-use crate::domain::command::Change;
-use crate::domain::record::DataMark;
 use crate::domain::state::SynchronousMode;
-
-/// How long it may take until it is at rest: crashes are remembered for two minutes.
-const HEAL: Micros = 300 * SECOND;
-/// How long after that an operator who accepts a loss may take.
-const HELP: Micros = 300 * SECOND;
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -28,6 +22,8 @@ pub struct Job {
     pub only: Option<Vec<u32>>,
     /// Whether the story is told.
     pub told: bool,
+    /// Whether only what clients and an operator see is judged, and not the agreed state.
+    pub black_box: bool,
 }
 
 /// How it went.
@@ -76,11 +72,12 @@ pub fn run(job: &Job) -> Outcome {
     let help = may_need_help(&setup, &faults, &kept);
     let story = if job.told { Story::told() } else { Story::untold() };
     let mut world = World::new(setup, faults, story);
+    world.black_box = job.black_box;
     world.plant(&kept);
     world.run_until(end);
     world.end_all_faults();
-    come_to_rest(&mut world, help, None);
-    lose_one_for_good(&mut world);
+    come_to_rest(&mut world, help, &[]);
+    last_act(&mut world);
     if world.broken.is_none() {
         let primary = world.raft.agreed().active_primary().cloned();
         if let Some(primary) = primary.and_then(|p| world.index(&p)) {
@@ -95,93 +92,6 @@ pub fn run(job: &Job) -> Outcome {
         hash: world.hash,
         broken: world.broken.clone(),
         story: world.story.lines().to_vec(),
-    }
-}
-
-/// A takeover in which one member is lost for good: the others have all that they need, whatever
-/// moment that is.
-fn lose_one_for_good(world: &mut World) {
-    let agreed = world.raft.agreed().clone();
-    let waits = agreed.syncs.iter().all(|c| c.w > 0);
-    let Some(primary) = agreed.active_primary().and_then(|p| world.index(p)) else { return };
-    let setup = world.setup.clone();
-    if world.broken.is_some() || setup.class != Class::Bounded || setup.members < 3 || !waits {
-        return;
-    }
-    let mut rng = Rng::stream(setup.seed, 9);
-    let begun = world.now;
-    world.story.tell(begun, || "one member will be lost for good".to_owned());
-    // The primary is away for a moment, and perhaps somebody confirms late.
-    let back = begun + rng.within(200, 3000) * MS;
-    let power = rng.one_in(2);
-    if power {
-        world.power_off(primary);
-    } else {
-        world.crash_postmaster(primary);
-    }
-    let slow = rng.below(setup.members as u64) as usize;
-    if rng.one_in(2) {
-        world.machines[slow].slow_us += rng.within(500, 4000) * MS;
-    }
-    let lost_at = begun + rng.within(50, 5000) * MS;
-    if lost_at < back {
-        world.run_until(lost_at);
-    }
-    let mut lost = None;
-    for at in [lost_at.min(back), back.max(lost_at)] {
-        world.run_until(at);
-        if at >= lost_at && lost.is_none() {
-            let agreed = world.raft.agreed().clone();
-            let holder = agreed.tenure.as_ref().and_then(|t| world.index(&t.member));
-            let other = rng.below(setup.members as u64) as usize;
-            let who = holder.filter(|_| rng.below(4) > 0).unwrap_or(other);
-            world.power_off(who);
-            lost = Some(who);
-            let called = world.called(who);
-            world.story.tell(world.now, || format!("{called} is lost for good"));
-        }
-        if at >= back && power && lost != Some(primary) {
-            world.power_on(primary);
-        }
-    }
-    let later = world.now + rng.within(1000, 6000) * MS;
-    world.run_until(later);
-    world.machines[slow].slow_us = 0;
-    // With more members, or where more have to confirm, one that was being rewound to the lost one
-    // may be missing too: then the operator has to say so.
-    let replacing = world.members.iter().any(|m| m.record.data != DataMark::Intact);
-    let small = setup.members == 3 && agreed.syncs.iter().all(|c| c.w == 1);
-    come_to_rest(world, replacing && !small, lost);
-}
-
-fn come_to_rest(world: &mut World, help: bool, without: Option<usize>) {
-    let begun = world.now;
-    let mut step = 0;
-    while world.broken.is_none() {
-        let waited = world.now - begun;
-        if step % 4 == 0 {
-            world.take_back_settings();
-        }
-        if world.healed(without) {
-            if waited > HEAL {
-                world.counts.helped += 1;
-            }
-            return;
-        }
-        if waited > HEAL && !help || waited > HEAL + HELP {
-            let found = world.state_of_things();
-            return world.fail(if help { HEEDS } else { HEALS }, found);
-        }
-        if waited > HEAL && step % 40 == 0 {
-            let expect_epoch = world.raft.agreed().epoch;
-            let by = "operator".to_owned();
-            let (target, accept_data_loss) = (None, true);
-            let change = Change::StartFailover { expect_epoch, target, accept_data_loss, by };
-            world.operate(change, true);
-        }
-        step += 1;
-        let next = world.now + SECOND / 2;
-        world.run_until(next);
     }
 }
 

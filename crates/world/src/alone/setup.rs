@@ -32,7 +32,9 @@ pub struct Setup {
     pub controllers: usize,
     /// What the operator asks for at the beginning.
     pub spec: ClusterSpec,
-    /// Priority of each member.
+    /// How many of the members, the last ones, are registered only later.
+    pub late: usize,
+    /// Priority of each member at the beginning.
     pub priorities: Vec<i32>,
     /// How fast each machine's clock runs, in parts per million.
     pub ppm: Vec<i64>,
@@ -104,6 +106,8 @@ impl Setup {
             1 => spec.timing = SHORT,
             _ => {}
         }
+        let late = usize::from(members > 2 && rng.one_in(6));
+        spec.bootstrap_members.truncate(members - late);
         let bound = spec.timing.clock_error_ppm as i64;
         let ppm = (0..machines).map(|_| skew(&mut rng, class, bound)).collect();
         Self {
@@ -113,6 +117,7 @@ impl Setup {
             machines,
             controllers: controllers.min(machines),
             spec,
+            late,
             priorities: (0..members).map(|_| rng.below(3) as i32).collect(),
             ppm,
             gap: rng.pick(&[4, 7, 7, 12, 25]) * SECOND,

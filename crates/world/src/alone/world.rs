@@ -7,7 +7,7 @@ use super::clock::{MS, MachineClock, Micros, SECOND};
 use super::control::Controller;
 use super::net::Net;
 use super::oracle::Oracle;
-use super::queue::{Ev, Kernel, Message, Queue, Server, Timer};
+use super::queue::{Ev, Message, Queue, Server, Timer};
 use super::raft::Raft;
 use super::rng::{Rng, mix};
 use super::schedule::Fault;
@@ -52,7 +52,7 @@ pub struct Machine {
     /// Longest extra time that a task of the controller takes.
     pub tasks_us: Micros,
     /// What came while it was held still.
-    deferred: Vec<Ev>,
+    pub(super) deferred: Vec<Ev>,
 }
 
 impl Machine {
@@ -80,6 +80,8 @@ pub struct Member {
     pub dir: Directory,
     /// The process tree.
     pub tree: Tree,
+    /// Whether its data is lost for good, and it with it.
+    pub lost: bool,
     /// The agent, while the daemon runs.
     pub agent: Option<Box<Agent>>,
 }
@@ -168,6 +170,8 @@ pub struct World {
     pub(super) story: Story,
     pub(super) counts: Counts,
     pub(super) broken: Option<Broken>,
+    /// Whether the agreed state itself is not judged.
+    pub(super) black_box: bool,
     /// Whether who hears of the Raft leader may have changed.
     pub(super) review: bool,
     /// The last number of a life of a guard, of a connection.
@@ -189,8 +193,8 @@ impl World {
             apply(&mut control, Position { term: 0, index: 0 }, &command)
         };
         run(Change::CreateCluster { spec: setup.spec.clone() });
-        for i in 0..setup.members {
-            run(registration(&setup, i, Tags::default()));
+        for i in 0..setup.members - setup.late {
+            run(registration(i, setup.priorities[i], Tags::default()));
         }
         let machines = (0..setup.machines)
             .map(|i| Machine {
@@ -216,6 +220,7 @@ impl World {
                     record,
                     dir: Directory::empty(),
                     tree: Tree::none(setup.members),
+                    lost: false,
                     agent: None,
                 }
             })
@@ -245,6 +250,7 @@ impl World {
             story,
             counts: Counts::default(),
             broken: None,
+            black_box: false,
             review: true,
             lives: 0,
             sessions: 0,
@@ -328,98 +334,6 @@ impl World {
         self.clients = Rng::stream(seed, 5);
     }
 
-    fn daemon(&mut self, machine: usize, run: u32, what: Timer) {
-        let place = &mut self.machines[machine];
-        if place.run != run || !place.daemon || !place.up {
-            return;
-        }
-        if place.paused > 0 || place.suspended > 0 {
-            place.deferred.push(Ev::Daemon { machine: machine as u8, run, what });
-            return;
-        }
-        self.note(machine as u64, 1);
-        match what {
-            Timer::Wake | Timer::Tick | Timer::Work(_) => self.worker(machine, what),
-            Timer::Renew | Timer::RenewLate(_) => self.renewer(machine, what),
-            Timer::Report => self.reporter(machine),
-            Timer::Poll => self.poller(machine),
-            Timer::Fence => self.fence(machine),
-            Timer::Role => self.follow_role(machine),
-            Timer::Plan => self.plan_due(machine),
-            Timer::Append(change) => self.append_change(machine, *change),
-            Timer::Settle(number) => self.settle(machine, number),
-            Timer::Elect(number) => self.elect(machine, number),
-            Timer::Resend => self.resend(machine),
-            Timer::Synced(entry) => self.synced(machine, entry),
-            Timer::Reply(to, message) => self.send(machine, usize::from(to), *message),
-        }
-    }
-
-    fn call(&mut self, machine: usize, message: Message) {
-        let place = &mut self.machines[machine];
-        if !place.daemon || !place.up {
-            return;
-        }
-        if place.paused > 0 || place.suspended > 0 {
-            place.deferred.push(Ev::Call { to: machine as u8, message });
-            return;
-        }
-        self.note(machine as u64, 2);
-        match message {
-            Message::Renew { .. } | Message::Report { .. } | Message::Poll { .. } => {
-                self.serve(machine, message);
-            }
-            Message::Renewed { .. } | Message::State { .. } | Message::NotLeader { .. } => {
-                self.answered(machine, message);
-            }
-            _ => self.raft_message(machine, message),
-        }
-    }
-
-    fn kernel(&mut self, m: usize, life: u32, what: Kernel) {
-        if self.members[m].tree.life != life {
-            return;
-        }
-        if self.machines[m].suspended > 0 {
-            self.machines[m].deferred.push(Ev::Kernel { member: m as u8, life, what });
-            return;
-        }
-        self.note(m as u64, 3);
-        match what {
-            Kernel::Deadline => self.guard_deadline(m),
-            Kernel::Empty => self.tree_empty(m),
-        }
-    }
-
-    fn server(&mut self, m: usize, life: u32, what: Server) {
-        let of_tree = life != 0;
-        if of_tree && self.members[m].tree.life != life || !self.machines[m].up {
-            return;
-        }
-        if self.machines[m].suspended > 0 || self.members[m].tree.hung > 0 {
-            if of_tree {
-                self.machines[m].deferred.push(Ev::Server { member: m as u8, life, what });
-            }
-            return;
-        }
-        self.note(m as u64, 4);
-        self.serve_clients(m, what);
-    }
-
-    /// What came in the meantime comes now, in its order.
-    pub(super) fn release(&mut self, machine: usize) {
-        for ev in std::mem::take(&mut self.machines[machine].deferred) {
-            self.queue.put(self.now, ev);
-        }
-    }
-
-    /// Forgets what came in the meantime: there is nobody any more to whom it could come.
-    pub(super) fn drop_deferred(&mut self, machine: usize) {
-        self.machines[machine].deferred.clear();
-    }
-
-    // ---- what everybody needs ----
-
     /// What a machine's clock shows.
     pub(super) fn clock(&self, machine: usize) -> BootTime {
         self.machines[machine].clock.at(self.now)
@@ -495,13 +409,13 @@ impl World {
     }
 }
 
-/// The registration of a member with these tags.
-pub fn registration(setup: &Setup, i: usize, tags: Tags) -> Change {
+/// The registration of a member with this priority and these tags.
+pub fn registration(i: usize, priority: i32, tags: Tags) -> Change {
     Change::RegisterMember {
         member: name(i),
         node: NodeName::new(format!("n{i}")).expect("a valid name"),
         address: format!("{}:1", name(i)),
-        priority: setup.priorities[i],
+        priority,
         tags,
         system_id: None,
     }
