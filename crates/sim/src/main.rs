@@ -103,15 +103,18 @@ enum Sub {
     },
     /// Leave out one rule after the other, and see how soon that is found.
     Teeth {
-        /// Only this one.
-        #[arg(long)]
-        only: Option<String>,
+        /// Only these, divided by commas.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
         /// The first seed.
         #[arg(long, default_value_t = 1)]
         from: u64,
         /// Most seeds for each.
         #[arg(long, default_value_t = 300)]
         seeds_max: u64,
+        /// Longest search for each, in seconds of real time.
+        #[arg(long, default_value_t = 600)]
+        wall_s_max: u64,
         /// How many processes.
         #[arg(long, default_value_t = 2)]
         jobs: usize,
@@ -131,6 +134,8 @@ enum Sub {
         from: u64,
         #[arg(long)]
         seeds_max: u64,
+        #[arg(long)]
+        wall_s_max: u64,
     },
 }
 
@@ -203,9 +208,10 @@ fn run(command: Sub) -> Result<bool, String> {
             Ok(true)
         }
         Sub::Regressions { dir } => regressions(&dir),
-        Sub::Teeth { only, from, seeds_max, jobs } => {
+        Sub::Teeth { only, from, seeds_max, wall_s_max, jobs } => {
             println!("{}", bite::HEAD);
-            bite::all(only.as_deref(), from, seeds_max, jobs, |tooth, result| {
+            let bounds = bite::Bounds { from, seeds_max, wall_s_max };
+            bite::all(&only, bounds, jobs, |tooth, result| {
                 println!("{}", bite::line(tooth, result));
             })
         }
@@ -214,9 +220,12 @@ fn run(command: Sub) -> Result<bool, String> {
             println!("{}", json(&outcome)?);
             Ok(true)
         }
-        Sub::Bite { tooth, from, seeds_max } => {
+        Sub::Bite { tooth, from, seeds_max, wall_s_max } => {
             let tooth = bite::tooth(&tooth).ok_or("there is no such tooth")?;
-            println!("{}", json(&bite::search(tooth, from, seeds_max))?);
+            println!(
+                "{}",
+                json(&bite::search(tooth, bite::Bounds { from, seeds_max, wall_s_max }))?
+            );
             Ok(true)
         }
     }

@@ -51,6 +51,14 @@ pub enum Needs {
     CloneFrom,
     /// Five members.
     Five,
+    /// Elections, transfers of the leadership and slow disks, in the moments that matter.
+    Elections,
+    /// One controller in trouble that does not lead, and nothing else.
+    OneFollower,
+    /// Standbys of which one has what another lacks.
+    Losses,
+    /// Processes of the primary that stand still or die, and clients that notice.
+    Hands,
 }
 
 /// One rule that is left out.
@@ -105,14 +113,16 @@ pub const TEETH: &[Tooth] = &[
         "The primary renews, at once the leadership of the control plane is transferred and the \
          primary is cut off. The new leader knows of no renewal, closes after suspect_ms and finds \
          the lease run out since long: it grants while the old one writes on.",
-    ),
+    )
+    .with(Needs::Elections),
     tooth(
         Mutant::PendingNotCounted,
         Finder::OneWriter,
         World::Domain,
         "A renewal waits at the leader for its barrier while the last acknowledged one gets old: \
          the leader grants, then acknowledges the one that waited.",
-    ),
+    )
+    .with(Needs::Elections),
     tooth(
         Mutant::ExpiryOfAnyTerm,
         Finder::OneWriter,
@@ -120,7 +130,8 @@ pub const TEETH: &[Tooth] = &[
         "A leader judges that a lease has run out and proposes the grant. Before it is committed \
          another leads and acknowledges a renewal, then the first one's entry is committed by a \
          later leadership that has it in its log.",
-    ),
+    )
+    .with(Needs::Elections),
     tooth(
         Mutant::NoClockFactor,
         Finder::OneWriter,
@@ -135,14 +146,16 @@ pub const TEETH: &[Tooth] = &[
         World::Domain,
         "The granted member is cut off before its first renewal is acknowledged and promotes all \
          the same, under no timer; the leader grants another epoch after suspect_ms.",
-    ),
+    )
+    .with(Needs::Hands),
     tooth(
         Mutant::NoReadQuorum,
         Finder::Kept,
         World::Domain,
         "One standby confirms a write, the other lags. The primary and the first standby are lost; \
          the one that lags is promoted alone.",
-    ),
+    )
+    .with(Needs::Losses),
     tooth(
         Mutant::OrderByPosition,
         Finder::Kept,
@@ -150,7 +163,8 @@ pub const TEETH: &[Tooth] = &[
         "A primary with much WAL that nobody confirmed is lost; its successor acknowledges a little \
          and is lost with it, while the first one is back: the greater position of the older epoch \
          wins.",
-    ),
+    )
+    .with(Needs::Losses),
     tooth(
         Mutant::NoJointChange,
         Finder::Kept,
@@ -158,14 +172,16 @@ pub const TEETH: &[Tooth] = &[
         "A standby goes silent and is dropped from the configuration at once; the primary, still \
          with the old one, acknowledges by that standby alone and is lost. Who is left covers the \
          new configuration and lacks the write.",
-    ),
+    )
+    .with(Needs::Losses),
     tooth(
         Mutant::ChangeEndsUnconfirmed,
         Finder::Kept,
         World::Domain,
         "As without a joint change: the old configuration is given up before the primary runs with \
          the new one, and the primary is lost in between.",
-    ),
+    )
+    .with(Needs::Losses),
     tooth(
         Mutant::NoMixture,
         Finder::Kept,
@@ -189,28 +205,32 @@ pub const TEETH: &[Tooth] = &[
         World::Domain,
         "The chosen member dies before its barrier. Its configuration names only a standby that \
          lacks what the epoch before had acknowledged, and that one is promoted by it.",
-    ),
+    )
+    .with(Needs::Losses),
     tooth(
         Mutant::OlderIsImplied,
         Finder::Kept,
         World::Domain,
         "As above, where the newer configuration is not such that whoever covers it covers the \
          older.",
-    ),
+    )
+    .with(Needs::Losses),
     tooth(
         Mutant::AnyHolderCovers,
         Finder::Kept,
         World::Domain,
         "The holder of an old epoch returns, diverged, when the holder of a newer one is lost, and \
          is taken for a proof of what the newer one acknowledged.",
-    ),
+    )
+    .with(Needs::Losses),
     tooth(
         Mutant::NoCoverageByRecord,
         Finder::Heals,
         World::Domain,
         "A granted member dies for good before it is active, after another has flushed records of \
          its epoch: the two that have everything are never enough.",
-    ),
+    )
+    .with(Needs::Losses),
     tooth(
         Mutant::GranteeIsNoHolder,
         Finder::Heals,
@@ -224,7 +244,8 @@ pub const TEETH: &[Tooth] = &[
         World::Domain,
         "The old primary is rewound while its successor is not active yet; the successor's data is \
          lost for good, and nobody covers the old epoch any more.",
-    ),
+    )
+    .with(Needs::Losses),
     tooth(
         Mutant::ForeignEpochIsPrefix,
         Finder::Kept,
@@ -232,7 +253,8 @@ pub const TEETH: &[Tooth] = &[
         "A member promoted for an epoch that was never recorded dies, and comes back under the next \
          primary: its log is taken for a beginning of the agreed one, it confirms, and its rows are \
          others.",
-    ),
+    )
+    .with(Needs::Losses),
     tooth(
         Mutant::FollowsDiverged,
         Finder::Heals,
@@ -247,7 +269,8 @@ pub const TEETH: &[Tooth] = &[
         "One standby confirms a write that the other lacks, and the primary is lost. The first is \
          promoted and active at once, with a configuration of the other alone; the link between \
          them is cut, and the new primary is lost before the other has anything of it.",
-    ),
+    )
+    .with(Needs::Losses),
     tooth(
         Mutant::OpensBeforeActive,
         Finder::Read,
@@ -255,14 +278,16 @@ pub const TEETH: &[Tooth] = &[
         "As without the barrier, but the old configurations still hold: clients read on the new \
          primary what only it has, it is lost, and the old primary with the others is back without \
          it.",
-    ),
+    )
+    .with(Needs::Losses),
     tooth(
         Mutant::ReplacedCounts,
         Finder::Kept,
         World::Domain,
         "A rewind or a copy is interrupted. What is there is started and counts for what it once \
          confirmed; or it is waited for, and never comes up.",
-    ),
+    )
+    .with(Needs::Losses),
     // ---- the Raft part ----
     tooth(
         Mutant::LeaderRestored,
@@ -271,7 +296,8 @@ pub const TEETH: &[Tooth] = &[
         "The leader's disk is slow. An entry is committed by the others' disks, the leader's \
          machine loses power before its own, and is back within an election timeout: it leads on \
          and writes another entry under the same log id.",
-    ),
+    )
+    .with(Needs::Elections),
     tooth(
         Mutant::VoteNotSynced,
         Finder::Agreed,
@@ -279,7 +305,8 @@ pub const TEETH: &[Tooth] = &[
         "A controller votes and its machine loses power before the vote is on disk. The elected \
          leader is cut off, and the controller, back again, votes for another in the same term: \
          two leaders write different entries under the same log ids.",
-    ),
+    )
+    .with(Needs::Elections),
     tooth(
         Mutant::AppendNotSynced,
         Finder::Agreed,
@@ -287,7 +314,8 @@ pub const TEETH: &[Tooth] = &[
         "Disks are slow. A grant is committed, and the machines of the leader and of a follower \
          lose power at once: the third controller never had it. The same epoch is granted again, to \
          another or with another configuration.",
-    ),
+    )
+    .with(Needs::Elections),
     tooth(
         Mutant::OtherStoreAdmitted,
         Finder::Agreed,
@@ -295,14 +323,16 @@ pub const TEETH: &[Tooth] = &[
         "A follower is cut off while entries are committed by the two others. The other follower's \
          Raft store is wiped, the leader is isolated: the wiped one elects the one that has \
          nothing.",
-    ),
+    )
+    .with(Needs::Elections),
     tooth(
         Mutant::PreVoteGranted,
         Finder::Calm,
         World::Whole,
         "A follower that hears nobody, and is heard, asks for votes in ever higher terms: each time \
          the leader is forced out, until the primary has not been renewed for a lease.",
-    ),
+    )
+    .with(Needs::OneFollower),
     tooth(
         Mutant::BarrierSkipped,
         Finder::OneWriter,
@@ -310,7 +340,8 @@ pub const TEETH: &[Tooth] = &[
         "Primary and leader of the control plane are on one node, as for some seconds after a \
          failover, and the node is cut off: it renews its own lease for ever while the others grant \
          the next epoch.",
-    ),
+    )
+    .with(Needs::Elections),
     tooth(
         Mutant::BarrierShared,
         Finder::OneWriter,
@@ -319,7 +350,8 @@ pub const TEETH: &[Tooth] = &[
          are on their way, for longer than an election takes. When it goes on, a renewal of now \
          joins the barrier of before and is acknowledged by a leader that was deposed; then the node \
          is cut off.",
-    ),
+    )
+    .with(Needs::Elections),
     // ---- controller, agent and session ----
     tooth(
         Mutant::LedgerKept,
@@ -327,7 +359,8 @@ pub const TEETH: &[Tooth] = &[
         World::Whole,
         "A controller leads, loses the leadership and gains it again, right after the leader in \
          between has acknowledged a renewal, and the primary is cut off.",
-    ),
+    )
+    .with(Needs::Elections),
     tooth(
         Mutant::LeaseFromAnswer,
         Finder::OneWriter,
@@ -335,7 +368,8 @@ pub const TEETH: &[Tooth] = &[
         "The daemon of the primary stands still for about two seconds while a renewal is on its \
          way, and the node is cut off meanwhile, its clients not. When it goes on, the answer of \
          long ago is good for a whole lease from now.",
-    ),
+    )
+    .with(Needs::Hands),
     tooth(
         Mutant::GrantIsLease,
         Finder::OneWriter,
@@ -367,7 +401,8 @@ pub const TEETH: &[Tooth] = &[
         "A member's machine loses power in the middle of a rewind or a copy. What is there looks \
          startable; it is sealed, counts, and lacks what it once confirmed, when another of the \
          quorum is lost.",
-    ),
+    )
+    .with(Needs::Losses),
     tooth(
         Mutant::CopyCountsAtOnce,
         Finder::Kept,
@@ -404,7 +439,8 @@ pub const TEETH: &[Tooth] = &[
         World::Whole,
         "Replication is cut and a commit waits. A backend crashes, PostgreSQL opens by itself and \
          shows the row, and the node is lost: it was read, and is gone.",
-    ),
+    )
+    .with(Needs::Losses),
     tooth(
         Mutant::NoSeal,
         Finder::Kept,
@@ -435,21 +471,24 @@ pub const TEETH: &[Tooth] = &[
         World::Whole,
         "A walsender is stuck over a change of the configuration: the barrier passes by others, the \
          old configuration is given up, and the stuck one releases a write by it.",
-    ),
+    )
+    .with(Needs::Losses),
     tooth(
         Mutant::FollowedEpochCounts,
         Finder::Kept,
         World::Whole,
         "A standby that lags is told to follow a new primary, cannot reach it, and the new primary \
          is lost: it counts as if it had a record of that epoch, and so covers the one before.",
-    ),
+    )
+    .with(Needs::Losses),
     tooth(
         Mutant::RecordNotSynced,
         Finder::Kept,
         World::Whole,
         "A member's machine loses power in the middle of a copy or rewind, before the mark of it is \
          on disk.",
-    ),
+    )
+    .with(Needs::Losses),
 ];
 
 /// Rules that are kept twice: without one of them the other still holds in a simulation, so no

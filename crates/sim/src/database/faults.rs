@@ -10,6 +10,7 @@ use quorate_world::pg::{Disk, Mode, Span, Status, Stopped};
 use quorate_world::schedule::{Kind, Processes, Topology, Who, Wipe};
 
 use super::machine::{Inner, Machine};
+use crate::domain::types::BootTime;
 
 /// Faults that go on, by their place in the plan.
 #[derive(Debug, Default)]
@@ -19,6 +20,8 @@ pub(super) struct Active {
     stopped: Stopped,
     guard_stopped: bool,
     replay_held: bool,
+    /// Since when the machine is suspended.
+    suspended: Option<BootTime>,
 }
 
 /// What faults make of the disk.
@@ -118,6 +121,15 @@ impl Machine {
             if inner.active.guard_stopped != guard {
                 inner.active.guard_stopped = guard;
                 inner.host.set_guard_answers(!guard);
+            }
+            let suspended = kinds.values().any(|k| matches!(k, Kind::Suspend { .. }));
+            match (suspended, inner.active.suspended) {
+                (true, None) => inner.active.suspended = Some(now),
+                (false, Some(since)) => {
+                    inner.active.suspended = None;
+                    inner.host.woke(now.since(since));
+                }
+                _ => {}
             }
         });
     }

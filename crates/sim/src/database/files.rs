@@ -5,14 +5,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quorate_world::exec;
 
 use super::machine::Machine;
 use crate::Rt;
 use crate::agent::driver::{Error, RunState};
+use crate::domain::mutant::{Mutant, without};
 use crate::domain::record::MemberRecord;
 use crate::domain::space::Aside;
-use crate::domain::types::GuardId;
+use crate::domain::types::{Epoch, GuardId};
 use crate::raft::AsyncRuntime as _;
+
+/// When the kernel writes what nobody has synced: `dirty_expire_centisecs` at most.
+const WRITE_BACK: Duration = Duration::from_secs(20);
 
 /// The files of a member.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +28,8 @@ pub(super) struct Files {
     /// What a crash of the machine leaves of it.
     synced: Option<MemberRecord>,
     run: Option<RunState>,
+    /// The newest epoch whose primary was followed with this data directory.
+    pub followed: Epoch,
     /// What has begun to change the data directory, and did not finish.
     pub incomplete: Option<String>,
     /// Whether a process tree ever ran here: the guard has written so.
@@ -76,6 +85,10 @@ impl Machine {
             // It has its name, and whoever reads it finds it; that the name is on disk takes the
             // directory's sync.
             machine.lock().files.record = Some(record.clone());
+            if without(Mutant::RecordNotSynced) {
+                machine.write_back(record);
+                return Ok(());
+            }
             machine.write_disk(true).await?;
             let mut inner = machine.lock();
             if !inner.host.server.env().disk.lies && inner.files.record.as_ref() == Some(&record) {
@@ -84,6 +97,19 @@ impl Machine {
             Ok(())
         });
         write.await.map_err(|_| Error::Machine("a file operation was not finished".to_owned()))?
+    }
+
+    /// What was not synced comes to the disk by itself in the end.
+    fn write_back(&self, record: MemberRecord) {
+        let machine = self.clone();
+        let scope = self.lock().scope;
+        drop(exec::spawn_on(scope, async move {
+            Rt::sleep(WRITE_BACK).await;
+            let mut inner = machine.lock();
+            if inner.files.record.as_ref() == Some(&record) {
+                inner.files.synced = Some(record);
+            }
+        }));
     }
 
     /// Writes what runs. It is not synced.

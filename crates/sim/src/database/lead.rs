@@ -16,6 +16,7 @@ use super::settings::{Role, names};
 use crate::Rt;
 use crate::agent::driver::Error;
 use crate::domain::lineage::Lineage;
+use crate::domain::mutant::{Mutant, without};
 use crate::domain::sync::SyncConfig;
 use crate::domain::types::{BootTime, Epoch, Lsn, MemberName, Timeline};
 use crate::raft::AsyncRuntime as _;
@@ -83,7 +84,13 @@ impl SimDatabase {
     ) -> Result<Lineage, Error> {
         let guard = self.running()?;
         self.check_sync(sync)?;
-        self.hold_primary(epoch, sync, true).await?;
+        let late = without(Mutant::NamesAfterPromotion);
+        if late {
+            let nobody = SyncConfig { w: 0, members: Default::default(), ..sync.clone() };
+            self.hold_primary(epoch, &nobody, true).await?;
+        } else {
+            self.hold_primary(epoch, sync, true).await?;
+        }
         self.end_walsenders().await?;
         for member in &sync.members {
             // Its walreceiver asks for it within milliseconds of the promotion.
@@ -93,6 +100,9 @@ impl SimDatabase {
             Ok(done) => done?,
             Err(_) => return Err(timed_out("the promotion", PROMOTE)),
         };
+        if late {
+            self.hold_primary(epoch, sync, true).await?;
+        }
         self.machine.trace(|| format!("it is promoted in epoch {epoch}"));
         let mut memory = self.memory();
         // The postmaster had the names before the last walsender of before ended.
@@ -106,7 +116,7 @@ impl SimDatabase {
     async fn turn_primary(&self, wanted: Timeline) -> Result<Lineage, Error> {
         let status = self.machine.status().await?;
         if status.in_recovery {
-            if status.has_receiver {
+            if status.has_receiver && !without(Mutant::NoSeal) {
                 return Err(Error::Failed("the standby is not sealed".to_owned()));
             }
             self.machine.write_disk(true).await?;
@@ -115,6 +125,9 @@ impl SimDatabase {
                     return Err(Error::Failed("there is no data directory".to_owned()));
                 };
                 let own = dir.control.newest_timeline();
+                if without(Mutant::TimelineNotEpoch) {
+                    return Ok(());
+                }
                 fill_below(dir, own, wanted).map_err(Error::Failed)
             })?;
             self.end_sessions(None).await?;
@@ -131,6 +144,7 @@ impl SimDatabase {
             }
         }
         let found = self.machine.status().await?.timeline;
+        let wanted = if without(Mutant::TimelineNotEpoch) { found } else { wanted };
         if found != wanted {
             if status.in_recovery {
                 // Two timelines could get this number: nobody may ever see it.
@@ -236,7 +250,8 @@ impl SimDatabase {
         let guard = self.running()?;
         self.check_sync(sync)?;
         let status = self.machine.status().await?;
-        if status.in_recovery || status.timeline != epoch.timeline() {
+        let nobody_looks = without(Mutant::TimelineNotEpoch);
+        if status.in_recovery || (status.timeline != epoch.timeline() && !nobody_looks) {
             let found = status.timeline;
             return Err(Error::Failed(format!("the server writes timeline {found}, not {epoch}")));
         }
@@ -271,7 +286,7 @@ impl SimDatabase {
             return Err(timed_out(format!("too few confirmed {lsn}"), BARRIER));
         }
         let status = self.machine.status().await?;
-        if status.in_recovery || status.timeline != epoch.timeline() {
+        if status.in_recovery || (status.timeline != epoch.timeline() && !nobody_looks) {
             return Err(Error::Failed("the server is not the primary of this epoch".to_owned()));
         }
         Ok(status.started_us)
@@ -288,6 +303,9 @@ impl SimDatabase {
         let Some(loaded) = self.machine.until(BARRIER, in_force).await else {
             return Err(timed_out(format!("{wanted:?} did not come into force"), BARRIER));
         };
+        if without(Mutant::WalsendersNotRefreshed) {
+            return Ok(());
+        }
         let mut ended = BTreeSet::new();
         loop {
             let status = self.machine.status().await?;

@@ -165,6 +165,9 @@ impl SimDatabase {
             }
         }
         self.forget_tree();
+        if let StartMode::Following(duty) = mode {
+            self.note_followed(duty);
+        }
         {
             let mut memory = self.memory();
             memory.following = following;

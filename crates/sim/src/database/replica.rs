@@ -98,6 +98,7 @@ impl SimDatabase {
         let settings = self.settings(&Role::Standby(duty, true));
         self.reconfigure(&settings).await?;
         self.await_role(&settings).await?;
+        self.note_followed(duty);
         let settled = self.settings(&Role::Standby(duty, false));
         let mut memory = self.memory();
         memory.following = Some(Following::new(duty.streams_from().1, self.machine.now()));
@@ -120,6 +121,12 @@ impl SimDatabase {
             Some(found) => Err(Error::Astray(format!("timeline {found}"))),
             None => Ok(()),
         }
+    }
+
+    /// Notes that the primary of this epoch is followed, with record of it or without.
+    pub(super) fn note_followed(&self, duty: &FollowDuty) {
+        let mut inner = self.machine.lock();
+        inner.files.followed = inner.files.followed.max(duty.epoch);
     }
 
     pub(super) async fn look_into(&self) -> Result<Examined, Error> {
@@ -329,7 +336,10 @@ impl SimDatabase {
         let newest = lineage.last().copied().unwrap_or_default();
         dir.wal.retain(|t| lineage.contains(&t));
         dir.histories.retain(|t| t <= newest);
-        self.machine.with(|inner, _| inner.host.server.set_dir(Some(dir)));
+        self.machine.with(|inner, _| {
+            inner.files.followed = Epoch(0);
+            inner.host.server.set_dir(Some(dir));
+        });
         Fetched::Done
     }
 
@@ -427,7 +437,7 @@ impl SimDatabase {
         let at_unix_ms = exec::now() / 1_000_000;
         self.machine.with(|inner, _| {
             let old = inner.host.server.set_dir(Some(copy));
-            inner.files.incomplete = None;
+            (inner.files.incomplete, inner.files.followed) = (None, Epoch(0));
             if old.is_some() {
                 let path = format!("/data/aside-{at_unix_ms}");
                 let reason = "replaced".to_owned();

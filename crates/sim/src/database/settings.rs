@@ -8,6 +8,7 @@ use super::SimDatabase;
 use super::machine::timed_out;
 use crate::agent::driver::Error;
 use crate::domain::desired::FollowDuty;
+use crate::domain::mutant::{Mutant, without};
 use crate::domain::sync::SyncConfig;
 use crate::domain::types::Epoch;
 
@@ -40,11 +41,16 @@ impl SimDatabase {
         // A server that is no primary waits for itself: promoted by hand it acknowledges nothing.
         let own = Some(SyncNames::any(1, [self.member.as_str()]));
         let mut settings = Settings { read_only: true, synchronous: own, ..Settings::default() };
+        settings.restart_after_crash = without(Mutant::ReopensAfterCrash);
         match role {
             Role::Sealed(promised) => {
                 settings.role = "sealed".to_owned();
                 settings.epoch = promised.0;
                 settings.retry = SEALED_RETRY;
+                if without(Mutant::NoSeal) {
+                    let inner = self.machine.lock();
+                    settings.primary = inner.host.server.dir().and_then(|d| d.conf.primary.clone());
+                }
             }
             Role::Standby(duty, eager) => {
                 settings.role = "standby".to_owned();

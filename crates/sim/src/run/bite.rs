@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,36 +21,63 @@ use crate::teeth::{Needs, TEETH, Tooth};
 /// What a search came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bite {
-    /// How many seeds were run.
+    /// How many plans were run without the rule.
     pub seeds: u64,
     /// The seed that found it.
     pub seed: Option<u64>,
+    /// Its profile.
+    pub profile: String,
     /// What was found.
     pub found: Option<Found>,
-    /// Seeds that fail with the rule in place, too: they find something else.
-    pub unclean: Vec<u64>,
-    /// Simulated time, in milliseconds.
+    /// Seeds, with their profiles, that fail with the rule in place, too: they find something else.
+    pub unclean: Vec<(u64, String)>,
+    /// Simulated time without the rule, in milliseconds.
     pub simulated_ms: u64,
+    /// Real time of all of it, in milliseconds.
+    pub wall_ms: u64,
 }
 
-/// The profile in which a tooth can bite.
-pub fn profile(tooth: &Tooth) -> Profile {
+/// How long is searched at most for one tooth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// The first seed.
+    pub from: u64,
+    /// Most runs without the rule.
+    pub seeds_max: u64,
+    /// No run is begun after so long, in seconds of real time.
+    pub wall_s_max: u64,
+}
+
+/// The profiles in which a tooth can bite. Their plans take turns.
+pub fn profiles(tooth: &Tooth) -> &'static [Profile] {
     match tooth.needs {
-        Needs::Nothing => Profile::All,
-        Needs::RudeClients => Profile::Rude,
-        Needs::WideClocks => Profile::WideClocks,
-        Needs::BadClocks => Profile::Clocks,
-        Needs::TwoConfirm => Profile::TwoConfirm,
-        Needs::CloneFrom => Profile::CloneFrom,
-        Needs::Five => Profile::Five,
+        Needs::Nothing => &[Profile::All],
+        Needs::RudeClients => &[Profile::Rude],
+        Needs::WideClocks => &[Profile::WideClocks],
+        Needs::BadClocks => &[Profile::Clocks],
+        Needs::TwoConfirm => &[Profile::TwoConfirm],
+        Needs::CloneFrom => &[Profile::CloneFrom],
+        Needs::Five => &[Profile::Five],
+        Needs::Elections => &[Profile::Control],
+        Needs::OneFollower => &[Profile::Follower],
+        Needs::Losses => &[Profile::Data, Profile::Data, Profile::All],
+        Needs::Hands => &[Profile::Rude, Profile::Control],
     }
 }
 
-/// Runs seeds without a rule until something is found that is right with it. Of this process.
-pub fn search(tooth: &Tooth, from: u64, seeds_max: u64) -> Bite {
+/// Runs seeds without a rule until something is found that is right with it. Of this process. What
+/// is found counts only where the same plan ends well with the rule in place.
+#[allow(clippy::disallowed_methods)] // how long it takes is measured in real time
+pub fn search(tooth: &Tooth, bounds: Bounds) -> Bite {
+    let begun = Instant::now();
     let mut bite = Bite::default();
-    let profile = profile(tooth);
-    for seed in from..from.saturating_add(seeds_max) {
+    let profiles = profiles(tooth);
+    for run in 0..bounds.seeds_max {
+        if begun.elapsed().as_secs() >= bounds.wall_s_max {
+            break;
+        }
+        let seed = bounds.from + run / profiles.len() as u64;
+        let profile = profiles[(run % profiles.len() as u64) as usize];
         let plan = schedule::generate(seed, profile);
         leave_out(Some(tooth.mutant));
         let outcome = guarded(&plan);
@@ -58,13 +86,15 @@ pub fn search(tooth: &Tooth, from: u64, seeds_max: u64) -> Bite {
         bite.simulated_ms += outcome.simulated_ms;
         let Some(found) = outcome.found else { continue };
         if guarded(&plan).found.is_some() {
-            bite.unclean.push(seed);
+            bite.unclean.push((seed, profile.name().to_owned()));
             continue;
         }
         bite.seed = Some(seed);
+        bite.profile = profile.name().to_owned();
         bite.found = Some(found);
         break;
     }
+    bite.wall_ms = begun.elapsed().as_millis() as u64;
     bite
 }
 
@@ -73,29 +103,31 @@ pub fn tooth(name: &str) -> Option<&'static Tooth> {
     TEETH.iter().find(|tooth| tooth.name() == name)
 }
 
-/// Searches for all of them, or for the named one, each in a process of its own. `each` is told of
+/// Searches for all of them, or for the named ones, each in a process of its own. `each` is told of
 /// every one as it ends. Returns whether all were found.
 ///
 /// # Errors
 /// There is no such tooth, or no process could be started.
 pub fn all(
-    only: Option<&str>,
-    from: u64,
-    seeds_max: u64,
+    only: &[String],
+    bounds: Bounds,
     jobs: usize,
     each: impl Fn(&Tooth, &Bite) + Sync,
 ) -> Result<bool, String> {
-    let chosen: Vec<&Tooth> = match only {
-        Some(name) => vec![tooth(name).ok_or_else(|| format!("there is no tooth named {name}"))?],
-        None => TEETH.iter().collect(),
-    };
+    let mut chosen = Vec::new();
+    for name in only {
+        chosen.push(tooth(name).ok_or_else(|| format!("there is no tooth named {name}"))?);
+    }
+    if only.is_empty() {
+        chosen.extend(TEETH);
+    }
     let next = AtomicUsize::new(0);
     let verdict = Mutex::new(Ok(true));
     thread::scope(|threads| {
         for _ in 0..jobs.max(1) {
             threads.spawn(|| {
                 while let Some(tooth) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let result = elsewhere(tooth, from, seeds_max);
+                    let result = elsewhere(tooth, bounds);
                     let mut verdict = verdict.lock().unwrap_or_else(|e| e.into_inner());
                     match result {
                         Ok(bite) => {
@@ -115,11 +147,12 @@ pub fn all(
     verdict.into_inner().unwrap_or_else(|e| e.into_inner())
 }
 
-fn elsewhere(tooth: &Tooth, from: u64, seeds_max: u64) -> Result<Bite, String> {
+fn elsewhere(tooth: &Tooth, bounds: Bounds) -> Result<Bite, String> {
     let program = std::env::current_exe().map_err(|e| e.to_string())?;
     let output = Command::new(program)
-        .args(["bite", "--tooth", &tooth.name(), "--from", &from.to_string()])
-        .args(["--seeds-max", &seeds_max.to_string()])
+        .args(["bite", "--tooth", &tooth.name(), "--from", &bounds.from.to_string()])
+        .args(["--seeds-max", &bounds.seeds_max.to_string()])
+        .args(["--wall-s-max", &bounds.wall_s_max.to_string()])
         .stderr(Stdio::inherit())
         .output()
         .map_err(|e| e.to_string())?;
@@ -128,23 +161,31 @@ fn elsewhere(tooth: &Tooth, from: u64, seeds_max: u64) -> Result<Bite, String> {
 
 /// A line of the table.
 pub fn line(tooth: &Tooth, bite: &Bite) -> String {
-    let hours = bite.simulated_ms as f64 / 3_600_000.0;
-    let result = match (&bite.found, bite.seed) {
-        (Some(found), Some(seed)) => format!("{} (seed {seed})", found.rule),
-        _ => "NOT FOUND".to_owned(),
+    let (result, profile) = match (&bite.found, bite.seed) {
+        (Some(found), Some(seed)) => {
+            (format!("{} (seed {seed})", found.rule), bite.profile.clone())
+        }
+        _ => {
+            let mut names: Vec<_> = profiles(tooth).iter().map(|p| p.name()).collect();
+            names.dedup();
+            ("NOT FOUND".to_owned(), names.join(", "))
+        }
     };
-    let unclean = match bite.unclean.len() {
-        0 => String::new(),
-        n => format!(", {n} seeds fail with the rule in place"),
+    let unclean: Vec<String> =
+        bite.unclean.iter().map(|(seed, profile)| format!("{profile} {seed}")).collect();
+    let unclean = match unclean.is_empty() {
+        true => String::new(),
+        false => format!("; fail with the rule in place: {}", unclean.join(", ")),
     };
     format!(
-        "| `{}` | {} | {hours:.2} | {} | {result}{unclean} |",
+        "| `{}` | {result}{unclean} | {} | {profile} | {:.2} | {:.1} s |",
         tooth.name(),
         bite.seeds,
-        profile(tooth).name()
+        bite.simulated_ms as f64 / 3_600_000.0,
+        bite.wall_ms as f64 / 1000.0,
     )
 }
 
 /// The head of the table.
-pub const HEAD: &str = "| rule left out | seeds | simulated hours | profile | found by |\n\
-                        |---|---|---|---|---|";
+pub const HEAD: &str = "| rule left out | found by | seeds | profile | simulated hours | time |\n\
+                        |---|---|---|---|---|---|";

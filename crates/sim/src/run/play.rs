@@ -18,6 +18,7 @@ use quorate_world::timeline::{Class, Story};
 use super::control::{Control, words};
 use super::failure::LINES_MAX;
 use super::outcome::{Found, Outcome};
+use crate::domain::event::EventKind;
 use crate::node;
 use crate::world::{Observer, Sim, cluster_name};
 
@@ -285,6 +286,9 @@ fn look<M: Databases>(
             for news in control.news(cluster) {
                 if let Some((epoch, guards)) = &news.gave_up {
                     seen.judge.gave_up(*epoch, guards);
+                }
+                if let EventKind::EpochClosed { closed, .. } = &news.event.kind {
+                    seen.judge.closed(at, closed.0);
                 }
                 if !news.event.kind.is_said() {
                     seen.timeline.note(at, None, Class::Control, words(&news.event));

@@ -21,6 +21,8 @@ pub struct Judge {
     writers: Writers,
     agreement: Agreement,
     begun: Vec<Micros>,
+    /// Whether nobody was in trouble so far who led the control plane.
+    calm: bool,
     found: Vec<Violation>,
 }
 
@@ -34,6 +36,7 @@ impl Judge {
             writers: Writers::default(),
             agreement: Agreement::default(),
             begun: Vec::new(),
+            calm: true,
             found: Vec::new(),
         }
     }
@@ -95,6 +98,16 @@ impl Judge {
         self.found.extend(found.into_iter().filter(|_| self.guarantees.agreed));
     }
 
+    /// An epoch was closed: told by the agreed state.
+    pub fn closed(&mut self, at: Micros, epoch: u64) {
+        if let Some(node) = self.guarantees.calm.filter(|_| self.calm) {
+            let found = format!(
+                "epoch {epoch} was ended, and nothing was wrong but n{node}'s part in the control plane"
+            );
+            self.found.push(Violation::new(Rule::Calm, at, &[node], found));
+        }
+    }
+
     /// The process of a controller has ended.
     pub fn controller_ended(&mut self, node: Node) {
         self.agreement.ended(node);
@@ -102,6 +115,8 @@ impl Judge {
 
     /// A controller says that it leads a term.
     pub fn leads(&mut self, at: Micros, node: Node, term: u64) {
+        // What hits it then hits the leader.
+        self.calm &= self.guarantees.calm != Some(node);
         let violation = self.agreement.leads(at, node, term);
         self.found.extend(violation.filter(|_| self.guarantees.agreed));
     }
@@ -155,7 +170,7 @@ mod tests {
     use super::*;
 
     fn guarantees(one_writer: bool) -> Guarantees {
-        Guarantees { one_writer, durable: true, heals: true, agreed: true }
+        Guarantees { one_writer, durable: true, heals: true, agreed: true, calm: None }
     }
 
     #[test]

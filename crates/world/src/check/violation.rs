@@ -44,6 +44,8 @@ pub enum Rule {
     Heals,
     /// All members hold the same rows in the end.
     SameInTheEnd,
+    /// Trouble of one controller that does not lead ends no epoch.
+    Calm,
     /// No process ends by a defect of its own.
     NoPanic,
 }
@@ -66,6 +68,7 @@ impl Rule {
         Rule::OneLeader,
         Rule::Heals,
         Rule::SameInTheEnd,
+        Rule::Calm,
         Rule::NoPanic,
     ];
 
@@ -87,6 +90,7 @@ impl Rule {
             Rule::OneLeader => "one-leader",
             Rule::Heals => "heals",
             Rule::SameInTheEnd => "same-in-the-end",
+            Rule::Calm => "calm",
             Rule::NoPanic => "no-panic",
         }
     }
@@ -122,6 +126,7 @@ impl Rule {
                 "once faults have ended, one primary takes writes and all members follow"
             }
             Rule::SameInTheEnd => "in the end all members hold the same rows",
+            Rule::Calm => "trouble of one controller that does not lead ends no epoch",
             Rule::NoPanic => "no process ends by a defect of its own",
         }
     }

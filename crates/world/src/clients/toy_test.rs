@@ -123,7 +123,7 @@ fn play(lie: Lie, trouble: bool) -> (Judge, Vec<Final>) {
     for (node, machine) in &servers {
         attend(&toy, *node, *machine);
     }
-    let all = Guarantees { one_writer: true, durable: true, heals: true, agreed: true };
+    let all = Guarantees { one_writer: true, durable: true, heals: true, agreed: true, calm: None };
     let book = Book(Arc::new(Mutex::new(Judge::new(all))));
     let home = world.machine("clients", 0);
     let scope = world.scope(home, "clients");

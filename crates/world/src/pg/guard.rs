@@ -4,6 +4,9 @@
 //! which no process of the tree is left, whoever is stopped or killed meanwhile; that its life has a
 //! number of its own; and the proof that nothing is left.
 
+use std::time::Duration;
+
+use crate::domain::mutant::{Mutant, without};
 use crate::domain::types::{BootTime, GuardId};
 
 use super::server::Server;
@@ -112,6 +115,16 @@ impl Host {
     /// also where that was suspended.
     pub fn is_over(&self, now: BootTime) -> bool {
         self.guard.as_ref().and_then(|g| g.kill_at).is_some_and(|at| at <= now)
+    }
+
+    /// The machine goes on after it was suspended for so long. CLOCK_BOOTTIME has counted that time:
+    /// the kernel's timer is not moved by it.
+    pub fn woke(&mut self, slept: Duration) {
+        if without(Mutant::GuardCountsMonotonic)
+            && let Some(at) = self.guard.as_mut().and_then(|g| g.kill_at.as_mut())
+        {
+            *at = at.plus(slept);
+        }
     }
 
     /// Kills the tree, whatever of it is stopped.

@@ -5,10 +5,11 @@
 //! for anything deep to happen. Imports the vocabulary, the plan and the scenes.
 
 use super::fault::{Fault, Kind};
+use super::moments::deaf;
 use super::operation::{Act, Event, Operation, Trigger};
 use super::plan::{ClockClass, Controller, DiskClass, Settings, Topology};
 use super::rng::Rng;
-use super::scenes::{SHAPES, Shape, scene};
+use super::scenes::{Shape, scene};
 use super::who::{Disk, Links, Node, Processes, Traffic, Who, Wipe};
 use crate::domain::types::Tags;
 
@@ -30,6 +31,8 @@ pub(super) enum Family {
     Operator,
     Controllers,
     Scenes,
+    /// The controller of one node alone, which does not lead.
+    Follower,
 }
 
 /// How long a fault lasts at most.
@@ -78,7 +81,7 @@ impl Draw {
     }
 
     /// Draws which families this seed has, and then episodes of them up to the horizon.
-    pub(super) fn fill(&mut self, all: &[Family]) {
+    pub(super) fn fill(&mut self, all: &[Family], of_profile: &[Shape]) {
         let chance = self.rng.between(15, 60);
         let mut families: Vec<Family> = Vec::new();
         families.extend(all.iter().filter(|_| self.rng.percent(chance)));
@@ -86,9 +89,9 @@ impl Draw {
             families.push(*self.rng.pick(all));
         }
         let mut shapes: Vec<Shape> = Vec::new();
-        shapes.extend(SHAPES.iter().filter(|_| self.rng.percent(30)));
+        shapes.extend(of_profile.iter().filter(|_| self.rng.percent(30)));
         if shapes.is_empty() {
-            shapes.push(*self.rng.pick(SHAPES));
+            shapes.push(*self.rng.pick(of_profile));
         }
         // Between episodes: from a storm to what leaves time to heal.
         let gap = self.rng.scale(600, 12_000);
@@ -216,11 +219,58 @@ impl Draw {
             Family::Operator => self.operator(at),
             Family::Controllers => self.controllers(at),
             Family::Scenes => {
-                let shape = *self.rng.pick(shapes);
+                let mut shape = *self.rng.pick(shapes);
+                // At most one store, and one directory, is gone in a plan.
+                if matches!(shape, Shape::StoreWiped | Shape::CopyOfLaggard) {
+                    if self.wiped > 0 {
+                        shape = Shape::OneLags;
+                    }
+                    self.wiped += 1;
+                }
                 let nodes = self.topology.nodes.len();
                 let scene = scene(&mut self.rng, shape, at, nodes);
                 self.out.0.extend(scene.faults);
                 self.out.1.extend(scene.operations);
+            }
+            Family::Follower => self.follower(at),
+        }
+    }
+
+    /// One and the same node in the whole plan, so that nobody else is ever in trouble.
+    fn follower(&mut self, at: u64) {
+        let node = Who::Node(self.topology.nodes.len() - 1);
+        let mut when = at;
+        match self.rng.below(6) {
+            // It comes and goes: each time it has missed elections, or asked for some.
+            0..=2 => {
+                let directions = deaf(&mut self.rng, node, Traffic::Raft);
+                for _ in 0..self.rng.between(3, 20) {
+                    let length = self.rng.between(200, 2500);
+                    for links in &directions {
+                        self.push(when, length, Kind::Cut { links: links.clone() });
+                    }
+                    when += length + self.rng.scale(20, 800);
+                }
+            }
+            3 => {
+                let permille = self.rng.between(300, 970) as u32;
+                let length = self.rng.between(3000, 20_000);
+                for links in deaf(&mut self.rng, node, Traffic::Raft) {
+                    self.push(at, length, Kind::Loss { links, permille });
+                }
+            }
+            4 => {
+                let add_ms = self.rng.between(200, 1500);
+                let length = self.rng.between(3000, 20_000);
+                for links in deaf(&mut self.rng, node, Traffic::Raft) {
+                    self.push(at, length, Kind::Delay { links, add_ms, jitter_ms: add_ms });
+                }
+            }
+            _ => {
+                let sync_ms = self.rng.scale(20, 3000);
+                let kind = Kind::SlowDisk { node, disk: Disk::Raft, sync_ms };
+                let length = self.rng.between(2000, 20_000);
+                self.push(at, length, kind);
             }
         }
     }

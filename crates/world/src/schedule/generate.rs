@@ -4,10 +4,14 @@
 //! draws the faults. Imports the plan.
 
 use super::episode::{Draw, Family, START_MS, tags};
+use super::moments::{CONTROL, DATA, HANDS};
+use super::operation::{Act, Operation};
 use super::plan::{
     ClockClass, Controller, DiskClass, MemberPlan, NodePlan, Plan, Settings, Topology, Workload,
 };
 use super::rng::Rng;
+use super::scenes::{SHAPES, Shape};
+use super::who::Who;
 use crate::domain::state::{ClusterSpec, SynchronousMode};
 use crate::domain::types::Tags;
 
@@ -39,6 +43,12 @@ pub enum Profile {
     CloneFrom,
     /// Everything, with five members.
     Five,
+    /// The control plane, in the moments that matter: elections, transfers, wiped stores.
+    Control,
+    /// One controller that does not lead, and nothing else.
+    Follower,
+    /// What was confirmed, by whom, and who is lost then.
+    Data,
 }
 
 impl Profile {
@@ -56,6 +66,9 @@ impl Profile {
         ("two-confirm", Profile::TwoConfirm),
         ("clone-from", Profile::CloneFrom),
         ("five", Profile::Five),
+        ("control", Profile::Control),
+        ("follower", Profile::Follower),
+        ("data", Profile::Data),
     ];
 
     /// The profile of a name.
@@ -72,7 +85,6 @@ impl Profile {
         use Family::*;
         match self {
             Profile::All
-            | Profile::Rude
             | Profile::WideClocks
             | Profile::TwoConfirm
             | Profile::CloneFrom
@@ -100,6 +112,19 @@ impl Profile {
             Profile::Clocks => &[Clocks, Pauses, Cuts, Partitions, Scenes],
             Profile::Disks => &[Disks, Machines, Daemons, Wipes, Scenes],
             Profile::Operator => &[Operator, Controllers, Postgres, Scenes],
+            Profile::Rude => &[Scenes, Scenes, Scenes, Cuts, Daemons, Postgres, Pauses, Operator],
+            Profile::Control => &[Scenes, Scenes, Scenes, Controllers, Disks],
+            Profile::Follower => &[Follower],
+            Profile::Data => &[Scenes, Scenes, Scenes, Cuts, Machines, Senders],
+        }
+    }
+
+    fn shapes(self) -> &'static [Shape] {
+        match self {
+            Profile::Control => CONTROL,
+            Profile::Rude | Profile::WideClocks => HANDS,
+            Profile::Data | Profile::CloneFrom | Profile::TwoConfirm => DATA,
+            _ => SHAPES,
         }
     }
 }
@@ -127,8 +152,13 @@ pub fn generate(seed: u64, profile: Profile) -> Plan {
     let horizon_ms = START_MS + rng.scale(15_000, 90_000);
     let mut draw = Draw { rng, topology, settings, horizon_ms, out: Default::default(), wiped: 0 };
     draw.clocks();
-    draw.fill(profile.families());
+    draw.fill(profile.families(), profile.shapes());
     let Draw { topology, settings, out: (mut faults, mut operations), .. } = draw;
+    if profile == Profile::Follower {
+        let what = Act::TransferLeadership { to: Who::Node(0) };
+        operations.push(Operation { at_ms: START_MS - 2000, on: None, what });
+        faults.iter_mut().for_each(|f| f.at_ms = f.at_ms.max(START_MS));
+    }
     faults.retain(|f| f.at_ms < horizon_ms);
     operations.retain(|o| o.at_ms < horizon_ms);
     faults.sort_by_key(|f| f.at_ms);
@@ -140,14 +170,26 @@ pub fn generate(seed: u64, profile: Profile) -> Plan {
 fn adjust(rng: &mut Rng, profile: Profile, topology: &mut Topology, settings: &mut Settings) {
     let spec = &mut settings.spec;
     match profile {
-        Profile::Rude => {
+        Profile::Rude | Profile::WideClocks => {
             settings.workload.rude = true;
+            settings.workload.write_every_ms = settings.workload.write_every_ms.min(80);
             if rng.percent(70) {
                 spec.synchronous = SynchronousMode::Async;
                 spec.write_quorum_min = 0;
             }
+            if profile == Profile::WideClocks {
+                spec.timing.clock_error_ppm = 100_000;
+            }
         }
-        Profile::WideClocks => spec.timing.clock_error_ppm = 100_000,
+        Profile::Follower => {
+            spec.synchronous = SynchronousMode::Quorum;
+            spec.write_quorum = 1;
+            spec.write_quorum_min = 1;
+        }
+        Profile::Data => {
+            settings.workload.write_every_ms = settings.workload.write_every_ms.min(120);
+            spec.shrink_after_ms = spec.shrink_after_ms.min(4000);
+        }
         Profile::TwoConfirm => {
             spec.synchronous = SynchronousMode::Quorum;
             spec.write_quorum = 2;
@@ -171,7 +213,8 @@ fn topology(rng: &mut Rng, profile: Profile) -> Topology {
     let (votes, none) = (Controller::Voter, Controller::No);
     let drawn = match profile {
         Profile::Five => 15,
-        Profile::TwoConfirm | Profile::CloneFrom => *rng.pick(&[0, 0, 0, 15, 17]),
+        Profile::Control | Profile::Follower => 0,
+        Profile::TwoConfirm | Profile::CloneFrom | Profile::Data => *rng.pick(&[0, 0, 0, 15, 17]),
         _ => rng.below(20),
     };
     let mut nodes = match drawn {

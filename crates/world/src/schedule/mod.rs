@@ -9,6 +9,7 @@
 mod episode;
 mod fault;
 mod generate;
+mod moments;
 mod operation;
 mod plan;
 mod rng;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fault::{Fault, Kind};
 use super::operation::{Act, Operation};
-use super::who::{Node, Who, Wipe};
+use super::who::{Disk, Node, Traffic, Who, Wipe};
 use crate::domain::state::{ClusterSpec, SynchronousMode};
 use crate::domain::types::{MemberName, NodeName, Tags};
 
@@ -201,6 +201,8 @@ pub struct Guarantees {
     pub heals: bool,
     /// The agreed state stays agreed: what was applied at an index is the same on all nodes.
     pub agreed: bool,
+    /// No epoch ends while this node's controller, which alone is ever in trouble, does not lead.
+    pub calm: Option<Node>,
 }
 
 impl Plan {
@@ -229,7 +231,32 @@ impl Plan {
             durable: !lied,
             heals: heals && !lied,
             agreed: !lied,
+            calm: self.only_follower().filter(|_| !lied),
         }
+    }
+
+    /// The node whose part in the control plane is all that ever goes wrong, where two others are
+    /// left.
+    fn only_follower(&self) -> Option<Node> {
+        let of = |fault: &Fault| match &fault.what {
+            Kind::Loss { links, .. } | Kind::Delay { links, .. } | Kind::Cut { links }
+                if links.traffic == Traffic::Raft =>
+            {
+                match (&links.from[..], &links.to[..]) {
+                    ([Who::Node(node)], []) | ([], [Who::Node(node)]) => Some(*node),
+                    _ => None,
+                }
+            }
+            Kind::SlowDisk { node: Who::Node(node), disk: Disk::Raft, .. } => Some(*node),
+            _ => None,
+        };
+        let node = of(self.faults.first()?)?;
+        let plain = self.operations.iter().all(|o| match o.what {
+            Act::TransferLeadership { to: Who::Node(to) } => to != node,
+            _ => false,
+        });
+        let same = self.faults.iter().all(|f| of(f) == Some(node));
+        (plain && same && self.topology.voters().len() >= 3).then_some(node)
     }
 
     /// How many members can confirm commits at least, whoever is primary: others, and none that

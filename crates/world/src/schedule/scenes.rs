@@ -4,6 +4,7 @@
 //! Owns the shapes; `generate` says which are drawn, and when. Imports the vocabulary of faults.
 
 use super::fault::{Fault, Kind};
+use super::moments;
 use super::operation::{Act, Event, Operation, Trigger};
 use super::rng::Rng;
 use super::who::{Disk, Links, Processes, Traffic, Who};
@@ -18,12 +19,12 @@ pub struct Scene {
 }
 
 impl Scene {
-    fn fault(mut self, fault: Fault) -> Self {
+    pub(super) fn fault(mut self, fault: Fault) -> Self {
         self.faults.push(fault);
         self
     }
 
-    fn act(mut self, at_ms: u64, on: Option<(Event, u64)>, what: Act) -> Self {
+    pub(super) fn act(mut self, at_ms: u64, on: Option<(Event, u64)>, what: Act) -> Self {
         let on = on.map(|(event, after_ms)| Trigger { event, after_ms });
         self.operations.push(Operation { at_ms, on, what });
         self
@@ -61,9 +62,40 @@ pub enum Shape {
     PowerLoss,
     /// Controllers restart one after the other while one of them is slow.
     RollingControllers,
+
+    /// Leadership is transferred, and the primary is cut off at once.
+    LeaderMoved,
+    /// Leadership goes to and fro, and the primary is cut off once it is back.
+    LeaderBack,
+    /// Primary and leader are on one node, which is cut off, or stands still and is.
+    SameNode,
+    /// The daemon of the primary stands still over the answer to a renewal, and is cut off.
+    LateAnswer,
+    /// Machines lose power right after an election, before slow disks have it.
+    ForgottenVote,
+    /// Machines lose power right after a commit, before slow disks have it.
+    ForgottenEntry,
+    /// A controller's store is wiped while another has missed what was agreed, and the leader goes.
+    StoreWiped,
+    /// The daemon of the primary is gone for longer than a lease.
+    DaemonGone,
+    /// The daemon of a candidate is killed in the middle of its promotion.
+    DaemonGoneInPromotion,
+    /// A candidate is cut off right when it learns of its grant.
+    GranteeCut,
+    /// The machine of a primary without a daemon is suspended.
+    Sleeper,
+    /// One standby has what the other lacks when the primary goes.
+    OneLags,
+    /// A backend crashes while commits wait, and then the node goes.
+    ShownAgain,
+    /// A standby that lags follows a primary that it never reaches.
+    FollowerLost,
+    /// A standby is copied anew from one that lags.
+    CopyOfLaggard,
 }
 
-/// All of them.
+/// Those that went wrong somewhere; `moments` has the others.
 pub const SHAPES: &[Shape] = &[
     Shape::CandidateDies,
     Shape::CutOffWithClients,
@@ -107,7 +139,7 @@ const STEPS: &[Event] = &[
 ];
 
 /// Between two nodes, both ways.
-fn between(a: Who, b: Who, traffic: Traffic) -> [Links; 2] {
+pub(super) fn between(a: Who, b: Who, traffic: Traffic) -> [Links; 2] {
     [Links { from: vec![a], to: vec![b], traffic }, Links { from: vec![b], to: vec![a], traffic }]
 }
 
@@ -302,6 +334,7 @@ pub fn scene(rng: &mut Rng, shape: Shape, at: u64, nodes: usize) -> Scene {
                 when += rng.between(100, down + 800);
             }
         }
+        of_a_moment => s = moments::scene(rng, of_a_moment, at, nodes),
     }
     s
 }
