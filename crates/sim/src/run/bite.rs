@@ -3,11 +3,12 @@
 //! Owns the search and its table. A mutant is left out in a whole process, so each has one of its
 //! own. What is found counts only where the same plan is clean with the rule in place.
 
+use std::io::Read;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +36,14 @@ pub struct Bite {
     pub simulated_ms: u64,
     /// Real time of all of it, in milliseconds.
     pub wall_ms: u64,
+    /// Whether a run did not end.
+    pub endless: bool,
 }
+
+/// How much longer than its bound a search may take, since a run is not broken off.
+const GRACE: Duration = Duration::from_secs(60);
+/// How often it is looked whether a search has ended.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How long is searched at most for one tooth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,16 +155,32 @@ pub fn all(
     verdict.into_inner().unwrap_or_else(|e| e.into_inner())
 }
 
+#[allow(clippy::disallowed_methods)] // another process is waited for in real time
 fn elsewhere(tooth: &Tooth, bounds: Bounds) -> Result<Bite, String> {
     let program = std::env::current_exe().map_err(|e| e.to_string())?;
-    let output = Command::new(program)
+    let mut child = Command::new(program)
         .args(["bite", "--tooth", &tooth.name(), "--from", &bounds.from.to_string()])
         .args(["--seeds-max", &bounds.seeds_max.to_string()])
         .args(["--wall-s-max", &bounds.wall_s_max.to_string()])
+        .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
-        .output()
+        .spawn()
         .map_err(|e| e.to_string())?;
-    serde_json::from_slice(&output.stdout).map_err(|e| e.to_string())
+    // A run that never ends would keep the search from its own end.
+    let begun = Instant::now();
+    let patience = Duration::from_secs(bounds.wall_s_max).saturating_add(GRACE);
+    while child.try_wait().map_err(|e| e.to_string())?.is_none() {
+        if begun.elapsed() >= patience {
+            child.kill().map_err(|e| e.to_string())?;
+            child.wait().map_err(|e| e.to_string())?;
+            return Ok(Bite { endless: true, ..Bite::default() });
+        }
+        thread::sleep(LOOK);
+    }
+    let mut text = String::new();
+    let mut stdout = child.stdout.take().ok_or("there is no answer")?;
+    stdout.read_to_string(&mut text).map_err(|e| e.to_string())?;
+    serde_json::from_str(&text).map_err(|e| e.to_string())
 }
 
 /// A line of the table.
@@ -168,7 +192,8 @@ pub fn line(tooth: &Tooth, bite: &Bite) -> String {
         _ => {
             let mut names: Vec<_> = profiles(tooth).iter().map(|p| p.name()).collect();
             names.dedup();
-            ("NOT FOUND".to_owned(), names.join(", "))
+            let words = if bite.endless { "NOT FOUND: a run does not end" } else { "NOT FOUND" };
+            (words.to_owned(), names.join(", "))
         }
     };
     let unclean: Vec<String> =

@@ -113,7 +113,7 @@ impl Profile {
             Profile::Disks => &[Disks, Machines, Daemons, Wipes, Scenes],
             Profile::Operator => &[Operator, Controllers, Postgres, Scenes],
             Profile::Rude => &[Scenes, Scenes, Scenes, Cuts, Daemons, Postgres, Pauses, Operator],
-            Profile::Control => &[Scenes, Scenes, Scenes, Controllers, Disks],
+            Profile::Control => &[Scenes, Scenes, Scenes, Controllers],
             Profile::Follower => &[Follower],
             Profile::Data => &[Scenes, Scenes, Scenes, Cuts, Machines, Senders],
         }
@@ -169,6 +169,10 @@ pub fn generate(seed: u64, profile: Profile) -> Plan {
 /// What a profile insists on.
 fn adjust(rng: &mut Rng, profile: Profile, topology: &mut Topology, settings: &mut Settings) {
     let spec = &mut settings.spec;
+    if profile.shapes() != SHAPES {
+        // Many crashes, each of which has to be followed by a failover.
+        spec.crash_failovers_max = 1000;
+    }
     match profile {
         Profile::Rude | Profile::WideClocks => {
             settings.workload.rude = true;
