@@ -84,7 +84,7 @@ pub fn search(tooth: &Tooth, bounds: Bounds) -> Bite {
         if begun.elapsed().as_secs() >= bounds.wall_s_max {
             break;
         }
-        let seed = bounds.from + run / profiles.len() as u64;
+        let seed = bounds.from + run;
         let profile = profiles[(run % profiles.len() as u64) as usize];
         let plan = schedule::generate(seed, profile);
         leave_out(Some(tooth.mutant));

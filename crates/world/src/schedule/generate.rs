@@ -84,11 +84,7 @@ impl Profile {
     pub(super) fn families(self) -> &'static [Family] {
         use Family::*;
         match self {
-            Profile::All
-            | Profile::WideClocks
-            | Profile::TwoConfirm
-            | Profile::CloneFrom
-            | Profile::Five => &[
+            Profile::All | Profile::Five => &[
                 Lossy,
                 Late,
                 Cuts,
@@ -112,10 +108,14 @@ impl Profile {
             Profile::Clocks => &[Clocks, Pauses, Cuts, Partitions, Scenes],
             Profile::Disks => &[Disks, Machines, Daemons, Wipes, Scenes],
             Profile::Operator => &[Operator, Controllers, Postgres, Scenes],
-            Profile::Rude => &[Scenes, Scenes, Scenes, Cuts, Daemons, Postgres, Pauses, Operator],
+            Profile::Rude | Profile::WideClocks => {
+                &[Scenes, Scenes, Scenes, Cuts, Daemons, Postgres, Pauses, Operator]
+            }
             Profile::Control => &[Scenes, Scenes, Scenes, Controllers],
             Profile::Follower => &[Follower],
-            Profile::Data => &[Scenes, Scenes, Scenes, Cuts, Machines, Senders],
+            Profile::Data | Profile::TwoConfirm | Profile::CloneFrom => {
+                &[Scenes, Scenes, Scenes, Cuts, Machines, Senders]
+            }
         }
     }
 
@@ -192,7 +192,7 @@ fn adjust(rng: &mut Rng, profile: Profile, topology: &mut Topology, settings: &m
         }
         Profile::Data => {
             settings.workload.write_every_ms = settings.workload.write_every_ms.min(120);
-            spec.shrink_after_ms = spec.shrink_after_ms.min(4000);
+            spec.shrink_after_ms = spec.shrink_after_ms.min(rng.between(800, 2000));
         }
         Profile::TwoConfirm => {
             spec.synchronous = SynchronousMode::Quorum;

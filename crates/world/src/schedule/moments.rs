@@ -37,6 +37,8 @@ pub const HANDS: &[Shape] = &[
 pub const DATA: &[Shape] = &[
     Shape::OneLags,
     Shape::OneLags,
+    Shape::DroppedReturns,
+    Shape::DroppedReturns,
     Shape::ShownAgain,
     Shape::FollowerLost,
     Shape::CopyOfLaggard,
@@ -83,9 +85,11 @@ pub fn scene(rng: &mut Rng, shape: Shape, at: u64, nodes: usize) -> Scene {
         Shape::ForgottenVote | Shape::ForgottenEntry | Shape::StoreWiped => {
             stores(rng, shape, at, nodes)
         }
-        Shape::OneLags | Shape::ShownAgain | Shape::FollowerLost | Shape::CopyOfLaggard => {
-            data(rng, shape, at)
-        }
+        Shape::OneLags
+        | Shape::DroppedReturns
+        | Shape::ShownAgain
+        | Shape::FollowerLost
+        | Shape::CopyOfLaggard => data(rng, shape, at),
         _ => hands(rng, shape, at),
     }
 }
@@ -284,6 +288,24 @@ fn data(rng: &mut Rng, shape: Shape, at: u64) -> Scene {
                     .fault(off(Who::Holder, at + lags + 1, down).on(Event::Active, rng.below(900)));
             }
             s
+        }
+        Shape::DroppedReturns => {
+            // A standby that is dropped from the configuration is back before the primary knows,
+            // and alone confirms what comes then.
+            let which = rng.index(2);
+            let (back, other) = (Who::Standby(which), Who::Standby(1 - which));
+            let down = rng.between(1000, 3200);
+            let daemon = Kind::CrashDaemon { node: back };
+            s = s.fault(Fault::at(at, daemon).lasting(down));
+            s = s.fault(Fault::at(at + 5, Kind::KillGuard { node: back }));
+            let event = Event::SyncChangeBegun;
+            let stands = rng.between(1000, 2800);
+            s = s.fault(paused(Who::Holder, at + 5, stands + 200).on(event, rng.below(15)));
+            for links in between(Who::Holder, other, Traffic::Replication) {
+                s = s.fault(cut(links, at + 5, stands + 1000).on(event, rng.below(15)));
+            }
+            s = s.fault(off(Who::Holder, at + 5, rng.between(5000, 14_000)).on(event, stands));
+            s.fault(off(back, at + 5, rng.between(4000, 14_000)).on(event, stands - 1))
         }
         Shape::ShownAgain => {
             // Commits wait when a backend crashes; then the node goes.

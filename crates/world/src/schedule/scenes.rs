@@ -87,6 +87,8 @@ pub enum Shape {
     Sleeper,
     /// One standby has what the other lacks when the primary goes.
     OneLags,
+    /// A standby is back just when it is dropped from the configuration, and confirms alone.
+    DroppedReturns,
     /// A backend crashes while commits wait, and then the node goes.
     ShownAgain,
     /// A standby that lags follows a primary that it never reaches.
