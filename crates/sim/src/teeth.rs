@@ -408,7 +408,8 @@ pub const TEETH: &[Tooth] = &[
         World::Whole,
         "The postmaster stands still and nobody wakes it: the primary is renewed for ever, and takes \
          no connection.",
-    ),
+    )
+    .with(Needs::RudeClients),
     tooth(
         Mutant::AsksOneController,
         Finder::Heals,

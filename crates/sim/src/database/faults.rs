@@ -19,6 +19,8 @@ pub(super) struct Active {
     /// What was made of the processes.
     stopped: Stopped,
     guard_stopped: bool,
+    /// Whether the postmaster stands still until it is killed.
+    hung: bool,
     replay_held: bool,
     /// Since when the machine is suspended.
     suspended: Option<BootTime>,
@@ -58,6 +60,13 @@ fn stopped(kinds: &BTreeMap<usize, Kind>) -> (Stopped, bool) {
     (made, guard)
 }
 
+impl Active {
+    /// No process is left.
+    pub(super) fn tree_ended(&mut self) {
+        self.hung = false;
+    }
+}
+
 impl Machine {
     /// A fault begins here.
     pub(super) fn begin_fault(&self, number: usize, kind: &Kind) {
@@ -71,6 +80,7 @@ impl Machine {
                 Kind::CrashBackend { .. } => server.crash_backend(now),
                 Kind::KillGuard { .. } => inner.host.kill_guard(),
                 Kind::StopByHand { .. } => server.stop(now, Mode::Fast),
+                Kind::HangPostmaster { .. } => inner.active.hung = server.run().is_some(),
                 Kind::StuckWalsender { to, .. } => {
                     let name = name_of(*to);
                     let meant = |standby: &str| name.as_ref().is_none_or(|n| n == standby);
@@ -103,7 +113,8 @@ impl Machine {
         self.with(|inner, now| {
             let kinds = &inner.active.kinds;
             let disk = disk(kinds);
-            let (stopped, guard) = stopped(kinds);
+            let (mut stopped, guard) = stopped(kinds);
+            stopped.postmaster |= inner.active.hung;
             let held = kinds.values().any(|k| matches!(k, Kind::StuckReplay { .. }));
             let server = &mut inner.host.server;
             if server.env().disk != disk {

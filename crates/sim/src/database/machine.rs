@@ -299,6 +299,7 @@ impl Machine {
             }
             Event::Empty => {
                 self.trace(|| "no process of PostgreSQL is left".to_owned());
+                inner.active.tree_ended();
                 inner.tree.send_if_modified(|tree| {
                     let unheard = *tree == TreeNews::Running;
                     if unheard {

@@ -78,6 +78,7 @@ fn named(kind: &mut Kind) -> Vec<&mut Who> {
         | Kind::CrashBackend { node }
         | Kind::KillGuard { node }
         | Kind::StopByHand { node }
+        | Kind::HangPostmaster { node }
         | Kind::Pause { node, .. }
         | Kind::Suspend { node }
         | Kind::ClockRate { node, .. }

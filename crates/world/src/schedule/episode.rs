@@ -244,12 +244,16 @@ impl Draw {
             // It comes and goes: each time it has missed elections, or asked for some.
             0..=2 => {
                 let directions = deaf(&mut self.rng, node, Traffic::Raft);
-                for _ in 0..self.rng.between(3, 20) {
-                    let length = self.rng.between(200, 2500);
+                for i in 0..self.rng.between(2, 8) {
+                    // Long enough to ask for some, a moment in which it is heard, and long again.
+                    let length = match i % 2 {
+                        0 => self.rng.between(700, 2500),
+                        _ => self.rng.between(1500, 9000),
+                    };
                     for links in &directions {
                         self.push(when, length, Kind::Cut { links: links.clone() });
                     }
-                    when += length + self.rng.scale(20, 800);
+                    when += length + self.rng.between(60, 500);
                 }
             }
             3 => {

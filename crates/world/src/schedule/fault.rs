@@ -108,6 +108,12 @@ pub enum Kind {
         /// Where.
         node: Who,
     },
+    /// The postmaster stands still, and nobody lets it go on: until it is killed, whatever the
+    /// horizon is.
+    HangPostmaster {
+        /// Where.
+        node: Who,
+    },
     /// Processes stand still, as under SIGSTOP. Lasts.
     Pause {
         /// Where.
@@ -229,6 +235,7 @@ impl Kind {
                 | Kind::CrashBackend { .. }
                 | Kind::KillGuard { .. }
                 | Kind::StopByHand { .. }
+                | Kind::HangPostmaster { .. }
                 | Kind::WallStep { .. }
                 | Kind::BootJump { .. }
         )

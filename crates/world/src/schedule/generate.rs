@@ -192,7 +192,7 @@ fn adjust(rng: &mut Rng, profile: Profile, topology: &mut Topology, settings: &m
         }
         Profile::Data => {
             settings.workload.write_every_ms = settings.workload.write_every_ms.min(120);
-            spec.shrink_after_ms = spec.shrink_after_ms.min(rng.between(800, 2000));
+            spec.shrink_after_ms = spec.shrink_after_ms.min(rng.between(1000, 2000));
         }
         Profile::TwoConfirm => {
             spec.synchronous = SynchronousMode::Quorum;

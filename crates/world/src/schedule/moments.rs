@@ -15,6 +15,7 @@ pub const CONTROL: &[Shape] = &[
     Shape::LeaderMoved,
     Shape::LeaderBack,
     Shape::SameNode,
+    Shape::SameNode,
     Shape::LateAnswer,
     Shape::ForgottenVote,
     Shape::ForgottenEntry,
@@ -27,6 +28,7 @@ pub const HANDS: &[Shape] = &[
     Shape::DaemonGoneInPromotion,
     Shape::GranteeCut,
     Shape::Sleeper,
+    Shape::Hung,
     Shape::Orphans,
     Shape::WakesLate,
     Shape::LateAnswer,
@@ -120,7 +122,7 @@ fn leadership(rng: &mut Rng, shape: Shape, at: u64, nodes: usize) -> Scene {
                 return s.fault(alone(Who::Holder, then, cut_off));
             }
             let links = Links { from: vec![], to: vec![Who::Holder], traffic: Traffic::Raft };
-            let stands = rng.between(1100, 2700);
+            let stands = rng.between(1400, 2600);
             s.fault(delay(links, rng.between(20, 300), then.saturating_sub(300), 400))
                 .fault(paused(Who::Holder, then, stands))
                 .fault(alone(Who::Holder, then + rng.between(300, stands + 30), cut_off))
@@ -198,10 +200,11 @@ fn stores(rng: &mut Rng, shape: Shape, at: u64, nodes: usize) -> Scene {
             let event = *rng.pick(&steps);
             let after = rng.below(250);
             s = s.fault(crash(Who::Leader, rng.between(80, 3000)).on(event, after));
-            if rng.percent(60) {
+            let others = rng.below(3) as usize;
+            for n in 0..others {
                 let down = rng.between(80, 1500);
                 let near = after + rng.below(3);
-                s = s.fault(crash(Who::Follower(rng.index(2)), down).on(event, near));
+                s = s.fault(crash(Who::Follower(n), down).on(event, near));
             }
             s
         }
@@ -210,12 +213,10 @@ fn stores(rng: &mut Rng, shape: Shape, at: u64, nodes: usize) -> Scene {
             let (leads, wiped) = (Who::Node(leads), Who::Node(wiped));
             let gone = rng.between(2500, 6000);
             s = s.act(at, None, Act::TransferLeadership { to: leads });
-            // The third hears of nothing that the other two agree on.
+            // The third hears nothing from the leader, who agrees with the other.
             for n in (0..nodes).map(Who::Node).filter(|n| *n != leads && *n != wiped) {
-                for other in [leads, wiped] {
-                    for links in between(n, other, Traffic::Raft) {
-                        s = s.fault(Fault::at(at + 900, Kind::Cut { links }).lasting(gone));
-                    }
+                for links in between(n, leads, Traffic::Raft) {
+                    s = s.fault(Fault::at(at + 900, Kind::Cut { links }).lasting(gone + 5000));
                 }
             }
             s = s.act(at + 1300, None, Act::Switchover { target: Who::Standby(rng.index(2)) });
@@ -224,7 +225,7 @@ fn stores(rng: &mut Rng, shape: Shape, at: u64, nodes: usize) -> Scene {
             let kind = Kind::WipeDisk { node: wiped, what: Wipe::Raft };
             s.fault(Fault::at(over - off, kind).lasting(off)).fault(alone(
                 leads,
-                over - off - rng.below(100),
+                over.saturating_sub(off) + rng.below(off + 900),
                 rng.between(4000, 9000),
             ))
         }
@@ -254,6 +255,7 @@ fn hands(rng: &mut Rng, shape: Shape, at: u64) -> Scene {
             };
             s.fault(Fault::at(at, kind).lasting(down)).fault(hit.on(Event::Granted, after))
         }
+        Shape::Hung => s.fault(Fault::at(at, Kind::HangPostmaster { node: Who::Holder })),
         // A guard's clock goes on while its machine sleeps.
         _ => {
             let sleeps = rng.between(3200, 8000);

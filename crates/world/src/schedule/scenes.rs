@@ -85,6 +85,8 @@ pub enum Shape {
     GranteeCut,
     /// The machine of a primary without a daemon is suspended.
     Sleeper,
+    /// The postmaster stands still for good.
+    Hung,
     /// One standby has what the other lacks when the primary goes.
     OneLags,
     /// A standby is back just when it is dropped from the configuration, and confirms alone.

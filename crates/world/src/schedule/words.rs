@@ -117,6 +117,9 @@ impl fmt::Display for Kind {
             Kind::CrashBackend { node } => write!(f, "a backend of {node} crashes"),
             Kind::KillGuard { node } => write!(f, "the guard of {node} is killed"),
             Kind::StopByHand { node } => write!(f, "PostgreSQL of {node} is stopped by hand"),
+            Kind::HangPostmaster { node } => {
+                write!(f, "the postmaster of {node} stands still until it is killed")
+            }
             Kind::Pause { node, processes } => write!(f, "{processes} of {node} stands still"),
             Kind::Suspend { node } => write!(f, "the machine {node} is suspended"),
             Kind::ClockRate { node, ppm } => {
