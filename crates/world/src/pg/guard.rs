@@ -103,11 +103,6 @@ impl Host {
         [self.server.due(), kill_at].into_iter().flatten().min()
     }
 
-    /// Whether the kernel's deadline has passed.
-    pub fn is_over(&self, now: BootTime) -> bool {
-        self.guard.as_ref().and_then(|g| g.kill_at).is_some_and(|at| at <= now)
-    }
-
     /// Does what is due. The kernel's timer comes first.
     pub fn tick(&mut self, now: BootTime) {
         if self.is_over(now) {

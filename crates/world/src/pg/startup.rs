@@ -72,16 +72,10 @@ pub struct Startup {
     /// What has been flushed and is replayed at a time.
     arrivals: VecDeque<(BootTime, Lsn)>,
     pub(super) conf_reload_at: Option<BootTime>,
-    /// Whether its process is gone, and others that the postmaster left behind are not: for them
-    /// the server is in recovery as before.
-    pub(super) gone: bool,
 }
 
 impl Startup {
     pub(super) fn due(&self) -> Option<BootTime> {
-        if self.gone {
-            return None;
-        }
         if let Some(Promotion::Ending { at, .. }) = self.promotion {
             return Some(at);
         }
@@ -164,7 +158,6 @@ impl Live<'_> {
             promoted: None,
             arrivals: VecDeque::new(),
             conf_reload_at: None,
-            gone: false,
         });
         self.replay_local()?;
         if !standby {
@@ -338,7 +331,7 @@ impl Live<'_> {
             return Ok(false);
         }
         let Some(startup) = &mut self.run.startup else { return Ok(false) };
-        if startup.gone || self.run.receiver.as_ref().is_some_and(|r| r.told_to_end) {
+        if self.run.receiver.as_ref().is_some_and(|r| r.told_to_end) {
             return Ok(false);
         }
         if let Some(Promotion::Ending { at, timeline }) = startup.promotion {

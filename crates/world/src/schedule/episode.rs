@@ -221,7 +221,8 @@ impl Draw {
             Family::Scenes => {
                 let mut shape = *self.rng.pick(shapes);
                 // At most one store, and one directory, is gone in a plan.
-                if matches!(shape, Shape::StoreWiped | Shape::CopyOfLaggard) {
+                let wipes = [Shape::StoreWiped, Shape::CopyOfLaggard, Shape::RewoundTooSoon];
+                if wipes.contains(&shape) {
                     if self.wiped > 0 {
                         shape = Shape::OneLags;
                     }

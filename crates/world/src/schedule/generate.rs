@@ -180,6 +180,8 @@ fn adjust(rng: &mut Rng, profile: Profile, topology: &mut Topology, settings: &m
             if rng.percent(70) {
                 spec.synchronous = SynchronousMode::Async;
                 spec.write_quorum_min = 0;
+                // Else only who has everything is ever promoted.
+                spec.max_lag_bytes = rng.percent(80).then_some(1 << 24);
             }
             if profile == Profile::WideClocks {
                 spec.timing.clock_error_ppm = 100_000;

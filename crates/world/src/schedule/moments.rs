@@ -41,6 +41,8 @@ pub const DATA: &[Shape] = &[
     Shape::OneLags,
     Shape::DroppedReturns,
     Shape::DroppedReturns,
+    Shape::OldAndLong,
+    Shape::RewoundTooSoon,
     Shape::ShownAgain,
     Shape::FollowerLost,
     Shape::CopyOfLaggard,
@@ -89,6 +91,8 @@ pub fn scene(rng: &mut Rng, shape: Shape, at: u64, nodes: usize) -> Scene {
         }
         Shape::OneLags
         | Shape::DroppedReturns
+        | Shape::OldAndLong
+        | Shape::RewoundTooSoon
         | Shape::ShownAgain
         | Shape::FollowerLost
         | Shape::CopyOfLaggard => data(rng, shape, at),
@@ -248,7 +252,7 @@ fn hands(rng: &mut Rng, shape: Shape, at: u64) -> Scene {
         }
         Shape::GranteeCut => {
             let (kind, down) = loss_of(rng, Who::Holder);
-            let after = rng.below(80);
+            let after = rng.below(150);
             let hit = match rng.percent(70) {
                 true => alone(Who::Holder, at + 1, long),
                 false => paused(Who::Holder, at + 1, long.min(6000)),
@@ -309,6 +313,35 @@ fn data(rng: &mut Rng, shape: Shape, at: u64) -> Scene {
             s = s.fault(off(Who::Holder, at + 5, rng.between(5000, 14_000)).on(event, stands));
             s.fault(off(back, at + 5, rng.between(4000, 14_000)).on(event, stands - 1))
         }
+        Shape::OldAndLong => {
+            let gathers = rng.between(1500, 6000);
+            let links =
+                Links { from: vec![Who::Holder], to: vec![], traffic: Traffic::Replication };
+            s.fault(cut(links, at, gathers + 100))
+                .fault(off(Who::Holder, at + gathers, rng.between(3300, 6500)))
+                .fault(
+                    off(Who::Holder, at + gathers + 1, rng.between(7000, 14_000))
+                        .on(Event::Active, rng.between(10, 300)),
+                )
+        }
+        Shape::RewoundTooSoon => {
+            // One lags and stays behind; the old primary has what the new one lacks.
+            let lags = rng.between(400, 1500);
+            let alone = rng.between(100, 900);
+            let behind =
+                Links { from: vec![], to: vec![Who::Standby(1)], traffic: Traffic::Replication };
+            let links =
+                Links { from: vec![Who::Holder], to: vec![], traffic: Traffic::Replication };
+            let wipe = Kind::WipeDisk { node: Who::Holder, what: Wipe::Data };
+            s.fault(cut(behind, at, lags + 12_000))
+                .fault(cut(links, at + lags, alone))
+                .fault(Fault::at(at + lags + alone, Kind::KillGuard { node: Who::Holder }))
+                .fault(
+                    Fault::at(at + lags + alone, wipe)
+                        .lasting(rng.between(200, 2000))
+                        .on(Event::RewindDone, rng.below(60)),
+                )
+        }
         Shape::ShownAgain => {
             // Commits wait when a backend crashes; then the node goes.
             let length = rng.between(1500, 4000);
@@ -326,12 +359,12 @@ fn data(rng: &mut Rng, shape: Shape, at: u64) -> Scene {
             for links in between(Who::Holder, behind, Traffic::Replication) {
                 s = s.fault(cut(links, at, lags + 200));
             }
-            s = s.fault(off(Who::Holder, at + lags, rng.between(2000, 14_000)));
+            s = s.fault(off(Who::Holder, at + lags, rng.between(2500, 6000)));
             let links = Links { from: vec![], to: vec![], traffic: Traffic::Replication };
             let silent = rng.between(500, 3000);
             s = s.fault(cut(links, at + 1, silent + 600).on(Event::Granted, rng.below(50)));
             s.fault(
-                off(Who::Holder, at + 1, rng.between(4000, 14_000))
+                off(Who::Holder, at + 1, rng.between(8000, 15_000))
                     .on(Event::Recorded, rng.between(50, silent)),
             )
         }

@@ -91,6 +91,10 @@ pub enum Shape {
     OneLags,
     /// A standby is back just when it is dropped from the configuration, and confirms alone.
     DroppedReturns,
+    /// An old primary with much that nobody has is back when its successor is lost.
+    OldAndLong,
+    /// A successor is lost for good once the old primary was rewound to it.
+    RewoundTooSoon,
     /// A backend crashes while commits wait, and then the node goes.
     ShownAgain,
     /// A standby that lags follows a primary that it never reaches.
