@@ -113,11 +113,11 @@ impl SimDatabase {
         let lineage: BTreeSet<Timeline> =
             duty.lineage.0.iter().map(|e| e.epoch.timeline()).collect();
         let written = |t: &Timeline| dir.wal.log(*t).is_some();
-        let Some(own) = lineage.iter().copied().filter(written).next_back() else { return Ok(()) };
+        let Some(own) = lineage.iter().copied().rfind(written) else { return Ok(()) };
         let newest = dir.histories.newest(own);
         let unknown = |t: &Timeline| !lineage.contains(t) && !written(t);
-        let found = (own.0 + 1..=newest.0).map(Timeline).filter(unknown);
-        match found.filter(|t| !dir.histories.of(*t).is_placeholder()).next_back() {
+        let mut found = (own.0 + 1..=newest.0).map(Timeline).filter(unknown);
+        match found.rfind(|t| !dir.histories.of(*t).is_placeholder()) {
             Some(found) => Err(Error::Astray(format!("timeline {found}"))),
             None => Ok(()),
         }
