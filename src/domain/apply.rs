@@ -337,9 +337,17 @@ fn register(state: &mut ClusterState, at: WallMillis, change: &Change) -> Result
     if leads && known.is_none_or(Member::may_lead) && !new.may_lead() {
         return Err(Rejection::PrimaryTagged { member: member.clone() });
     }
-    let others = || state.members.iter().any(|(name, m)| name != member && m.may_lead());
-    if known.is_some_and(Member::may_lead) && !new.may_lead() && !others() {
-        return Err(Rejection::LastTagged { member: member.clone() });
+    if known.is_some_and(Member::may_lead) && !new.may_lead() {
+        let others = state.members.iter().any(|(name, m)| name != member && m.may_lead());
+        if !others {
+            return Err(Rejection::LastTagged { member: member.clone() });
+        }
+        // It may be the one that has what was acknowledged.
+        let active = |t: &Tenure| matches!(t.stage, Stage::Active { .. });
+        let settled = state.operation.is_none() && state.open_tenure().is_some_and(active);
+        if state.tenure.is_some() && !settled {
+            return Err(Rejection::TaggedInChange { member: member.clone() });
+        }
     }
     match state.members.insert(member.clone(), new.clone()) {
         Some(old) if old == new => return Ok(Reply::Nothing),

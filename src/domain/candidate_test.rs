@@ -112,9 +112,10 @@ fn evidence_that_does_not_count_is_refused() {
         // The operator overrides the read quorum alone.
         assert!(choose(bench.state(), &evidence, None, Proof::Waived).is_err());
     }
-    bench.ok(tagged("c"));
-    let refusal =
-        choose(bench.state(), &[b, sealed("c", 3, 2, 300)], None, Proof::Quorum).unwrap_err();
+    // It was tagged before the primary was lost.
+    let mut state = bench.state().clone();
+    state.members.get_mut(&m("c")).expect("a member").tags.nofailover = true;
+    let refusal = choose(&state, &[b, sealed("c", 3, 2, 300)], None, Proof::Quorum).unwrap_err();
     assert!(refusal.to_string().contains("nofailover"), "{refusal}");
 }
 

@@ -395,9 +395,19 @@ pub enum Rejection {
         /// Who.
         member: MemberName,
     },
+    /// The next primary is not there yet, and it may be the one that has to be it.
+    #[error(
+        "{member} keeps its tags until there is a primary and no operation is under way: it may be \
+         the one that has to be promoted"
+    )]
+    TaggedInChange {
+        /// Who.
+        member: MemberName,
+    },
     /// Without it no member would be left that may lead.
     #[error(
-        "{member} is the last member that may lead, and keeps its tags: nobody could be promoted with nofailover or delay_ms on all of them; take these tags from another member first"
+        "{member} is the last member that may lead, and keeps its tags: nobody could be promoted \
+         with nofailover or delay_ms on all of them; take these tags from another member first"
     )]
     LastTagged {
         /// Who.
@@ -446,6 +456,7 @@ impl Rejection {
             Rejection::NoSuchOperation { .. } => "operation.exists",
             Rejection::AlreadyPrimary { .. } => "switchover.target-is-standby",
             Rejection::PrimaryTagged { .. } => "member.primary-may-lead",
+            Rejection::TaggedInChange { .. } => "member.settled-before-tags",
             Rejection::LastTagged { .. } => "member.last-may-lead",
             Rejection::PrimaryHealthy { .. } => "failover.primary-gone",
             Rejection::BadSpec { .. } => "spec.valid",

@@ -253,13 +253,24 @@ fn one_that_lags_for_long_stops_counting_until_it_has_caught_up() {
 fn the_last_that_may_lead_keeps_its_tags() {
     let mut play = Play::new("a b c", |_| {});
     play.steps(3, &[("b", 0), ("c", 0)]);
-    play.lose_primary(&[("b", 100), ("c", 0)]);
-    for name in ["a", "b"] {
+    for name in ["b", "c"] {
         play.bench.ok(tagged(name));
     }
-    assert_eq!(play.bench.refused(tagged("c")).rule(), "member.last-may-lead");
-    play.bench.ok(register("a", "node-a", None));
-    play.bench.ok(tagged("c"));
+    play.lose_primary(&[("b", 100), ("c", 0)]);
+    assert_eq!(play.bench.refused(tagged("a")).rule(), "member.last-may-lead");
+}
+
+#[test]
+fn who_may_have_to_lead_keeps_its_tags() {
+    let mut play = Play::new("a b c", |_| {});
+    play.steps(3, &[("b", 0), ("c", 0)]);
+    play.lose_primary(&[("b", 100), ("c", 0)]);
+    for name in ["a", "b", "c"] {
+        assert_eq!(play.bench.refused(tagged(name)).rule(), "member.settled-before-tags");
+    }
+    let primary = play.take_over().member;
+    let other = if primary == m("c") { "a" } else { "c" };
+    play.bench.ok(tagged(other));
 }
 
 #[test]
