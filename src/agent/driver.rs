@@ -68,6 +68,9 @@ pub struct RunState {
     pub guard: GuardId,
     /// As what.
     pub role: RunRole,
+    /// Whether it was seen to answer: from then on silence means that it hangs.
+    #[serde(default)]
+    pub ready: bool,
 }
 
 /// What PostgreSQL was last made to be.

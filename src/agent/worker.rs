@@ -85,6 +85,7 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
         sealing: None,
         spent_sources: BTreeMap::new(),
         delay_ms: None,
+        run: None,
         tenure: None,
         stop,
         runtime: PhantomData,
@@ -131,6 +132,8 @@ struct Worker<RT, T, D, C> {
     spent_sources: BTreeMap<MemberName, BootTime>,
     /// How late the running standby is known to apply WAL, in milliseconds.
     delay_ms: Option<u64>,
+    /// What was remembered of what runs.
+    run: Option<RunState>,
     /// The leadership that was seen last: its epoch, whether it is closed, and how far it is.
     tenure: Option<(Epoch, bool, Stage)>,
     stop: watch::Receiver<bool>,
@@ -255,6 +258,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             self.shared.problem("data", Some(foreign));
             return Pause::For(TICK);
         }
+        self.remember_ready().await;
         self.note_upstream(&wanted, now);
         let action = reconcile(&self.shared.member.name, &wanted, &self.shared.local(), now);
         self.carry_out(action, &state, &snapshot).await
@@ -449,10 +453,31 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     }
 
     /// Remembers what runs, for an agent that takes it over.
-    async fn remember(&self, role: RunRole) -> Result<(), Error> {
-        let Some(guard) = self.shared.lock().guard.clone() else { return Ok(()) };
-        let run = RunState { guard, role };
-        self.bounded("writing what runs", QUICK, self.shared.database.save_run(&run)).await
+    async fn remember(&mut self, role: RunRole) -> Result<(), Error> {
+        let (guard, ready) = {
+            let inner = self.shared.lock();
+            (inner.guard.clone(), inner.was_ready)
+        };
+        let Some(guard) = guard else { return Ok(()) };
+        let run = RunState { guard, role, ready };
+        self.bounded("writing what runs", QUICK, self.shared.database.save_run(&run)).await?;
+        self.run = Some(run);
+        Ok(())
+    }
+
+    /// An agent that takes over what runs has to know that it did answer: else it would take a
+    /// server that hangs for one that starts, for ever.
+    async fn remember_ready(&mut self) {
+        let role = {
+            let inner = self.shared.lock();
+            let told = |run: &&RunState| !run.ready && inner.guard.as_ref() == Some(&run.guard);
+            self.run.as_ref().filter(told).filter(|_| inner.was_ready).map(|run| run.role.clone())
+        };
+        if let Some(role) = role
+            && let Err(error) = self.remember(role).await
+        {
+            tracing::debug!(%error, "it is not remembered that PostgreSQL answers");
+        }
     }
 
     fn guard(&self) -> Option<GuardId> {

@@ -2,7 +2,7 @@
 
 use super::candidate::{Proof, Refusal, choose};
 use super::command::Change;
-use super::fixture_test::{Bench, any, grant, guard, holder, m, register, sealed, tagged};
+use super::fixture_test::{Bench, any, grant, guard, holder, m, register, sealed};
 use super::observation::Sealed;
 use super::state::CloseReason;
 use super::types::Epoch;
@@ -95,7 +95,7 @@ fn wal_of_an_unrecorded_promotion_counts_with_whoever_was_granted_more_on_it() {
 
 #[test]
 fn evidence_that_does_not_count_is_refused() {
-    let mut bench = closed();
+    let bench = closed();
     let b = sealed("b", 3, 2, 300);
     let table = [
         (vec![b.clone(), sealed("x", 3, 2, 300)], "it is not a member"),

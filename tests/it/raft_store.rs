@@ -337,7 +337,7 @@ fn a_store_that_lost_its_vote_or_its_snapshot_is_damaged() {
         assert!(matches!(error, Some(Error::Corrupt { .. })), "{error:?}");
         log.save_vote(&Vote::new(1, 1)).await.unwrap();
         log.check_vote().unwrap();
-        let (machine, _) = StateMachine::<BootRuntime>::open(Arc::new(engine)).unwrap();
+        let (machine, _) = StateMachine::open(Arc::new(engine)).unwrap();
         machine.check_reaches(&log).unwrap();
         log.purge(entry(1).log_id).await.unwrap();
         let error = machine.check_reaches(&log).err();

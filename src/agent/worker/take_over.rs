@@ -103,6 +103,9 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             && let Some(run) = attached.run
         {
             info!(member = %member.name, guard = ?attached.guard, "took over the running PostgreSQL");
+            inner.was_ready =
+                run.ready || matches!(run.role, RunRole::Primary { promoted: Some(_), .. });
+            self.run = Some(run.clone());
             inner.guard = Some(attached.guard.clone());
             inner.fencing = attached.fencing;
             inner.process = match run.role {

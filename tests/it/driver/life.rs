@@ -123,7 +123,7 @@ async fn a_running_server_is_taken_over() {
     let site = Site::new();
     let (a, guard, _) = first_primary(&site).await;
     let role = RunRole::Primary { epoch: Epoch(2), promoted: None, writes_open: true };
-    let run = RunState { guard: guard.clone(), role };
+    let run = RunState { guard: guard.clone(), role, ready: true };
     a.db.save_run(&run).await.unwrap();
     let at = quorate::clock::boot_now().plus(std::time::Duration::from_secs(900));
     a.db.arm(&guard, at).await.unwrap();

@@ -278,7 +278,7 @@ async fn what_is_changed_by_hand_is_put_right() {
     let attached = b.db.attach().await.unwrap().expect("it runs");
     let address = a.address();
     let role = quorate::agent::driver::RunRole::Following { epoch: Epoch(2), address };
-    let run = quorate::agent::driver::RunState { guard: attached.guard, role };
+    let run = quorate::agent::driver::RunState { guard: attached.guard, role, ready: true };
     b.db.save_run(&run).await.unwrap();
     drop(b);
     let b = Member::new(settings).await;

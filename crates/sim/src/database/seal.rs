@@ -106,6 +106,8 @@ impl SimDatabase {
     async fn await_ready(&self, wait: Duration) -> Result<(), Error> {
         let ready = |server: &Server, _| match server.status() {
             Ok(_) => Some(Ok(())),
+            // Nobody answers a new connection.
+            Err(_) if server.stopped().postmaster => Some(Err(quorate_world::pg::Refused::Silent)),
             Err(
                 quorate_world::pg::Refused::Starting
                 | quorate_world::pg::Refused::ShuttingDown
