@@ -154,8 +154,10 @@ impl Observer {
         }
     }
 
-    /// Follows what a controller applies, as a task of its process.
+    /// Follows what a controller applies, as a task of its process. One that was opened anew after
+    /// its disk had failed begins with what is on disk, as after a start.
     pub async fn watch_applied(self, mut applied: watch::Receiver<Arc<Applied>>) {
+        self.seen().judge.controller_ended(self.node);
         loop {
             let now = applied.get();
             crate::trace(|| format!("applied index={} term={}", now.index, now.term));
