@@ -234,6 +234,13 @@ impl Health {
         }
         match answer {
             Answer::Ok { flushed } => {
+                // A log that has grown was written, whoever can or cannot be looked at.
+                if let (Some(before), Some(flushed)) = (self.flushed, *flushed)
+                    && flushed > before
+                    && let Some(write) = self.silences.get_mut(&Question::Write)
+                {
+                    write.note(Sight::Moves, now);
+                }
                 self.flushed = flushed.or(self.flushed);
                 if question == Question::New {
                     self.new_answered = Some(now);

@@ -315,6 +315,24 @@ fn every_rule() {
             Some(AlarmCode::LocalWrite),
         ),
         (
+            "the log grows, and who writes for us is stopped",
+            Server { writer: Stopped, log_grows: true, ..h() },
+            None,
+            Some(AlarmCode::LocalWrite),
+        ),
+        (
+            "the log grows, and who writes for us cannot be seen",
+            Server { writer: Hidden, log_grows: true, ..h() },
+            None,
+            Some(AlarmCode::LocalWrite),
+        ),
+        (
+            "nothing is written, and who writes for us cannot be seen",
+            Server { writer: Hidden, ..h() },
+            Some((WRITE, 30_000)),
+            Some(AlarmCode::LocalWrite),
+        ),
+        (
             "the disk writes something else all the time",
             Server { writer: Disk, disk_lives: true, ..h() },
             Some((WRITE, 30_000)),
