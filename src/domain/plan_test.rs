@@ -205,6 +205,26 @@ fn a_false_alarm_without_a_quorum_closes_nothing() {
 }
 
 #[test]
+fn an_epoch_that_its_holder_gave_up_is_closed_without_a_quorum() {
+    for (ended, closes) in [(1, false), (2, true)] {
+        let (bench, mut leader) = settled("a b c", 1);
+        leader.pass_ms(2_500);
+        // Its end is recorded, and not proven: the life of the guard is not known.
+        let mut report = standby("a", 1, 500);
+        (report.condition, report.ended) = (Condition::Down, Epoch(ended));
+        leader.hears("a", report).hears("b", standby("b", 2, 500));
+        let plan = leader.plan(&bench);
+        match plan.proposal {
+            Some(Change::Close { reason, stopped, .. }) if closes => {
+                assert_eq!((reason, stopped), (CloseReason::LeaseLost, false));
+            }
+            None if !closes => {}
+            other => panic!("{ended}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_new_leader_gives_a_full_window_at_every_point() {
     let (mut bench, _) = settled("a b c", 1);
     let mut new = Leader::new();

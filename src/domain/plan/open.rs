@@ -117,7 +117,12 @@ impl Pass<'_> {
             return None;
         }
         findings.push(Finding::HolderSilent { member: tenure.member.clone(), silence });
-        match self.likely_refusal() {
+        // A holder that has recorded the end of the epoch never renews it again, also where it
+        // cannot prove that its process tree is gone: only once the epoch is closed can it be sealed,
+        // and count. A record does not grow old.
+        let report = self.observed.members.get(&tenure.member).map(|o| &o.report);
+        let given_up = report.is_some_and(|r| r.ended >= tenure.epoch);
+        match self.likely_refusal().filter(|_| !given_up) {
             Some(refusal) => {
                 findings.push(match self.likely_refusal_of(&self.likely(false)) {
                     Some(_) => Finding::TakeoverWouldFail { refusal },

@@ -224,7 +224,9 @@ impl Plan {
         };
         let copies_gone = wipes(&[Wipe::Data, Wipe::Member, Wipe::Machine]);
         let stores_gone = wipes(&[Wipe::Raft, Wipe::Machine]);
-        let data = copies_gone == 0 || (copies_gone == 1 && !alone);
+        // Of three, another may be without data of its own at that time, while it is copied.
+        let others = self.topology.members().len().saturating_sub(copies_gone);
+        let data = copies_gone == 0 || (copies_gone == 1 && !alone && others > 2);
         let heals = data && stores_gone <= 1 && self.confirmers_min() >= spec.write_quorum_min;
         Guarantees {
             one_writer: self.settings.clocks == ClockClass::WithinBound && !lied,
