@@ -55,3 +55,6 @@ pub mod runtime;
 pub mod session;
 #[path = "../../../src/node/spec.rs"]
 mod spec;
+#[allow(dead_code)]
+#[path = "../../../src/watch.rs"]
+pub mod watch;

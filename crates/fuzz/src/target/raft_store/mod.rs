@@ -115,7 +115,8 @@ async fn start(engine: &KvMem) -> Result<Started, String> {
     let vote = log.read_vote().await.map_err(|e| told(&e))?;
     let mut helper = StorageHelper::<Types, _, _>::new(&mut log, &mut machine).with_id(1);
     helper.get_initial_state().await.map_err(|e| told(&e))?;
-    let (last, _) = machine.applied_state().await.map_err(|e| told(&e))?;
+    let (last, _) =
+        RaftStateMachine::<Types>::applied_state(&mut machine).await.map_err(|e| told(&e))?;
     let mut reader = log.get_log_reader().await;
     let read = reader.try_get_log_entries(..).await.map_err(|e| told(&e))?;
     let entries = read.into_iter().map(|e| (e.log_id.index, e)).collect();

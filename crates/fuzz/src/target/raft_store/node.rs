@@ -7,7 +7,7 @@ use futures_util::stream;
 use openraft::storage::{IOFlushed, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, Membership};
 
-use super::{CONTROL_PLANE, Rt, Started};
+use super::{CONTROL_PLANE, Rt, Started, Types};
 use crate::domain::apply::Position;
 use crate::domain::{ControlState, apply};
 use crate::generate;
@@ -144,7 +144,8 @@ impl Node {
             self.states.insert(Some(entry.log_id.index), state);
         }
         let items = entries.into_iter().map(|entry| Ok((entry, None)));
-        self.machine.apply(stream::iter(items)).await.expect("applied");
+        let items = stream::iter(items);
+        RaftStateMachine::<Types>::apply(&mut self.machine, items).await.expect("applied");
     }
 
     /// A new leader has another opinion of what is not committed.
@@ -161,7 +162,7 @@ impl Node {
 
     async fn snapshots(&mut self, input: &mut Input<'_>) {
         let Some(committed) = self.committed else { return };
-        let mut builder = self.machine.get_snapshot_builder().await;
+        let mut builder = RaftStateMachine::<Types>::get_snapshot_builder(&mut self.machine).await;
         builder.build_snapshot().await.expect("built");
         self.snapshot = self.snapshot.max(Some(committed.index));
         // The log before it may go, now or later.
@@ -191,7 +192,9 @@ impl Node {
             last_membership: StoredMembership::new(Some(log_id(0, 0)), membership()),
         };
         let data = serde_json::to_vec(&state).expect("written");
-        self.machine.install_snapshot(&meta, data).await.expect("installed");
+        RaftStateMachine::<Types>::install_snapshot(&mut self.machine, &meta, data)
+            .await
+            .expect("installed");
         self.states.insert(Some(ahead), state);
         self.committed = Some(upto);
         self.snapshot = Some(ahead);
