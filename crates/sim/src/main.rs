@@ -13,6 +13,9 @@ use quorate_sim::run::play::{Told, play};
 use quorate_sim::run::{bite, outcome::Outcome};
 use quorate_world::schedule::{self, Plan, Profile};
 
+// Simulated code that asks for real time or real randomness ends the process.
+quorate_world::tripwire!();
+
 /// Runs Quorate's production code in a simulated world, from one seed.
 #[derive(Debug, Parser)]
 #[command(version)]

@@ -133,6 +133,8 @@ struct State {
     signal: Option<watch::Sender<Option<Signal>>>,
     /// How many daemons there were.
     lives: u64,
+    /// Whether its service manager runs, or ran when the power went.
+    started: bool,
     up: bool,
 }
 
@@ -166,6 +168,7 @@ impl<M: MakeDatabase> Node<M> {
             daemon: None,
             signal: None,
             lives: 0,
+            started: false,
             up: true,
         };
         let (held, _) = watch::channel(0);
@@ -233,6 +236,11 @@ impl<M: MakeDatabase> Node<M> {
 
     /// Starts the service manager, which starts the daemon, and starts it again whenever it ends.
     pub fn start(&self) {
+        let started = std::mem::replace(&mut self.lock().started, true);
+        // A machine that lost power before this was started when it booted, or will be.
+        if started || !self.is_up() {
+            return;
+        }
         let scope = exec::scope(self.place().machine, "init");
         drop(exec::spawn_on(scope, supervise(self.clone())));
     }
@@ -288,6 +296,7 @@ impl<M: MakeDatabase> Node<M> {
             return;
         }
         net::set_off(self.place().machine, false);
+        self.lock().started = false;
         self.0.databases.machine_started(self.place());
         let name = &self.0.setup.name;
         crate::trace(|| format!("{name} boots"));
