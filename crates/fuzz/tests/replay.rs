@@ -1,5 +1,8 @@
 //! Replays every input that is checked in: those to begin with, and those that found a bug once.
 
+// The fuzzer runs on the real machine.
+#![allow(clippy::disallowed_methods)]
+
 use std::path::{Path, PathBuf};
 
 use quorate_fuzz::{TARGETS, Target};
