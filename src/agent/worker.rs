@@ -86,6 +86,7 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
         spent_sources: BTreeMap::new(),
         delay_ms: None,
         run: None,
+        astray: 0,
         tenure: None,
         stop,
         runtime: PhantomData,
@@ -134,6 +135,8 @@ struct Worker<RT, T, D, C> {
     delay_ms: Option<u64>,
     /// What was remembered of what runs.
     run: Option<RunState>,
+    /// How often in a row it was found to have turned to a timeline that is not agreed.
+    astray: u32,
     /// The leadership that was seen last: its epoch, whether it is closed, and how far it is.
     tenure: Option<(Epoch, bool, Stage)>,
     stop: watch::Receiver<bool>,

@@ -15,7 +15,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("transport", &[]),
     ("pb", &[]),
     ("convert", &["domain", "pb"]),
-    ("raft", &["domain", "pb", "transport", "clock"]),
+    ("raft", &["domain", "pb", "transport", "clock", "watch"]),
     ("runtime", &["raft::AsyncRuntime", "raft::runtime"]),
     ("watch", &[]),
     ("service_manager", &[]),

@@ -83,6 +83,7 @@ pub struct PgDatabase {
     memory: Arc<Mutex<Memory>>,
     /// The order in which the member's record, and PostgreSQL's settings, are written.
     record_turn: Arc<Turn>,
+    run_turn: Arc<Turn>,
     settings_turn: Arc<Turn>,
     worker: Held,
     observer: Held,
@@ -205,6 +206,7 @@ impl PgDatabase {
             guarded: Mutex::new(None),
             memory: Arc::new(Mutex::new(Memory::default())),
             record_turn: Arc::default(),
+            run_turn: Arc::default(),
             settings_turn: Arc::default(),
             worker: Held::default(),
             observer: Held::default(),

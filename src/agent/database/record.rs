@@ -61,7 +61,9 @@ impl PgDatabase {
         let path = self.settings.run_file();
         let bytes = to_json(run)?;
         let owner = self.owner.clone();
-        blocking(move || reserve::write_twin(&path, &bytes, false, &owner))
+        // In turn: one that was given up on a slow disk must not land on a later one.
+        self.run_turn
+            .write(move || reserve::write_twin(&path, &bytes, false, &owner))
             .await?
             .map_err(error::file)
     }

@@ -220,10 +220,16 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         match self.bounded("following the primary", QUICK, work).await {
             Err(error @ Error::Astray(_)) => {
                 warn!(member = %self.shared.member.name, %error, "the standby is stopped");
+                self.astray += 1;
+                if self.astray > 1 {
+                    // A start did not help: a copy does.
+                    self.shared.lock().source_lacks_wal = true;
+                }
                 return self.stop_standby().await;
             }
             outcome => outcome?,
         }
+        self.astray = 0;
         let (epoch, address) = (duty.epoch, duty.streams_from().1.to_owned());
         self.delay_ms = Some(duty.delay_ms);
         self.shared.update(|inner| {
