@@ -40,7 +40,11 @@ impl Tree {
     /// Everything in the namespace that can still do something.
     pub fn processes(&self) -> Vec<Proc> {
         let ours = |p: &Proc| p.is_alive() && p.pid_namespace().as_ref() == Some(&self.namespace);
-        process::all().into_iter().filter(ours).collect()
+        let found: Vec<Proc> = process::all().into_iter().filter(ours).collect();
+        // The kernel gives the number of a namespace that is gone to the next one: that has another
+        // first process.
+        let another = |p: &Proc| *p != self.init && p.inner_pid() == Some(1);
+        if found.iter().any(another) { Vec::new() } else { found }
     }
 
     /// The process with this number inside the namespace, as `pg_backend_pid()` tells it.
