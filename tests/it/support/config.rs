@@ -84,6 +84,14 @@ fn random(count: usize) -> Vec<u8> {
     bytes
 }
 
+/// The section of times, where a test asks for others than the usual.
+fn timing(options: &Options) -> String {
+    match options.timing.is_empty() {
+        true => String::new(),
+        false => format!("[timing]\n{}\n", options.timing.join("\n")),
+    }
+}
+
 /// The configuration of node `i`.
 pub fn text(i: usize, hosts: &[String], options: &Options) -> String {
     let (node, member, host) = (node_name(i), member_name(i), &hosts[i]);
@@ -122,9 +130,7 @@ bootstrap_members = [{}]
 hba = ["host all all 127.0.0.0/8 scram-sha-256", "host all all 10.0.0.0/8 scram-sha-256"]
 {}
 
-[timing]
 {}
-
 [cluster.parameters]
 shared_buffers = "16MB"
 max_connections = 60
@@ -133,7 +139,7 @@ log_line_prefix = "%m [%p] "
 "#,
         members.join(", "),
         options.cluster.join("\n"),
-        options.timing.join("\n"),
+        timing(options),
         options.parameters.join("\n"),
     );
     if i < count {
