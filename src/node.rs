@@ -498,7 +498,7 @@ impl Source for Late {
         let Some(part) = self.part() else { return Leadership::default() };
         let role = part.raft.role().get();
         // A leader that cannot lead may have been deposed long ago: it does not speak for the group.
-        let fit = !role.is_leader || part.raft.fitness().borrow().is_fit();
+        let fit = !role.is_leader || part.raft.is_fit();
         Leadership {
             is_leader: role.is_leader && fit,
             established: role.established && fit,

@@ -81,7 +81,7 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
     /// Whether this node leads, and can do so. One that is not fit may have been deposed for long:
     /// an agent that goes on to ask it would be heard by nobody.
     fn leads(&self) -> bool {
-        self.raft.role().get().established && self.raft.fitness().borrow().is_fit()
+        self.raft.role().get().established && self.raft.is_fit()
     }
 
     async fn propose(&self, cluster: &ClusterName, change: Change) -> Result<(), SessionError> {

@@ -4,8 +4,6 @@
 //! off, or whose disk stands still, is not told that another leads: so it has to see by itself that
 //! what it is asked would lead nowhere, and whoever asks it has to turn to another.
 
-use std::sync::Arc;
-
 use crate::watch;
 
 /// What keeps a node from leading, whatever its role.
@@ -27,11 +25,11 @@ impl Fitness {
 
 /// The fitness of one node; clones are the same one.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Shared(Arc<watch::Sender<Fitness>>);
+pub(super) struct Shared(watch::Sender<Fitness>);
 
 impl Shared {
     pub(super) fn get(&self) -> Fitness {
-        *self.0.borrow()
+        self.0.get()
     }
 
     pub(super) fn follow(&self) -> watch::Receiver<Fitness> {

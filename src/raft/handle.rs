@@ -148,6 +148,11 @@ impl<RT: AsyncRuntime> Handle<RT> {
         self.0.role.clone()
     }
 
+    /// Whether this node could lead: see [`fitness`](Self::fitness).
+    pub fn is_fit(&self) -> bool {
+        self.0.fitness.get().is_fit()
+    }
+
     /// Follows whether this node could lead. A leader that is not fit may be deposed for long
     /// without knowing it: nobody is to rely on what it answers.
     pub fn fitness(&self) -> watch::Receiver<Fitness> {
