@@ -1,6 +1,16 @@
 //! What is left when processes die alone, and how servers stop.
 
-use crate::servers::{Commit, Outcome, Play, Process};
+use crate::servers::{Commit, Name, Outcome, Play, Process, Write};
+
+/// A stopped backend that was sent an insertion before its postmaster died.
+fn sent_to_an_orphan(s: &mut impl Play, name: Name) -> Write {
+    let write = s.prepare(name, 1, Commit::On);
+    s.freeze(name, Process::Backend(write));
+    s.send(write);
+    s.stays("there is no answer yet", |s| s.outcome(write).is_none());
+    s.behead(name);
+    write
+}
 
 /// A commit that waits for standbys when the postmaster dies is never answered; it is there after
 /// recovery (`syncrep.c`, `SyncRepWaitForLSN`: `WL_POSTMASTER_DEATH`).
@@ -40,11 +50,7 @@ pub fn a_released_commit_is_acknowledged_by_an_orphan(s: &mut impl Play) {
 /// (`pqcomm.c`, `be-secure.c`: the postmaster's death is seen where a backend waits).
 pub fn an_orphan_executes_what_it_was_sent(s: &mut impl Play) {
     s.primary("a");
-    let write = s.prepare("a", 1, Commit::On);
-    s.freeze("a", Process::Backend(write));
-    s.send(write);
-    s.stays("there is no answer yet", |s| s.outcome(write).is_none());
-    s.behead("a");
+    let write = sent_to_an_orphan(s, "a");
     s.thaw("a", Process::Backend(write));
     assert_eq!(s.answer(write), Outcome::Acknowledged);
     s.ends("a");
@@ -73,11 +79,7 @@ pub fn an_orphan_does_not_execute_what_it_is_sent_later(s: &mut impl Play) {
 pub fn an_orphan_is_not_released(s: &mut impl Play) {
     s.cluster(&["b"]);
     s.names("a", "ANY 1 (b)", &["b"]);
-    let write = s.prepare("a", 1, Commit::On);
-    s.freeze("a", Process::Backend(write));
-    s.send(write);
-    s.stays("there is no answer yet", |s| s.outcome(write).is_none());
-    s.behead("a");
+    let write = sent_to_an_orphan(s, "a");
     s.await_that("the receiver is gone", |s| !s.receives("b"));
     s.thaw("a", Process::Backend(write));
     assert_eq!(s.answer(write), Outcome::Lost);
@@ -92,22 +94,14 @@ pub fn an_orphan_is_not_released(s: &mut impl Play) {
 /// memory, and outlives the startup process (`xlog.c`, `RecoveryInProgress`).
 pub fn an_orphan_of_a_standby_writes_nothing(s: &mut impl Play) {
     s.cluster(&["b"]);
-    let write = s.prepare("b", 1, Commit::On);
-    s.freeze("b", Process::Backend(write));
-    s.send(write);
-    s.stays("there is no answer yet", |s| s.outcome(write).is_none());
-    s.behead("b");
+    let write = sent_to_an_orphan(s, "b");
     s.thaw("b", Process::Backend(write));
     // It may see the postmaster's death first.
-    assert_matches_either(s.answer(write), [Outcome::Refused, Outcome::Lost]);
+    assert!(matches!(s.answer(write), Outcome::Refused | Outcome::Lost));
     s.ends("b");
     assert!(s.rows("a").is_empty());
     s.start("b").unwrap();
     assert!(s.rows("b").is_empty());
-}
-
-fn assert_matches_either(found: Outcome, either: [Outcome; 2]) {
-    assert!(either.contains(&found), "{found:?} is none of {either:?}");
 }
 
 /// A new postmaster does not start while a process of the old one holds its shared memory
