@@ -6,6 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use quorate_fuzz::{TARGETS, Target};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 fn inputs(folder: &str, target: &Target) -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join(target.name);
@@ -63,13 +65,8 @@ fn changed_inputs_pass() {
             .flat_map(|folder| inputs(folder, target))
             .map(|file| std::fs::read(file).unwrap())
             .collect();
-        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-        let mut draw = |below: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state % below.max(1) as u64) as usize
-        };
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut draw = |below: usize| rng.random_range(0..below.max(1));
         let begun = std::time::Instant::now();
         let mut count = 0_u64;
         while begun.elapsed() < TIME {
