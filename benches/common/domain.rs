@@ -162,6 +162,8 @@ fn report(name: &str, condition: Condition) -> Report {
         notices: Vec::new(),
         disks: Default::default(),
         aside: Vec::new(),
+        copied_for: 0,
+        reloaded: None,
     }
 }
 

@@ -375,6 +375,13 @@ pub trait Database: Send + Sync + 'static {
         spec: &ClusterSpec,
     ) -> impl Future<Output = Result<()>> + Send;
 
+    /// Makes the running PostgreSQL read its configuration again. What it found wrong with it, for
+    /// a person; `None` where nothing is.
+    fn reload(&self, spec: &ClusterSpec) -> impl Future<Output = Result<Option<String>>> + Send {
+        let _ = spec;
+        async { Ok(None) }
+    }
+
     /// Promotes the running sealed standby to the timeline of `epoch`, with `sync` in force and
     /// writes held back from before the promotion on. Returns where each epoch begins.
     fn promote(

@@ -13,7 +13,7 @@ use crate::domain::cascade;
 use crate::domain::lease::HolderLease;
 use crate::domain::lineage::Lineage;
 use crate::domain::observation::{
-    Condition, Data, Fencing, PrimaryView, Progress, Report, Sequence, StandbyView,
+    Condition, Data, Fencing, PrimaryView, Progress, Reloaded, Report, Sequence, StandbyView,
 };
 use crate::domain::reconcile::{Local, Process};
 use crate::domain::record::{DataMark, MemberRecord};
@@ -86,6 +86,8 @@ pub(super) struct Inner {
     pub disks: Disks,
     /// Data directories kept aside.
     pub aside: Vec<Aside>,
+    /// What became of the last reload that the operator asked for.
+    pub reloaded: Option<Reloaded>,
     /// Whether PostgreSQL ended with the words that there was no room.
     pub no_room_said: bool,
     /// Which run of the agent this is, and how many reports it has made.
@@ -133,6 +135,7 @@ impl<D: Database, C: Clock> Shared<D, C> {
             primary_end: None,
             disks: Disks::default(),
             aside: Vec::new(),
+            reloaded: None,
             no_room_said: false,
             run: clock.wall().0,
             reports: 0,
@@ -274,6 +277,8 @@ impl<D: Database, C: Clock> Shared<D, C> {
             notices: inner.notices.iter().cloned().collect(),
             disks: inner.disks,
             aside: inner.aside.clone(),
+            copied_for: inner.record.copied_for,
+            reloaded: inner.reloaded.clone(),
         })
     }
 }

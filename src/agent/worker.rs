@@ -262,6 +262,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             return Pause::For(TICK);
         }
         self.remember_ready().await;
+        self.reload(&state).await;
         self.note_upstream(&wanted, now);
         let action = reconcile(&self.shared.member.name, &wanted, &self.shared.local(), now);
         self.carry_out(action, &state, &snapshot).await
@@ -395,6 +396,11 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 let work = self.rewind(&duty, spec).await;
                 self.shared.update(|inner| inner.busy = None);
                 work
+            }
+            Action::Restart => {
+                let text = "it is restarted, as the operator asked".to_owned();
+                self.shared.notice(NoticeCode::Restarted, text);
+                self.stop_standby().await
             }
             Action::Clone(duty) => {
                 let work = self.clone_from(&duty, spec).await;

@@ -188,6 +188,7 @@ fn rejection_code(rejection: &Rejection) -> Code {
         Rejection::UnknownCluster { .. }
         | Rejection::UnknownMember { .. }
         | Rejection::NoSuchOperation { .. } => Code::NotFound,
+        Rejection::BadSchedule { .. } => Code::InvalidArgument,
         Rejection::StaleEpoch { .. }
         | Rejection::EpochClosed { .. }
         | Rejection::EpochOpen { .. }
@@ -230,6 +231,20 @@ pub(super) fn hint(rule: &str) -> &'static str {
         }
         "switchover.target" => "see `hactl status` for the state of each standby",
         "failover.primary-gone" => "use `hactl switchover`",
+        "cluster.paused" => "`hactl resume` first",
+        "cluster.is-paused" => "see `hactl status`",
+        "operation.one-a-member" => {
+            "wait until it has ended, or call it off: `hactl operation cancel`"
+        }
+        "operation.standby-only" => {
+            "switch over first, `hactl switchover`; a primary is restarted where it is by \
+             `hactl restart MEMBER --in-place`"
+        }
+        "operation.revocable" => "it is bounded in time: `hactl operation show`",
+        "schedule.valid" => "see `hactl operation list`",
+        "restart.pending" => "`hactl restart --rolling` without --pending restarts all",
+        "restart.running" => "it is started by itself where it can be: see `hactl explain`",
+        "reinitialise.write-quorum" => "bring another standby back first, see `hactl status`",
         "takeover.read-quorum" => {
             "bring the missing members back, or accept that commits may be lost: \
              `hactl failover --accept-data-loss`"

@@ -12,6 +12,7 @@
 
 mod error;
 mod health;
+mod jobs;
 mod operate;
 mod request;
 mod service;

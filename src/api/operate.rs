@@ -13,6 +13,7 @@ use super::timer::within;
 use super::watch::stopped;
 use crate::convert;
 use crate::domain::command::Change;
+use crate::domain::operation::Later;
 use crate::domain::plan::{self, OperationProblem};
 use crate::domain::types::{ClusterName, MemberName};
 use crate::domain::{Command, ControlState, Reply};
@@ -58,8 +59,18 @@ impl Operator {
         let wanted = request::target(&request.target)?;
         let by = request::requested_by(&request.requested_by)?;
         let wait = request::wait(request.timeout_ms)?;
+        let at = request::later(request.at_unix_ms, self.source.wall())?;
         let state = self.confirmed().await?;
         let agreed = find(&state, &cluster)?;
+        if let Some(at) = at {
+            let target = wanted.as_ref().map(ToString::to_string).unwrap_or_default();
+            let mut answer = v1::SwitchoverResponse { target, ..Default::default() };
+            if !request.dry_run {
+                let what = Later::Switchover { target: wanted };
+                answer.operation = Some(self.schedule(cluster, at, what, by).await?);
+            }
+            return Ok(answer);
+        }
 
         let view = self.source.leader_view();
         let seen = view.clusters.get(&cluster).map(|c| c.observations.clone()).unwrap_or_default();
@@ -146,7 +157,7 @@ impl Operator {
     }
 
     /// Proposes the change that starts an operation. `begun` is what is known of it before.
-    async fn start(
+    pub(super) async fn start(
         &self,
         cluster: ClusterName,
         change: Change,
@@ -154,16 +165,7 @@ impl Operator {
         wait: Option<Duration>,
     ) -> Result<v1::Operation, Error> {
         let at = self.source.wall();
-        let command = Command { cluster: cluster.clone(), at, change };
-        let id = match within(PROPOSAL_MAX, self.source.propose(command)).await {
-            None => return Err(Error::UnknownOutcome),
-            Some(Err(error)) => return Err(error.into()),
-            Some(Ok(Reply::Rejected(rejection))) => return Err(rejection.into()),
-            Some(Ok(Reply::Applied { operation: Some(id) })) => id,
-            Some(Ok(Reply::Applied { operation: None } | Reply::Nothing)) => {
-                return Err(Error::NoEffect);
-            }
-        };
+        let id = self.apply(cluster.clone(), change).await?.ok_or(Error::NoEffect)?;
         // The state that this node publishes may be a moment behind the reply.
         let begun = v1::Operation {
             id,
@@ -176,6 +178,22 @@ impl Operator {
             None => begun,
             Some(limit) => self.follow(&cluster, begun, limit).await,
         })
+    }
+
+    /// Proposes a change: the number of the operation that it started, if one.
+    pub(super) async fn apply(
+        &self,
+        cluster: ClusterName,
+        change: Change,
+    ) -> Result<Option<u64>, Error> {
+        let command = Command { cluster, at: self.source.wall(), change };
+        match within(PROPOSAL_MAX, self.source.propose(command)).await {
+            None => Err(Error::UnknownOutcome),
+            Some(Err(error)) => Err(error.into()),
+            Some(Ok(Reply::Rejected(rejection))) => Err(rejection.into()),
+            Some(Ok(Reply::Applied { operation })) => Ok(operation),
+            Some(Ok(Reply::Nothing)) => Ok(None),
+        }
     }
 
     /// Waits for the end of an operation, for `limit` at most: what is then known of it. The node
@@ -195,7 +213,7 @@ impl Operator {
                 let state = applied.borrow_and_update().1.clone();
                 let found = state
                     .cluster(cluster)
-                    .and_then(|c| convert::find_operation(cluster, c, known.id));
+                    .and_then(|c| convert::find_operation(cluster, c, None, known.id));
                 if let Some(operation) = found {
                     known = operation;
                 }
@@ -213,6 +231,6 @@ impl Operator {
     }
 }
 
-fn check(problem: &OperationProblem) -> v1::Check {
+pub(super) fn check(problem: &OperationProblem) -> v1::Check {
     v1::Check { rule: problem.rule().to_owned(), message: problem.to_string() }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::error::Error;
-use crate::domain::types::{ClusterName, MemberName, ParseError};
+use crate::domain::operation::{AHEAD_MS_MAX, DEADLINE_MS_MAX};
+use crate::domain::types::{ClusterName, MemberName, ParseError, WallMillis};
 
 /// Longest text that says who asks, in bytes.
 const REQUESTED_BY_BYTES_MAX: usize = 100;
@@ -35,6 +36,39 @@ pub(super) fn target(name: &str) -> Result<Option<MemberName>, Error> {
         return Ok(None);
     }
     MemberName::new(name).map(Some).map_err(|e| refused("target", e))
+}
+
+/// The member that it is about.
+pub(super) fn member(name: &str) -> Result<MemberName, Error> {
+    MemberName::new(name).map_err(|e| refused("member", e))
+}
+
+/// The member that it is about; `None` for all.
+pub(super) fn member_or_all(name: &str) -> Result<Option<MemberName>, Error> {
+    if name.is_empty() { Ok(None) } else { member(name).map(Some) }
+}
+
+/// When something is to be, by the wall clock; `None` where nothing was said.
+pub(super) fn later(at_unix_ms: u64, now: WallMillis) -> Result<Option<WallMillis>, Error> {
+    let bad = |problem: &str| {
+        let (field, value) = ("at_unix_ms", at_unix_ms.to_string());
+        Err(Error::Field { field, value, problem: problem.to_owned() })
+    };
+    match at_unix_ms {
+        0 => Ok(None),
+        at if at <= now.0 => bad("it is in the past by the leader's clock"),
+        at if at - now.0 > AHEAD_MS_MAX => bad("it is more than a year ahead"),
+        at => Ok(Some(WallMillis(at))),
+    }
+}
+
+/// How long an operation may take, in milliseconds; 0 for what its kind may.
+pub(super) fn deadline(deadline_ms: u64) -> Result<u64, Error> {
+    if deadline_ms <= DEADLINE_MS_MAX {
+        return Ok(deadline_ms);
+    }
+    let problem = format!("at most {DEADLINE_MS_MAX} is allowed, a week");
+    Err(Error::Field { field: "deadline_ms", value: deadline_ms.to_string(), problem })
 }
 
 /// Who asks.

@@ -48,17 +48,6 @@ impl Api {
         status(self.source.as_ref(), cluster.as_ref())
     }
 
-    async fn operation(&self, request: v1::GetOperationRequest) -> Result<v1::Operation, Error> {
-        let name = request::cluster(&request.cluster)?;
-        let state = self.operator.confirmed().await?;
-        let cluster = find(&state, &name)?;
-        let found = match request.operation {
-            0 => convert::latest_operation(&name, cluster),
-            id => convert::find_operation(&name, cluster, id),
-        };
-        found.ok_or(Error::NoOperation { cluster: name, id: request.operation })
-    }
-
     async fn events(&self, request: &v1::HistoryRequest) -> Result<v1::HistoryResponse, Error> {
         let name = request::cluster(&request.cluster)?;
         let limit = request::limit(request.limit)?;
@@ -147,11 +136,63 @@ impl ControlPlane for Api {
         Ok(Response::new(self.operator.failover(request.into_inner()).await?))
     }
 
+    async fn restart(
+        &self,
+        request: Request<v1::RestartRequest>,
+    ) -> Result<Response<v1::RestartResponse>, Status> {
+        Ok(Response::new(self.operator.restart(request.into_inner()).await?))
+    }
+
+    async fn reload(
+        &self,
+        request: Request<v1::ReloadRequest>,
+    ) -> Result<Response<v1::ReloadResponse>, Status> {
+        Ok(Response::new(self.operator.reload(request.into_inner()).await?))
+    }
+
+    async fn reinitialise(
+        &self,
+        request: Request<v1::ReinitialiseRequest>,
+    ) -> Result<Response<v1::ReinitialiseResponse>, Status> {
+        Ok(Response::new(self.operator.reinitialise(request.into_inner()).await?))
+    }
+
+    async fn pause(
+        &self,
+        request: Request<v1::PauseRequest>,
+    ) -> Result<Response<v1::PauseResponse>, Status> {
+        self.operator.pause(request.into_inner()).await?;
+        Ok(Response::new(v1::PauseResponse {}))
+    }
+
+    async fn resume(
+        &self,
+        request: Request<v1::ResumeRequest>,
+    ) -> Result<Response<v1::ResumeResponse>, Status> {
+        self.operator.resume(request.into_inner()).await?;
+        Ok(Response::new(v1::ResumeResponse {}))
+    }
+
+    async fn list_operations(
+        &self,
+        request: Request<v1::ListOperationsRequest>,
+    ) -> Result<Response<v1::ListOperationsResponse>, Status> {
+        Ok(Response::new(self.operator.operations(request.into_inner()).await?))
+    }
+
+    async fn cancel_operation(
+        &self,
+        request: Request<v1::CancelOperationRequest>,
+    ) -> Result<Response<v1::CancelOperationResponse>, Status> {
+        let operation = Some(self.operator.cancel(request.into_inner()).await?);
+        Ok(Response::new(v1::CancelOperationResponse { operation }))
+    }
+
     async fn get_operation(
         &self,
         request: Request<v1::GetOperationRequest>,
     ) -> Result<Response<v1::GetOperationResponse>, Status> {
-        let operation = Some(self.operation(request.into_inner()).await?);
+        let operation = Some(self.operator.operation(request.into_inner()).await?);
         Ok(Response::new(v1::GetOperationResponse { operation }))
     }
 

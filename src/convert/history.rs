@@ -2,7 +2,7 @@
 
 use super::{lsn, operation, sync_config};
 use crate::domain::event::{AtStake, Event, EventKind};
-use crate::domain::state::CloseReason;
+use crate::domain::state::{CloseReason, Outcome};
 use crate::pb::v1;
 use v1::event::Kind;
 
@@ -142,15 +142,29 @@ fn kind(kind: &EventKind) -> Kind {
             text: text.clone(),
         }),
         EventKind::OperationStarted { operation: id, kind, by } => {
-            let (kind, target, accept_data_loss) = operation::kind(kind);
+            let told = operation::kind(kind);
             Kind::OperationStarted(v1::OperationStarted {
                 operation: *id,
-                kind: kind.into(),
-                target,
-                accept_data_loss,
+                kind: told.kind.into(),
+                target: told.target,
+                member: told.member,
+                accept_data_loss: told.accept_data_loss,
+                scheduled_unix_ms: told.scheduled_unix_ms,
                 requested_by: by.clone(),
             })
         }
+        EventKind::OperationStep { operation: id, member, target } => {
+            Kind::OperationStep(v1::OperationStep {
+                operation: *id,
+                member: member.to_string(),
+                target: target.as_ref().map(ToString::to_string).unwrap_or_default(),
+            })
+        }
+        EventKind::Paused { by, until } => Kind::ClusterPaused(v1::ClusterPaused {
+            by: by.clone(),
+            until_unix_ms: until.map_or(0, |until| until.0),
+        }),
+        EventKind::Resumed { by } => Kind::ClusterResumed(v1::ClusterResumed { by: by.clone() }),
         EventKind::OperationFinished { operation: id, outcome } => {
             let (state, primary, failure) = operation::outcome(outcome);
             Kind::OperationFinished(v1::OperationFinished {
@@ -209,19 +223,34 @@ fn text(kind: &EventKind) -> String {
         }
         EventKind::Noticed { member, text, .. } => format!("{member}: {text}"),
         EventKind::OperationStarted { operation: id, kind, by } => {
-            let (kind, target, loss) = operation::kind(kind);
-            let name = crate::pb::text::of::<v1::OperationKind>(kind.into());
-            let to = if target.is_empty() { String::new() } else { format!(" to {target}") };
-            let loss = if loss { ", data loss accepted" } else { "" };
-            format!("operation {id}: {name}{to}{loss}, asked for by {by}")
+            let told = operation::kind(kind);
+            let name = crate::pb::text::of::<v1::OperationKind>(told.kind.into());
+            let later = match told.later {
+                v1::OperationKind::Unspecified => String::new(),
+                later => format!(" {}", crate::pb::text::of::<v1::OperationKind>(later.into())),
+            };
+            let given = |word: &str, name: &str| match name {
+                "" => String::new(),
+                name => format!(" {word} {name}"),
+            };
+            let (of, to) = (given("of", &told.member), given("to", &told.target));
+            let loss = if told.accept_data_loss { ", data loss accepted" } else { "" };
+            format!("operation {id}: {name}{later}{of}{to}{loss}, asked for by {by}")
         }
-        EventKind::OperationFinished { operation: id, outcome } => {
-            let (_, primary, failure) = operation::outcome(outcome);
-            if failure.is_empty() {
-                format!("operation {id} done: {primary} is primary")
-            } else {
-                format!("operation {id} failed: {failure}")
-            }
+        EventKind::OperationStep { operation: id, member, target: None } => {
+            format!("operation {id}: {member} is restarted")
         }
+        EventKind::OperationStep { operation: id, member, target: Some(target) } => {
+            format!("operation {id}: {member} is restarted, and {target} is primary after it")
+        }
+        EventKind::Paused { by, until: None } => format!("paused by {by}"),
+        EventKind::Paused { by, until: Some(_) } => format!("paused by {by} for a time"),
+        EventKind::Resumed { by } => format!("resumed by {by}"),
+        EventKind::OperationFinished { operation: id, outcome } => match outcome {
+            Outcome::Done { primary } => format!("operation {id} done: {primary} is primary"),
+            Outcome::Completed => format!("operation {id} done"),
+            Outcome::Cancelled { by } => format!("operation {id} called off by {by}"),
+            Outcome::Failed { why } => format!("operation {id} failed: {why}"),
+        },
     }
 }

@@ -17,7 +17,7 @@ use crate::pb::v1;
 
 pub use connection::hosts;
 pub use history::event;
-pub use operation::{find_operation, latest_operation};
+pub use operation::{find_operation, latest_operation, operations};
 pub use status::{Seen, cluster, summary};
 
 /// Milliseconds of `d`, as far as they fit.

@@ -42,6 +42,7 @@ pub fn cluster(name: &ClusterName, state: &ClusterState, seen: Option<Seen<'_>>)
         let count = known.then(|| u32::try_from(members.iter().filter(streams).count()).ok());
         sync_config(config, count.flatten())
     });
+    let known = seen.map(|s| s.observations);
     v1::Cluster {
         name: name.to_string(),
         phase: phase(&state.phase).into(),
@@ -52,7 +53,10 @@ pub fn cluster(name: &ClusterName, state: &ClusterState, seen: Option<Seen<'_>>)
         lease_age_ms: seen.and_then(|s| s.lease_age).map(millis),
         syncs: syncs.collect(),
         timing: Some(timing(&state.spec.timing)),
-        operation: state.operation.as_ref().map(|o| operation::running(name, o)),
+        operation: state.operation.as_ref().map(|o| operation::under_way(name, state, known, o)),
+        paused: state.paused.as_ref().map(operation::paused),
+        jobs: state.jobs.values().map(|o| operation::under_way(name, state, known, o)).collect(),
+        scheduled: operation::scheduled(name, state).collect(),
         lineage: state.lineage.0.iter().map(lineage_entry).collect(),
         members,
         last_operation: state.next_operation.saturating_sub(1),

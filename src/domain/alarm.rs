@@ -152,6 +152,8 @@ pub enum NoticeCode {
     Ended,
     /// A data directory that was kept aside was removed.
     AsideRemoved,
+    /// PostgreSQL was stopped to start again, as the operator asked.
+    Restarted,
 }
 
 impl NoticeCode {
@@ -170,6 +172,7 @@ impl NoticeCode {
             NoticeCode::GivenUp => "given-up",
             NoticeCode::Ended => "ended",
             NoticeCode::AsideRemoved => "aside-removed",
+            NoticeCode::Restarted => "restarted",
         }
     }
 }

@@ -4,18 +4,20 @@
 //! randomness, no unordered map. A rejected command changes nothing. Every guard is checked here
 //! again, whatever the proposer believed.
 
+mod operation;
+
 use std::collections::BTreeMap;
 
 use super::alarm::{ALARMS_MAX, Alarm, NOTICES_MAX, Notice, bounded};
-use super::candidate::{self, Proof, Refusal, wished};
+use super::candidate::{self, Proof, Refusal};
 use super::command::{Basis, Change, Command, Grant, Rejection, Reply};
 use super::event::{AtStake, Event, EventKind};
 use super::lineage::Lineage;
 use super::mutant::{self, Mutant};
 use super::observation::{Sealed, Sequence};
 use super::state::{
-    CloseReason, Closed, ClusterState, ControlState, FinishedOperation, HISTORY_MAX, Member,
-    OPERATIONS_MAX, Operation, OperationKind, Outcome, Phase, Stage, Tenure,
+    CloseReason, Closed, ClusterState, ControlState, HISTORY_MAX, Member, Operation, OperationKind,
+    Phase, Stage, Tenure,
 };
 use super::sync::{SyncConfig, Uncovered};
 use super::types::{Epoch, GuardId, MemberName, WallMillis};
@@ -99,12 +101,6 @@ fn change(
         Change::FinishSyncChange { expect_epoch, expect_syncs } => {
             finish_sync_change(state, at, *expect_epoch, expect_syncs)
         }
-        Change::StartSwitchover { expect_epoch, target, by } => {
-            start_switchover(state, at, *expect_epoch, target, by)
-        }
-        Change::StartFailover { expect_epoch, target, accept_data_loss, by } => {
-            start_failover(state, at, *expect_epoch, target.as_ref(), *accept_data_loss, by)
-        }
         Change::NotePosition { expect_epoch, lsn } => {
             expect_open(state, *expect_epoch)?;
             state.primary_end = state.primary_end.max(Some((*expect_epoch, *lsn)));
@@ -114,14 +110,18 @@ fn change(
         Change::NoteHealth { member, alarms, notices, upto } => {
             note_health(state, at, member, alarms, notices, *upto)
         }
-        Change::FinishOperation { operation, outcome } => {
-            match &state.operation {
-                Some(op) if op.id == *operation => {}
-                _ => return Err(Rejection::NoSuchOperation { id: *operation }),
-            }
-            finish_operation(state, at, outcome.clone());
-            Ok(APPLIED)
-        }
+        Change::StartSwitchover { .. }
+        | Change::StartFailover { .. }
+        | Change::StartRestart { .. }
+        | Change::StartReload { .. }
+        | Change::StartReinitialise { .. }
+        | Change::StepOperation { .. }
+        | Change::Schedule { .. }
+        | Change::StartScheduled { .. }
+        | Change::CancelOperation { .. }
+        | Change::Pause { .. }
+        | Change::Resume { .. }
+        | Change::FinishOperation { .. } => operation::change(state, at, change),
     }
 }
 
@@ -182,6 +182,13 @@ fn expect_promotable(state: &ClusterState, member: &MemberName) -> Result<(), Re
     match state.members.get(member) {
         Some(m) if !m.may_lead() => Err(Rejection::Tagged { member: member.clone() }),
         _ => Ok(()),
+    }
+}
+
+fn expect_not_paused(state: &ClusterState) -> Result<(), Rejection> {
+    match &state.paused {
+        Some(paused) => Err(Rejection::Paused { by: paused.by.clone() }),
+        None => Ok(()),
     }
 }
 
@@ -249,35 +256,6 @@ fn record(state: &mut ClusterState, at: WallMillis, kind: EventKind) {
         let many = state.history.iter().filter(|e| said(e)).count() > HISTORY_MAX / 2;
         let oldest = state.history.iter().position(said).filter(|_| many).unwrap_or(0);
         state.history.remove(oldest);
-    }
-}
-
-fn begin_operation(
-    state: &mut ClusterState,
-    at: WallMillis,
-    kind: OperationKind,
-    by: &str,
-) -> Reply {
-    let id = state.next_operation;
-    state.next_operation += 1;
-    let by = bounded(by);
-    state.operation =
-        Some(Operation { id, kind: kind.clone(), epoch: state.epoch, by: by.clone(), at });
-    record(state, at, EventKind::OperationStarted { operation: id, kind, by });
-    Reply::Applied { operation: Some(id) }
-}
-
-fn finish_operation(state: &mut ClusterState, at: WallMillis, outcome: Outcome) {
-    let Some(operation) = state.operation.take() else { return };
-    let outcome = match outcome {
-        Outcome::Failed { why } => Outcome::Failed { why: bounded(&why) },
-        done => done,
-    };
-    let event = EventKind::OperationFinished { operation: operation.id, outcome: outcome.clone() };
-    record(state, at, event);
-    state.finished.push_back(FinishedOperation { operation, outcome, at });
-    while state.finished.len() > OPERATIONS_MAX {
-        state.finished.pop_front();
     }
 }
 
@@ -464,6 +442,7 @@ fn apply_grant(
     grant: &Grant,
 ) -> Result<Reply, Rejection> {
     let epoch = grant.expect_epoch;
+    expect_not_paused(state)?;
     let tenure = expect_closed(state, epoch)?;
     match grant.basis {
         Basis::Stopped if !tenure.stopped => return Err(Rejection::NotStopped { epoch }),
@@ -615,13 +594,8 @@ fn activate(
     if let Some(op) = &state.operation
         && op.epoch < epoch
     {
-        let outcome = match wished(op) {
-            Some(target) if target != member => Outcome::Failed {
-                why: format!("{member} held more than {target} and became primary instead"),
-            },
-            _ => Outcome::Done { primary: member },
-        };
-        finish_operation(state, at, outcome);
+        let outcome = super::operation::outcome(op, &member);
+        operation::finish(state, at, outcome);
     }
     Ok(APPLIED)
 }
@@ -742,53 +716,4 @@ fn finish_sync_change(
         record(state, at, EventKind::SyncChanged { to });
     }
     Ok(APPLIED)
-}
-
-// ---- operations ----
-
-fn start_switchover(
-    state: &mut ClusterState,
-    at: WallMillis,
-    epoch: Epoch,
-    target: &MemberName,
-    by: &str,
-) -> Result<Reply, Rejection> {
-    expect_no_operation(state)?;
-    expect_promotable(state, target)?;
-    let tenure = expect_open(state, epoch)?;
-    if tenure.member == *target {
-        return Err(Rejection::AlreadyPrimary { member: target.clone() });
-    }
-    if !matches!(tenure.stage, Stage::Active { .. }) {
-        return Err(Rejection::WrongStage { epoch, stage: stage_name(&tenure.stage) });
-    }
-    Ok(begin_operation(state, at, OperationKind::Switchover { target: target.clone() }, by))
-}
-
-fn start_failover(
-    state: &mut ClusterState,
-    at: WallMillis,
-    epoch: Epoch,
-    target: Option<&MemberName>,
-    accept_data_loss: bool,
-    by: &str,
-) -> Result<Reply, Rejection> {
-    expect_no_operation(state)?;
-    if let Some(target) = target {
-        expect_promotable(state, target)?;
-    }
-    expect_epoch(state, epoch)?;
-    let Some(tenure) = &state.tenure else {
-        return Err(Rejection::WrongPhase { phase: phase_name(&state.phase) });
-    };
-    if tenure.closed.is_none() && target == Some(&tenure.member) {
-        return Err(Rejection::AlreadyPrimary { member: tenure.member.clone() });
-    }
-    let open = tenure.closed.is_none();
-    let kind = OperationKind::Failover { target: target.cloned(), accept_data_loss };
-    let reply = begin_operation(state, at, kind, by);
-    if open {
-        close(state, at, CloseReason::Failover, false);
-    }
-    Ok(reply)
 }

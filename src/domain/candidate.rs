@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::mutant::{self, Mutant};
 use super::observation::Sealed;
-use super::state::{CloseReason, ClusterState, Operation, OperationKind, SynchronousMode};
+use super::operation::wished;
+use super::state::{CloseReason, ClusterState, SynchronousMode};
 use super::sync::{self, Uncovered};
 use super::types::{Epoch, Lsn, MemberName, WallMillis};
 
@@ -150,14 +151,6 @@ pub fn wish(state: &ClusterState, now: WallMillis) -> Option<MemberName> {
     let tenure = state.tenure.as_ref()?;
     let crashed = tenure.closed.as_ref().is_some_and(|c| c.reason == CloseReason::Crashed);
     (crashed && crash_bound_exceeded(state, now)).then(|| tenure.member.clone())
-}
-
-/// Whom the operator wants as primary.
-pub fn wished(operation: &Operation) -> Option<MemberName> {
-    match &operation.kind {
-        OperationKind::Switchover { target } => Some(target.clone()),
-        OperationKind::Failover { target, .. } => target.clone(),
-    }
 }
 
 /// The evidence as it counts for coverage. The member of the closed epoch counts as its holder,

@@ -8,6 +8,7 @@ use super::candidate::Refusal;
 use super::lineage::Lineage;
 use super::observation::Sealed;
 use super::observation::Sequence;
+use super::operation::{Later, Restart, Step};
 use super::state::{CloseReason, ClusterSpec, Outcome, Tags};
 use super::sync::SyncConfig;
 use super::types::{ClusterName, Epoch, GuardId, Lsn, MemberName, NodeName, SystemId, WallMillis};
@@ -139,6 +140,77 @@ pub enum Change {
         target: Option<MemberName>,
         /// Whether acknowledged commits may be lost.
         accept_data_loss: bool,
+        /// Who asks.
+        by: String,
+    },
+    /// Starts a restart of one member or of many.
+    StartRestart {
+        /// The epoch that must be active.
+        expect_epoch: Epoch,
+        /// Of whom, and how.
+        restart: Restart,
+        /// How long it may take, in milliseconds; 0 for the usual time.
+        deadline_ms: u64,
+        /// Who asks.
+        by: String,
+    },
+    /// Makes a member's PostgreSQL read its configuration again.
+    StartReload {
+        /// Which.
+        member: MemberName,
+        /// Who asks.
+        by: String,
+    },
+    /// Has a standby copied anew.
+    StartReinitialise {
+        /// The epoch that must be active.
+        expect_epoch: Epoch,
+        /// Which.
+        member: MemberName,
+        /// How long it may take, in milliseconds; 0 for the usual time.
+        deadline_ms: u64,
+        /// Who asks.
+        by: String,
+    },
+    /// Takes the next step of a rolling restart.
+    StepOperation {
+        /// Its number.
+        operation: u64,
+        /// Which.
+        step: Step,
+    },
+    /// Has something begin later.
+    Schedule {
+        /// When, by the leader's wall clock.
+        at: WallMillis,
+        /// What.
+        what: Later,
+        /// Who asks.
+        by: String,
+    },
+    /// Begins what was scheduled, under its number.
+    StartScheduled {
+        /// Its number.
+        operation: u64,
+        /// How it begins: a switchover or a restart.
+        change: Box<Change>,
+    },
+    /// Calls an operation off that is scheduled, or that can be left at any time.
+    CancelOperation {
+        /// Its number.
+        operation: u64,
+        /// Who asks.
+        by: String,
+    },
+    /// From here on nothing happens by itself.
+    Pause {
+        /// When it ends by itself, by the leader's wall clock; `None` for not.
+        until: Option<WallMillis>,
+        /// Who asks.
+        by: String,
+    },
+    /// Ends the pause.
+    Resume {
         /// Who asks.
         by: String,
     },
@@ -380,6 +452,41 @@ pub enum Rejection {
         /// Its number.
         id: u64,
     },
+    /// Nothing happens by itself now.
+    #[error("the cluster is paused by {by}: nobody is promoted until `hactl resume`")]
+    Paused {
+        /// By whom.
+        by: String,
+    },
+    /// Nothing to resume.
+    #[error("the cluster is not paused")]
+    NotPaused,
+    /// The member has a job already.
+    #[error("{member} is busy with operation {id}; wait for it, or `hactl operation cancel {id}`")]
+    MemberBusy {
+        /// Who.
+        member: MemberName,
+        /// With which operation.
+        id: u64,
+    },
+    /// What is for standbys only.
+    #[error("{member} is the primary: switch over to another member first")]
+    IsPrimary {
+        /// Who.
+        member: MemberName,
+    },
+    /// It goes on to its end.
+    #[error("operation {id} cannot be called off: it ends by itself, one way or the other")]
+    Irrevocable {
+        /// Its number.
+        id: u64,
+    },
+    /// What cannot be scheduled.
+    #[error("it cannot be scheduled: {why}")]
+    BadSchedule {
+        /// Why.
+        why: String,
+    },
     /// The target is the primary.
     #[error("{member} is the primary already")]
     AlreadyPrimary {
@@ -454,6 +561,12 @@ impl Rejection {
             Rejection::Candidate(refusal) => refusal.rule(),
             Rejection::OperationUnderWay { .. } => "operation.one-at-a-time",
             Rejection::NoSuchOperation { .. } => "operation.exists",
+            Rejection::Paused { .. } => "cluster.paused",
+            Rejection::NotPaused => "cluster.is-paused",
+            Rejection::MemberBusy { .. } => "operation.one-a-member",
+            Rejection::IsPrimary { .. } => "operation.standby-only",
+            Rejection::Irrevocable { .. } => "operation.revocable",
+            Rejection::BadSchedule { .. } => "schedule.valid",
             Rejection::AlreadyPrimary { .. } => "switchover.target-is-standby",
             Rejection::PrimaryTagged { .. } => "member.primary-may-lead",
             Rejection::TaggedInChange { .. } => "member.settled-before-tags",

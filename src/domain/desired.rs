@@ -1,8 +1,7 @@
 //! What the agreed state asks of one member.
 
-use super::candidate::wished;
 use super::lineage::Lineage;
-use super::state::{ClusterState, OperationKind, Phase, Stage};
+use super::state::{ClusterState, Phase, Stage};
 use super::sync::SyncConfig;
 use super::types::{Epoch, GuardId, MemberName};
 
@@ -69,6 +68,10 @@ pub struct FollowDuty {
     pub sources: Vec<Upstream>,
     /// How late it applies WAL, in milliseconds; 0 for at once.
     pub delay_ms: u64,
+    /// The life of its guard that is to end, since the operator wants a restart.
+    pub restart: Option<GuardId>,
+    /// The operation by which its data is to be copied anew, once nothing counts on it any more.
+    pub copy_anew: Option<u64>,
 }
 
 impl FollowDuty {
@@ -117,17 +120,16 @@ pub fn desired(state: &ClusterState, member: &MemberName) -> Desired {
     }
     let others = || state.members.keys().filter(|m| *m != member).cloned().collect();
     if tenure.member == *member {
-        let handover = state.operation.as_ref().filter(|op| {
-            op.epoch == tenure.epoch
-                && matches!(op.kind, OperationKind::Switchover { .. })
-                && matches!(tenure.stage, Stage::Active { .. })
-        });
+        let handover = state
+            .operation
+            .as_ref()
+            .filter(|op| op.epoch == tenure.epoch && matches!(tenure.stage, Stage::Active { .. }));
         return Desired::Primary(PrimaryDuty {
             epoch: tenure.epoch,
             guard: tenure.guard.clone(),
             stage: tenure.stage,
             syncs: state.syncs.clone(),
-            handover: handover.and_then(wished),
+            handover: handover.and_then(|op| op.kind.handover()).cloned(),
             others: others(),
         });
     }
@@ -146,10 +148,19 @@ pub fn desired(state: &ClusterState, member: &MemberName) -> Desired {
                 upstream: upstream(state, member, &tenure.member),
                 sources: sources(state, member, &tenure.member),
                 delay_ms: state.members.get(member).map_or(0, |m| m.tags.delay_ms),
+                restart: state.restart_of(member).cloned(),
+                copy_anew: state.reinitialisation_of(member).filter(|_| expendable(state, member)),
             }),
             None => Desired::Wait { why: "the primary is not a member any more" },
         },
     }
+}
+
+/// Whether nothing rests on the data of `member`: the primary is open for writes, and no
+/// synchronous configuration in force names the member.
+fn expendable(state: &ClusterState, member: &MemberName) -> bool {
+    state.active_primary().is_some_and(|primary| primary != member)
+        && state.syncs.iter().all(|config| !config.members.contains(member))
 }
 
 /// Whom `member` streams from instead of the primary. A chain that comes back to the member, or

@@ -168,6 +168,27 @@ pub enum EventKind {
         /// Who asked.
         by: String,
     },
+    /// The next step of a rolling restart: this member's turn.
+    OperationStep {
+        /// Number.
+        operation: u64,
+        /// Whose turn it is.
+        member: MemberName,
+        /// Who is primary after it, where it is the primary's turn.
+        target: Option<MemberName>,
+    },
+    /// From here on nothing happens by itself.
+    Paused {
+        /// Who asked.
+        by: String,
+        /// When it ends by itself.
+        until: Option<WallMillis>,
+    },
+    /// What has to be done is done by itself again.
+    Resumed {
+        /// Who asked; the name of who paused it, where the time was over.
+        by: String,
+    },
     /// An operation ended.
     OperationFinished {
         /// Number.

@@ -98,6 +98,8 @@ pub fn report(name: &str, condition: Condition) -> Report {
         notices: Vec::new(),
         disks: Disks::default(),
         aside: Vec::new(),
+        copied_for: 0,
+        reloaded: None,
     }
 }
 

@@ -41,6 +41,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("the lineage is in order and ends at or before the epoch", lineage_in_order),
     ("no two members share a slot name or an address", members_distinct),
     ("histories are bounded and numbered", histories_bounded),
+    ("operations are numbered, and each is in its place", operations_in_place),
 ];
 
 /// Every broken invariant.
@@ -197,6 +198,33 @@ fn histories_bounded(s: &ClusterState) -> Result<(), String> {
         Ok(())
     } else {
         Err("events are out of order".to_owned())
+    }
+}
+
+fn operations_in_place(s: &ClusterState) -> Result<(), String> {
+    let mut seen = BTreeSet::new();
+    let all = s.under_way().chain(s.scheduled.values());
+    for id in all.map(|op| op.id) {
+        if id >= s.next_operation || !seen.insert(id) {
+            return Err(format!("operation {id}"));
+        }
+    }
+    if let Some(op) = &s.operation
+        && (op.kind.job_of().is_some() || op.scheduled_for().is_some())
+    {
+        return Err(format!("operation {} does not lead", op.id));
+    }
+    for (member, job) in &s.jobs {
+        if job.kind.job_of() != Some(member) {
+            return Err(format!("operation {} is no job of {member}", job.id));
+        }
+    }
+    match s.scheduled.iter().find(|(id, op)| op.id != **id || op.scheduled_for().is_none()) {
+        Some((id, _)) => Err(format!("operation {id} is not scheduled")),
+        None if s.scheduled.len() > super::operation::SCHEDULED_MAX => {
+            Err(format!("{} are scheduled", s.scheduled.len()))
+        }
+        None => Ok(()),
     }
 }
 

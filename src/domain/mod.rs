@@ -23,6 +23,7 @@ pub mod lease;
 pub mod lineage;
 pub mod mutant;
 pub mod observation;
+pub mod operation;
 pub mod plan;
 pub mod reconcile;
 pub mod record;
@@ -49,6 +50,8 @@ mod fixture_test;
 mod health_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod invariants_test;
+#[cfg(all(test, not(quorate_mutants)))]
+mod jobs_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod lease_test;
 #[cfg(all(test, not(quorate_mutants)))]

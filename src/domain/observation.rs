@@ -69,6 +69,21 @@ pub struct Report {
     /// Data directories that were replaced and kept.
     #[serde(default)]
     pub aside: Vec<Aside>,
+    /// The last operation by which its data was copied anew; 0 for none.
+    #[serde(default)]
+    pub copied_for: u64,
+    /// The last operation by which its configuration was read again.
+    #[serde(default)]
+    pub reloaded: Option<Reloaded>,
+}
+
+/// What became of a reload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// By which operation.
+    pub operation: u64,
+    /// What PostgreSQL found wrong, for a person; empty where nothing is.
+    pub problem: String,
 }
 
 /// The number of a report.
@@ -238,8 +253,8 @@ pub struct Observations {
     pub epoch_seen: Option<(Epoch, BootTime)>,
     /// When this leader first saw the current epoch closed.
     pub closed_seen: Option<(Epoch, BootTime)>,
-    /// When this leader first saw the operation under way.
-    pub operation_seen: Option<(u64, BootTime)>,
+    /// When this leader first saw each operation under way.
+    pub operations_seen: BTreeMap<u64, BootTime>,
     /// Members that gave a granted epoch up before it was active, and when.
     pub gave_up: BTreeMap<MemberName, BootTime>,
     /// The furthest position that the primary of an epoch has itself told this leader.
@@ -315,12 +330,9 @@ impl Observations {
             Some(_) => {}
             None => self.closed_seen = None,
         }
-        match &state.operation {
-            Some(op) if self.operation_seen.is_none_or(|(seen, _)| seen != op.id) => {
-                self.operation_seen = Some((op.id, now));
-            }
-            Some(_) => {}
-            None => self.operation_seen = None,
+        self.operations_seen.retain(|id, _| state.under_way().any(|op| op.id == *id));
+        for op in state.under_way() {
+            self.operations_seen.entry(op.id).or_insert(now);
         }
     }
 }

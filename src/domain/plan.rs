@@ -7,8 +7,10 @@ mod bootstrap;
 mod closed;
 mod finding;
 mod health;
+mod jobs;
 mod open;
 mod operation;
+mod restart;
 mod room;
 mod sync;
 
@@ -20,7 +22,9 @@ use super::observation::{Condition, Observations, Observed};
 use super::state::{ClusterState, Phase, Tenure};
 use super::types::{BootTime, ClusterName, MemberName, WallMillis};
 pub use finding::Finding;
-pub use operation::{OperationProblem, failover_check, switchover_check};
+pub use jobs::progress;
+pub use operation::{OperationProblem, failover_check, reinitialise_check, switchover_check};
+pub use restart::restart_check;
 
 /// How old a report may be to say what a member is doing now.
 pub const FRESH: Duration = Duration::from_secs(2);
@@ -33,6 +37,8 @@ pub const WIDEN_AFTER: Duration = Duration::from_secs(5);
 pub const GAVE_UP_FOR: Duration = Duration::from_secs(10);
 /// How long a takeover waits for the target of a switchover to be sealed.
 pub const TARGET_WAIT: Duration = Duration::from_secs(2);
+/// How long a takeover waits for a primary that restarts where it is.
+pub const RESTART_WAIT: Duration = Duration::from_secs(30);
 /// How long a switchover may wait for the primary to stop.
 pub const SWITCHOVER_DEADLINE: Duration = Duration::from_secs(15);
 /// How long a granted member may take to be promoted, though it renews its lease.
@@ -75,7 +81,12 @@ pub fn plan(
             None => None,
         },
     };
-    let proposal = proposal.or_else(|| pass.note_position()).or_else(|| pass.note_health());
+    let proposal = pass.unless_paused(proposal, &mut findings);
+    let proposal = proposal
+        .or_else(|| pass.attend_jobs(&mut findings))
+        .or_else(|| pass.begin_scheduled(&mut findings))
+        .or_else(|| pass.note_position())
+        .or_else(|| pass.note_health());
     if findings.is_empty() {
         findings.push(Finding::Settled);
     }

@@ -144,6 +144,8 @@ pub enum Action {
     StartFollowing(FollowDuty),
     /// Stop, rewind to the primary's lineage, and follow.
     Rewind(FollowDuty),
+    /// Stop in order, to start again.
+    Restart,
     /// Stop, keep the old directory aside, copy the primary, and follow.
     Clone(FollowDuty),
 }
@@ -322,6 +324,7 @@ fn follow(duty: &FollowDuty, local: &Local) -> Action {
     }
     // What WAL is taken from; a rewind and the judgement by lineage are the primary's matter.
     let stream = || if local.upstream_lost { duty.from_primary() } else { duty.clone() };
+    let copy_anew = copy_anew(duty, local);
     match &local.process {
         Process::Down => follow_from_stopped(duty, stream, local),
         // Nothing of it is to be believed, whatever it runs as.
@@ -340,7 +343,7 @@ fn follow(duty: &FollowDuty, local: &Local) -> Action {
         }
         Process::Sealed { position: Some(at), .. } => {
             match duty.lineage.relation_of(&at.lineage, at.wal_epoch, at.lsn) {
-                _ if local.source_lacks_wal => Action::Clone(duty.clone()),
+                _ if local.source_lacks_wal || copy_anew => Action::Clone(duty.clone()),
                 Relation::Prefix => Action::Follow(stream()),
                 _ if mutant::without(Mutant::FollowsDiverged) => Action::Follow(stream()),
                 Relation::Diverged { .. } => diverged(duty, local),
@@ -355,8 +358,10 @@ fn follow(duty: &FollowDuty, local: &Local) -> Action {
                 // The same server at another address, or the other of primary and upstream. Both
                 // have only WAL of this epoch and of those before it in the lineage.
                 Action::Follow(stream)
-            } else if local.source_lacks_wal {
+            } else if local.source_lacks_wal || copy_anew {
                 Action::Clone(duty.clone())
+            } else if duty.restart.is_some() && duty.restart == local.guard {
+                Action::Restart
             } else {
                 Action::Nothing { why: "following" }
             }
@@ -371,12 +376,19 @@ fn follow(duty: &FollowDuty, local: &Local) -> Action {
     }
 }
 
+/// Whether the operator wants its data copied anew, and that was not done yet. Before the primary is
+/// active it may be the last to have an epoch: then nobody's word gives it up.
+fn copy_anew(duty: &FollowDuty, local: &Local) -> bool {
+    duty.active && duty.copy_anew.is_some_and(|id| local.record.copied_for < id)
+}
+
 fn follow_from_stopped(
     duty: &FollowDuty,
     stream: impl FnOnce() -> FollowDuty,
     local: &Local,
 ) -> Action {
-    let spent = local.rewind_failed || local.source_lacks_wal || local.unstartable;
+    let lacking = local.source_lacks_wal || copy_anew(duty, local);
+    let spent = local.rewind_failed || local.unstartable || lacking;
     match (&local.data, local.record.data) {
         (Data::Unknown, _) => Action::Nothing { why: "the data directory cannot be read" },
         (Data::Empty | Data::Incomplete, _) | (_, DataMark::Replacing | DataMark::Initialising) => {

@@ -35,6 +35,8 @@ fn duty(epoch: u64, active: bool) -> FollowDuty {
         upstream: None,
         sources: Vec::new(),
         delay_ms: 0,
+        restart: None,
+        copy_anew: None,
     }
 }
 
@@ -120,6 +122,13 @@ fn every_desired() -> Vec<Desired> {
         all.push(follow(epoch, false));
         all.push(follow(epoch, true));
         all.push(Desired::Follow(cascaded(epoch)));
+        let asked = |active| FollowDuty {
+            restart: Some(guard(b'a')),
+            copy_anew: Some(7),
+            ..duty(epoch, active)
+        };
+        all.extend([asked(false), asked(true)].map(Desired::Follow));
+        all.push(Desired::Follow(FollowDuty { restart: Some(guard(b'a')), ..duty(epoch, true) }));
         for stage in [Stage::Granted, Stage::Promoted, ACTIVE] {
             let mut handing = primary(epoch, stage);
             handing.handover = Some(m("b"));
@@ -227,6 +236,11 @@ fn no_combination_does_anything_unsafe() {
                     assert!(!matches!(local.process, Process::Primary { .. }), "{why}");
                     assert!(record.data != DataMark::Foreign, "nobody's timeline: {why}");
                     assert!(!(local.upstream_lost && d.upstream.is_some()), "{why}");
+                }
+                Action::Restart => {
+                    let Desired::Follow(d) = &desired else { panic!("{why}") };
+                    assert!(matches!(local.process, Process::Following { .. }), "{why}");
+                    assert!(d.restart == local.guard, "another life of the guard: {why}");
                 }
                 Action::Rewind(d) | Action::Clone(d) => {
                     assert!(record.promised <= d.epoch, "an older primary: {why}");

@@ -30,6 +30,9 @@ pub struct MemberRecord {
     /// The latest lives of the guard whose process trees were proven empty, newest last. Only they
     /// prove a stop: another machine with the same configuration has none of them.
     pub emptied: Vec<GuardId>,
+    /// The last operation by which its data was copied anew; 0 for none.
+    #[serde(default)]
+    pub copied_for: u64,
 }
 
 /// How many emptied guards are remembered.
@@ -72,6 +75,7 @@ impl MemberRecord {
             data: DataMark::Intact,
             running: None,
             emptied: Vec::new(),
+            copied_for: 0,
         }
     }
 

@@ -12,6 +12,7 @@ use super::event::Event;
 use super::lease::Timing;
 use super::lineage::Lineage;
 use super::observation::Sequence;
+use super::operation::Later;
 use super::sync::SyncConfig;
 pub use super::types::Tags;
 use super::types::{ClusterName, Epoch, GuardId, Lsn, MemberName, NodeName, SystemId, WallMillis};
@@ -66,6 +67,15 @@ pub struct ClusterState {
     /// The operation under way, at most one.
     #[serde(default)]
     pub operation: Option<Operation>,
+    /// Operations of single members under way, by member.
+    #[serde(default)]
+    pub jobs: BTreeMap<MemberName, Operation>,
+    /// Operations that are to begin later, by number.
+    #[serde(default)]
+    pub scheduled: BTreeMap<u64, Operation>,
+    /// Set while nothing is to happen by itself: no epoch is granted, and none is closed.
+    #[serde(default)]
+    pub paused: Option<Paused>,
     /// Finished operations, oldest first, bounded by [`OPERATIONS_MAX`].
     #[serde(default)]
     pub finished: VecDeque<FinishedOperation>,
@@ -112,6 +122,9 @@ impl ClusterState {
             syncs: Vec::new(),
             lineage: Lineage::default(),
             operation: None,
+            jobs: BTreeMap::new(),
+            scheduled: BTreeMap::new(),
+            paused: None,
             finished: VecDeque::new(),
             crashes: Vec::new(),
             history: VecDeque::new(),
@@ -361,6 +374,21 @@ pub struct Operation {
     pub by: String,
     /// When, by the proposer's wall clock.
     pub at: WallMillis,
+    /// How long it may take, in milliseconds; 0 for what its kind may.
+    #[serde(default)]
+    pub deadline_ms: u64,
+}
+
+/// A pause: nothing happens by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paused {
+    /// Who asked.
+    pub by: String,
+    /// Since when, by the proposer's wall clock.
+    pub at: WallMillis,
+    /// When it ends by itself, by the leader's wall clock; `None` for not.
+    #[serde(default)]
+    pub until: Option<WallMillis>,
 }
 
 /// What an operation is to do.
@@ -378,6 +406,44 @@ pub enum OperationKind {
         target: Option<MemberName>,
         /// Whether the operator accepts that acknowledged commits are lost.
         accept_data_loss: bool,
+    },
+    /// Restart the primary where it is: it stops in order, and is granted the next epoch.
+    RestartPrimary {
+        /// Which member.
+        member: MemberName,
+    },
+    /// Restart members one after the other, the primary last, by a switchover.
+    RollingRestart {
+        /// The life of each one's guard that is to end by it.
+        guards: BTreeMap<MemberName, GuardId>,
+        /// The standby whose turn it is.
+        at: Option<MemberName>,
+        /// Who is to be primary after the primary's turn, once that has come.
+        target: Option<MemberName>,
+    },
+    /// Restart a standby. A job.
+    Restart {
+        /// Which.
+        member: MemberName,
+        /// The life of its guard that is to end by it.
+        guard: GuardId,
+    },
+    /// Make a member's PostgreSQL read its configuration again. A job.
+    Reload {
+        /// Which.
+        member: MemberName,
+    },
+    /// Keep a standby's data aside, and copy it anew. A job.
+    Reinitialise {
+        /// Which.
+        member: MemberName,
+    },
+    /// Begin something later.
+    Later {
+        /// When, by the leader's wall clock.
+        at: WallMillis,
+        /// What.
+        what: Later,
     },
 }
 
@@ -400,6 +466,13 @@ pub enum Outcome {
     Done {
         /// The new primary.
         primary: MemberName,
+    },
+    /// It was carried out, and no primary changed by it.
+    Completed,
+    /// It was called off.
+    Cancelled {
+        /// By whom.
+        by: String,
     },
     /// It was given up before anything was changed, or ended with another primary than asked.
     Failed {

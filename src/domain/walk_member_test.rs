@@ -198,7 +198,7 @@ impl Member {
                 record.held = Epoch(1);
                 record.data = DataMark::Intact;
             }
-            Action::ProveEnd | Action::EndEpoch { .. } => self.emptied(),
+            Action::ProveEnd | Action::EndEpoch { .. } | Action::Restart => self.emptied(),
             Action::Disown { epoch } => record.ended = record.ended.max(*epoch),
             Action::StartSealed { promise } => {
                 record.promised = record.promised.max(*promise);
@@ -370,6 +370,8 @@ impl Member {
             notices: Vec::new(),
             disks: Disks::default(),
             aside: Vec::new(),
+            copied_for: self.local.record.copied_for,
+            reloaded: None,
         }
     }
 

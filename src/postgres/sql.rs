@@ -89,6 +89,25 @@ impl Session {
         if row.flag("done")? { Ok(()) } else { Err(Error::Lost("no reload was signalled".into())) }
     }
 
+    /// What PostgreSQL would find wrong in its configuration files if it read them now (manual,
+    /// sections 54.8 to 54.10 in version 15), one line for each; those of `pg_ident.conf` from
+    /// version 15 on.
+    pub async fn file_problems(&mut self, major: u32) -> Result<Vec<String>, Error> {
+        let mut sql = "SELECT format('%s line %s: %s', sourcefile, sourceline, error) AS problem \
+             FROM pg_show_all_file_settings() WHERE error IS NOT NULL \
+             UNION ALL SELECT format('pg_hba.conf line %s: %s', line_number, error) \
+             FROM pg_hba_file_rules() WHERE error IS NOT NULL"
+            .to_owned();
+        if major >= 15 {
+            sql.push_str(
+                " UNION ALL SELECT format('pg_ident.conf line %s: %s', line_number, error) \
+                 FROM pg_ident_file_mappings() WHERE error IS NOT NULL",
+            );
+        }
+        let rows = self.query(&sql).await?;
+        rows.iter().map(|row| row.text("problem").map(str::to_owned)).collect()
+    }
+
     /// The value of a setting in this session; `None` where there is no such setting.
     pub async fn setting(&mut self, name: &str) -> Result<Option<String>, Error> {
         let sql = format!("SELECT current_setting({}, true) AS value", literal(name));

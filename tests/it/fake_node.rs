@@ -195,6 +195,8 @@ fn report(condition: Condition) -> Report {
         notices: Vec::new(),
         disks: Default::default(),
         aside: Vec::new(),
+        copied_for: 0,
+        reloaded: None,
     }
 }
 

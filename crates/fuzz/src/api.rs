@@ -2,6 +2,8 @@
 
 #[path = "../../../src/api/error.rs"]
 mod error;
+#[path = "../../../src/api/jobs.rs"]
+mod jobs;
 #[path = "../../../src/api/operate.rs"]
 mod operate;
 #[path = "../../../src/api/request.rs"]

@@ -225,6 +225,7 @@ fn requests(all: &mut Vec<Seed>) {
         wait: true,
         timeout_ms: 1000,
         requested_by: "somebody".to_owned(),
+        at_unix_ms: 0,
     };
     put(1, "switchover", switchover.encode_to_vec());
     let failover = v1::FailoverRequest {

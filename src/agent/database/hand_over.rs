@@ -55,11 +55,14 @@ impl PgDatabase {
         loop {
             let status = session.primary_status().await.map_err(error::sql)?;
             let behind = behind(&status, lsn);
-            let reached = status.walsenders.iter().any(|w| {
-                w.slot.as_deref() == Some(slot.as_str())
-                    && w.application_name == target.as_str()
-                    && w.flush.is_some_and(|f| f >= lsn)
-            });
+            // One that restarts has everything itself; the others get what they can.
+            let itself = *target == self.settings.member;
+            let reached = itself
+                || status.walsenders.iter().any(|w| {
+                    w.slot.as_deref() == Some(slot.as_str())
+                        && w.application_name == target.as_str()
+                        && w.flush.is_some_and(|f| f >= lsn)
+                });
             if reached && (behind.is_empty() || begun.elapsed() >= OTHERS) {
                 for pid in behind {
                     warn!(pid, "a standby does not answer: its walsender is ended");

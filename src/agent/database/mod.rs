@@ -334,6 +334,10 @@ impl Database for PgDatabase {
         self.follow_primary(duty, spec).await
     }
 
+    async fn reload(&self, _spec: &ClusterSpec) -> Result<Option<String>> {
+        self.read_again().await
+    }
+
     async fn promote(
         &self,
         epoch: Epoch,

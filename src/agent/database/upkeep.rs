@@ -92,6 +92,17 @@ impl PgDatabase {
         Ok(upkeep)
     }
 
+    /// Has the configuration read again. What is wrong in its files is refused by PostgreSQL, which
+    /// goes on with what it had: that is said.
+    pub(super) async fn read_again(&self) -> Result<Option<String>> {
+        self.running()?;
+        let mut session = self.take_worker();
+        session.reload().await.map_err(error::sql)?;
+        let problems = session.file_problems(self.binaries.major()).await.map_err(error::sql)?;
+        self.worker.put(session);
+        Ok((!problems.is_empty()).then(|| listed(&problems)))
+    }
+
     fn settings_alarms(&self, status: &PrimaryStatus) -> Vec<Alarm> {
         let mut alarms = Vec::new();
         if !status.pending_restart.is_empty() {

@@ -8,6 +8,7 @@ use crate::agent::poll::Snapshot;
 use crate::clock::Clock;
 use crate::domain::alarm::{AlarmCode, NoticeCode};
 use crate::domain::desired::{Desired, FollowDuty, desired};
+use crate::domain::observation::Reloaded;
 use crate::domain::reconcile::Process;
 use crate::domain::record::DataMark;
 use crate::domain::space::Level;
@@ -136,6 +137,33 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 Ok(())
             }
         }
+    }
+
+    /// Has PostgreSQL read its configuration again where the operator asked for it: once for each
+    /// time of asking in each run of the agent, which does no harm.
+    pub(super) async fn reload(&self, state: &ClusterState) {
+        let Some(operation) = state.reload_of(&self.shared.member.name) else { return };
+        let runs = {
+            let inner = self.shared.lock();
+            let done = inner.reloaded.as_ref().is_some_and(|r| r.operation >= operation);
+            let opened = match &inner.process {
+                Process::Primary { writes_open, .. } => *writes_open,
+                Process::Following { .. } => true,
+                _ => false,
+            };
+            !done && opened
+        };
+        if !runs {
+            return;
+        }
+        let work = self.shared.database.reload(&state.spec);
+        let problem = match self.bounded("reading the configuration again", QUICK, work).await {
+            Ok(problem) => problem.unwrap_or_default(),
+            // Not there now: asked again at the next look.
+            Err(Error::NotReady(_)) => return,
+            Err(error) => error.to_string(),
+        };
+        self.shared.update(|inner| inner.reloaded = Some(Reloaded { operation, problem }));
     }
 
     /// A change of the delay alone changes nothing of whom it follows.

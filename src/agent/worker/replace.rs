@@ -197,6 +197,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 false => DataMark::Copied { source: duty.epoch, until: None },
             };
             r.system_id = Some(system_id);
+            r.copied_for = duty.copy_anew.map_or(r.copied_for, |id| id.max(r.copied_for));
         })
         .await?;
         self.startup_deaths = 0;

@@ -1,14 +1,16 @@
 //! A closed epoch: choosing who is granted the next.
 
-use super::super::candidate::{self, Proof, Refusal, wished};
+use super::super::candidate::{self, Proof, Refusal};
 use super::super::command::{Basis, Change, Grant};
 use super::super::observation::{Condition, Sealed};
+use super::super::operation::wished;
 use super::super::state::{
     CloseReason, Operation, OperationKind, Outcome, SynchronousMode, Tenure,
 };
 use super::super::types::{Lsn, MemberName};
 use super::{
-    FAILOVER_DEADLINE, FAILOVER_TARGET_WAIT, Finding, GAVE_UP_FOR, LOSS_SETTLE, Pass, TARGET_WAIT,
+    FAILOVER_DEADLINE, FAILOVER_TARGET_WAIT, Finding, GAVE_UP_FOR, LOSS_SETTLE, Pass, RESTART_WAIT,
+    TARGET_WAIT,
 };
 
 /// Whom to grant the next epoch, and on what.
@@ -71,8 +73,7 @@ impl Pass<'_> {
     /// an operation, so that another can be asked for. The takeover itself goes on.
     pub(super) fn operation_overdue(&self, findings: &mut Vec<Finding>) -> Option<Change> {
         let op = self.state.operation.as_ref()?;
-        let (_, seen) = self.observed.operation_seen.filter(|(id, _)| *id == op.id)?;
-        if self.now.since(seen) < FAILOVER_DEADLINE {
+        if self.since_seen(op)? < FAILOVER_DEADLINE {
             return None;
         }
         let why = findings.last().map_or_else(String::new, Finding::to_string);
@@ -187,8 +188,10 @@ impl Pass<'_> {
         {
             let closed = self.observed.closed_seen.map_or(self.now, |(_, at)| at);
             let patience = match op.kind {
-                OperationKind::Switchover { .. } => TARGET_WAIT,
                 OperationKind::Failover { .. } => FAILOVER_TARGET_WAIT,
+                // It has to start first.
+                _ if *target == tenure.member => RESTART_WAIT,
+                _ => TARGET_WAIT,
             };
             if self.now.since(closed) < patience {
                 return Some(Finding::AwaitingTarget { member: target.clone() });

@@ -46,6 +46,14 @@ pub enum Finding {
     BelowFloor { config: SyncConfig, floor: u32 },
     /// A switchover waits for the primary to stop.
     SwitchingOver { target: MemberName },
+    /// Nothing happens by itself.
+    Paused { by: String },
+    /// A member carries an operation out.
+    Working { member: MemberName, operation: u64, text: String },
+    /// A rolling restart is under way.
+    Rolling { operation: u64, text: String },
+    /// What is due cannot begin yet.
+    ScheduledWaits { operation: u64, why: String },
     /// An operation was given up.
     OperationFailed { why: String },
     /// A member does not report.
@@ -78,6 +86,9 @@ impl Finding {
             Finding::AwaitingRoom { .. } => "takeover.room",
             Finding::BelowFloor { .. } => "sync.floor",
             Finding::SwitchingOver { .. } => "switchover",
+            Finding::Paused { .. } => "cluster.paused",
+            Finding::Working { .. } | Finding::Rolling { .. } => "operation.under-way",
+            Finding::ScheduledWaits { .. } => "operation.scheduled",
             Finding::OperationFailed { .. } => "operation.failed",
             Finding::MemberSilent { .. } => "member.reports",
             Finding::RegistrationRefused { rule, .. } => rule,
@@ -99,6 +110,7 @@ impl Finding {
             | Finding::CrashBound { member, .. }
             | Finding::Granting { member, .. }
             | Finding::SwitchingOver { target: member }
+            | Finding::Working { member, .. }
             | Finding::MemberSilent { member }
             | Finding::RegistrationRefused { member, .. }
             | Finding::MemberProblem { member, .. } => Some(member),
@@ -182,6 +194,16 @@ impl fmt::Display for Finding {
             ),
             Finding::SwitchingOver { target } => {
                 write!(f, "switching over to {target}: waiting for the primary to stop")
+            }
+            Finding::Paused { by } => {
+                write!(f, "paused by {by}: whatever ends stays as it is, until `hactl resume`")
+            }
+            Finding::Working { operation, text, .. } => write!(f, "operation {operation}: {text}"),
+            Finding::Rolling { operation, text } => {
+                write!(f, "operation {operation}, rolling restart: {text}")
+            }
+            Finding::ScheduledWaits { operation, why } => {
+                write!(f, "operation {operation} is due and cannot begin: {why}")
             }
             Finding::OperationFailed { why } => write!(f, "the operation was given up: {why}"),
             Finding::MemberSilent { member } => write!(f, "{member} does not report"),

@@ -4,7 +4,7 @@ use super::super::candidate::{self, Proof, Refusal};
 use super::super::command::Change;
 use super::super::mutant::{self, Mutant};
 use super::super::observation::{Condition, PrimaryView, Progress, Sealed};
-use super::super::state::{CloseReason, OperationKind, Stage, Tenure};
+use super::super::state::{CloseReason, Stage, Tenure};
 use super::super::types::{Epoch, Lsn};
 use super::{Finding, PROMOTION_DEADLINE, Pass, promoting, tenure_guard};
 
@@ -92,9 +92,11 @@ impl Pass<'_> {
         }
         let (member, epoch) = (tenure.member.clone(), tenure.epoch);
         findings.push(Finding::HolderStopped { member, epoch });
-        let asked = self.state.operation.as_ref().is_some_and(|op| {
-            op.epoch == tenure.epoch && matches!(op.kind, OperationKind::Switchover { .. })
-        });
+        let asked = self
+            .state
+            .operation
+            .as_ref()
+            .is_some_and(|op| op.epoch == tenure.epoch && op.kind.handover().is_some());
         let reason = match (report.crashed, asked) {
             (true, _) => CloseReason::Crashed,
             (false, true) => CloseReason::Switchover,

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::super::candidate::{Refusal, wished};
+use super::super::candidate::Refusal;
 use super::super::command::Change;
 use super::super::observation::{Condition, Observations, PrimaryView};
+use super::super::operation;
 use super::super::space::Level;
-use super::super::state::{ClusterState, OperationKind, Outcome, Tenure};
+use super::super::state::{ClusterState, Operation, OperationKind, Outcome, Tenure};
 use super::super::types::{BootTime, Lsn, MemberName};
 use super::{FRESH, Finding, Pass, SWITCHOVER_DEADLINE, SWITCHOVER_LAG_BYTES_MAX, fresh};
 
@@ -19,21 +20,20 @@ impl Pass<'_> {
         let op = self.state.operation.as_ref()?;
         if op.epoch != tenure.epoch {
             // An epoch between was closed for another reason; this one is active.
-            let outcome = match wished(op) {
-                Some(target) if target != tenure.member => {
-                    Outcome::Failed { why: format!("{} became primary instead", tenure.member) }
-                }
-                _ => Outcome::Done { primary: tenure.member.clone() },
-            };
+            let outcome = operation::outcome(op, &tenure.member);
             return Some(Change::FinishOperation { operation: op.id, outcome });
         }
-        let OperationKind::Switchover { target } = &op.kind else { return None };
-        let since = self.observed.operation_seen.filter(|(id, _)| *id == op.id);
-        let waited = since.map_or(Duration::ZERO, |(_, at)| self.now.since(at));
+        if let OperationKind::RollingRestart { guards, at, target: None } = &op.kind {
+            return self.roll(op, guards, at.as_ref(), tenure, findings);
+        }
+        let target = op.kind.handover()?;
+        let waited = self.since_seen(op).unwrap_or_default();
         let problem = match self.fresh(target) {
-            _ if waited >= SWITCHOVER_DEADLINE => {
+            _ if waited >= self.stop_deadline(op) => {
                 Some(format!("the primary did not stop within {} s", waited.as_secs()))
             }
+            // It stops itself.
+            _ if *target == tenure.member => None,
             // A leader that is new has not heard of anybody yet.
             None if self.now.since(self.ledger.elected()) <= FRESH => None,
             None => Some(format!("{target} does not report any more")),
@@ -57,7 +57,23 @@ impl Pass<'_> {
     }
 }
 
-/// A reason why a switchover or a failover is not started.
+impl Pass<'_> {
+    /// For how long this leader has seen the operation under way.
+    pub(super) fn since_seen(&self, op: &Operation) -> Option<Duration> {
+        self.observed.operations_seen.get(&op.id).map(|at| self.now.since(*at))
+    }
+
+    /// How long a primary that is to leave its role may go on. A rolling restart was long under
+    /// way before.
+    fn stop_deadline(&self, op: &Operation) -> Duration {
+        match op.kind {
+            OperationKind::RollingRestart { .. } => Duration::from_millis(op.deadline_ms()),
+            _ => SWITCHOVER_DEADLINE,
+        }
+    }
+}
+
+/// A reason why an operation is not started.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OperationProblem {
     /// The cluster has no active primary.
@@ -103,6 +119,37 @@ pub enum OperationProblem {
     /// No member is fit.
     #[error("no standby is fit to become primary")]
     NoTarget,
+    /// Nothing happens by itself now.
+    #[error("the cluster is paused by {0}")]
+    Paused(String),
+    /// The member has a job.
+    #[error("{member} is busy with operation {id}")]
+    Busy {
+        /// Who.
+        member: MemberName,
+        /// With which operation.
+        id: u64,
+    },
+    /// It is for standbys only.
+    #[error("{0} is the primary")]
+    IsPrimary(MemberName),
+    /// Nobody has to be restarted.
+    #[error("no member waits for a restart")]
+    NothingPending,
+    /// Nothing of it runs.
+    #[error("PostgreSQL of {0} does not run")]
+    NotRunning(MemberName),
+    /// Commits would wait, or could not be proven, without it.
+    #[error(
+        "without {member} fewer than {floor} standbys could confirm commits, and write_quorum_min \
+         is {floor}"
+    )]
+    Needed {
+        /// Who.
+        member: MemberName,
+        /// The least number of confirmations.
+        floor: u32,
+    },
     /// The primary is healthy.
     #[error("{0} is a healthy primary: use switchover, or accept data loss explicitly")]
     PrimaryHealthy(MemberName),
@@ -124,6 +171,12 @@ impl OperationProblem {
             OperationProblem::Lagging { .. } => "switchover.target-lag",
             OperationProblem::NoQuorum(_) => "switchover.read-quorum",
             OperationProblem::NoTarget => "switchover.target",
+            OperationProblem::Paused(_) => "cluster.paused",
+            OperationProblem::Busy { .. } => "operation.one-a-member",
+            OperationProblem::IsPrimary(_) => "operation.standby-only",
+            OperationProblem::NothingPending => "restart.pending",
+            OperationProblem::NotRunning(_) => "restart.running",
+            OperationProblem::Needed { .. } => "reinitialise.write-quorum",
             OperationProblem::PrimaryHealthy(_) => "failover.primary-gone",
         }
     }
@@ -136,9 +189,28 @@ pub fn switchover_check(
     target: Option<&MemberName>,
     now: BootTime,
 ) -> Result<MemberName, Vec<OperationProblem>> {
+    free(state)?;
+    best_target(state, observed, target, now)
+}
+
+/// Nothing stands against any operation that changes the primary.
+pub(super) fn free(state: &ClusterState) -> Result<(), Vec<OperationProblem>> {
     if let Some(op) = &state.operation {
         return Err(vec![OperationProblem::OperationUnderWay(op.id)]);
     }
+    if let Some(paused) = &state.paused {
+        return Err(vec![OperationProblem::Paused(paused.by.clone())]);
+    }
+    Ok(())
+}
+
+/// Who would be primary after this one left its role in order.
+pub(super) fn best_target(
+    state: &ClusterState,
+    observed: &Observations,
+    target: Option<&MemberName>,
+    now: BootTime,
+) -> Result<MemberName, Vec<OperationProblem>> {
     let Some(primary) = state.active_primary() else {
         return Err(vec![OperationProblem::NoPrimary]);
     };
@@ -194,6 +266,9 @@ fn target_problems(
     if !member.may_lead() {
         problems.push(OperationProblem::Tagged(target.clone()));
     }
+    if let Some(job) = state.jobs.get(target) {
+        problems.push(OperationProblem::Busy { member: target.clone(), id: job.id });
+    }
     let Some(own) = fresh(observed, target, now) else {
         problems.push(OperationProblem::Silent(target.clone()));
         return problems;
@@ -236,10 +311,7 @@ pub fn failover_check(
     accept_data_loss: bool,
     now: BootTime,
 ) -> Result<(), Vec<OperationProblem>> {
-    let mut problems = Vec::new();
-    if let Some(op) = &state.operation {
-        problems.push(OperationProblem::OperationUnderWay(op.id));
-    }
+    let mut problems = free(state).err().unwrap_or_default();
     if let Some(target) = target
         && !state.members.contains_key(target)
     {
@@ -263,4 +335,47 @@ pub fn failover_check(
         problems.push(OperationProblem::PrimaryHealthy(primary.clone()));
     }
     if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Whether `member` can be copied anew now: what it has is given up for that.
+pub fn reinitialise_check(
+    state: &ClusterState,
+    observed: &Observations,
+    member: &MemberName,
+    now: BootTime,
+) -> Result<(), Vec<OperationProblem>> {
+    let mut problems = standby_problems(state, member);
+    if problems.is_empty() {
+        if fresh(observed, member, now).is_none() {
+            problems.push(OperationProblem::Silent(member.clone()));
+        }
+        let floor = state.spec.write_quorum_min;
+        let primary = state.active_primary();
+        let others = state.members.iter().filter(|(name, m)| {
+            *name != member && primary.is_some_and(|p| *name != p && m.may_confirm(p))
+        });
+        let counted = state.current_sync().is_some_and(|c| c.members.contains(member));
+        if counted && others.count() < floor as usize {
+            problems.push(OperationProblem::Needed { member: member.clone(), floor });
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// What stands against any job of a standby.
+pub(super) fn standby_problems(state: &ClusterState, member: &MemberName) -> Vec<OperationProblem> {
+    if !state.members.contains_key(member) {
+        return vec![OperationProblem::UnknownMember(member.clone())];
+    }
+    if let Some(op) = &state.operation {
+        return vec![OperationProblem::OperationUnderWay(op.id)];
+    }
+    if let Some(job) = state.jobs.get(member) {
+        return vec![OperationProblem::Busy { member: member.clone(), id: job.id }];
+    }
+    match state.active_primary() {
+        None => vec![OperationProblem::NoPrimary],
+        Some(primary) if primary == member => vec![OperationProblem::IsPrimary(member.clone())],
+        Some(_) => Vec::new(),
+    }
 }

@@ -64,10 +64,8 @@ impl Pass<'_> {
         }
         let mut wanted = streaming;
         if !active && self.now.since(since) >= WIDEN_AFTER {
-            let answers = |m: &&MemberName| {
-                let may = self.state.members.get(*m).is_some_and(|x| x.may_confirm(&tenure.member));
-                may && self.fresh(m).is_some()
-            };
+            let answers =
+                |m: &&MemberName| self.may_confirm(&tenure.member, m) && self.fresh(m).is_some();
             wanted.extend(self.state.members.keys().filter(answers).cloned());
         }
         let mut target = self.target_sync(tenure, current, &wanted)?;
@@ -103,8 +101,15 @@ impl Pass<'_> {
         })
     }
 
+    /// Whether commits of this primary may wait for the member. What is to be copied anew has to
+    /// leave first.
+    fn may_confirm(&self, primary: &MemberName, name: &MemberName) -> bool {
+        self.state.members.get(name).is_some_and(|m| m.may_confirm(primary))
+            && self.state.reinitialisation_of(name).is_none()
+    }
+
     fn may_count(&self, primary: &MemberName, name: &MemberName) -> bool {
-        let may = self.state.members.get(name).is_some_and(|m| m.may_confirm(primary));
+        let may = self.may_confirm(primary, name);
         let proven = self.fresh(name).is_some_and(
             |o| matches!(&o.report.condition, Condition::Standby(view) if view.counts),
         );
@@ -127,9 +132,7 @@ impl Pass<'_> {
             let last = self.observed.last_streaming.get(name).copied().unwrap_or(since);
             self.now.since(last.max(since)) >= patience
         };
-        let allowed = |name: &MemberName| {
-            self.state.members.get(name).is_some_and(|m| m.may_confirm(&tenure.member))
-        };
+        let allowed = |name: &MemberName| self.may_confirm(&tenure.member, name);
         let kept = current.members.iter().filter(|m| allowed(m) && !gone(m));
         let mut members: BTreeSet<MemberName> = kept.chain(streaming).cloned().collect();
         members.remove(&tenure.member);
@@ -172,10 +175,7 @@ impl Pass<'_> {
     /// has it so, nobody.
     pub(super) fn first_sync(&self, primary: &MemberName, evidence: &[Sealed]) -> SyncConfig {
         let epoch = self.state.epoch.next();
-        let others = |name: &&MemberName| {
-            *name != primary
-                && self.state.members.get(*name).is_some_and(|m| m.may_confirm(primary))
-        };
+        let others = |name: &&MemberName| *name != primary && self.may_confirm(primary, name);
         let here: BTreeSet<MemberName> =
             evidence.iter().map(|s| &s.member).filter(others).cloned().collect();
         let all: BTreeSet<MemberName> = self.state.members.keys().filter(others).cloned().collect();

@@ -228,6 +228,8 @@ impl Member {
             upstream: None,
             sources: Vec::new(),
             delay_ms: 0,
+            restart: None,
+            copy_anew: None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Commands near what a state would take.
 
+use super::operation::operation;
 use super::{cluster, epoch, guard, lineage, lsn, member, node, sealed, sync, system_id};
 use crate::domain::alarm::{Alarm, AlarmCode, Notice, NoticeCode};
 use crate::domain::candidate::{self, Proof};
@@ -151,11 +152,7 @@ fn change(input: &mut Input<'_>, state: &ClusterState, term: u64) -> Change {
             Change::BeginSyncChange { expect_epoch: current, expect_syncs: syncs, to }
         }
         192..=207 => Change::FinishSyncChange { expect_epoch: current, expect_syncs: syncs },
-        208..=215 => Change::StartSwitchover {
-            expect_epoch: current,
-            target: member(input),
-            by: input.text(),
-        },
+        208..=215 => operation(input, state, current),
         216..=223 => Change::StartFailover {
             expect_epoch: current,
             target: input.option(member),

@@ -3,6 +3,7 @@
 
 mod command;
 mod local;
+mod operation;
 mod report;
 
 use crate::domain::ClusterState;

@@ -60,6 +60,8 @@ pub fn report(
             data: if input.stray() { Some(space(input)) } else { None },
             wal: if input.stray() { Some(space(input)) } else { None },
         },
+        copied_for: if input.stray() { input.number(1) } else { 0 },
+        reloaded: None,
         aside: match input.stray() {
             true => vec![Aside {
                 path: input.text(),

@@ -121,7 +121,8 @@ impl Tables {
                 (Desired::Follow(_), Run::Following { .. }, Mark::Copied(_)) => Step::Care,
                 _ => Step::Nothing,
             },
-            Action::Initialise | Action::ProveEnd => Step::Nothing,
+            // No operator of the model restarts anybody.
+            Action::Initialise | Action::ProveEnd | Action::Restart => Step::Nothing,
             Action::EndEpoch { .. } => Step::End,
             Action::Disown { epoch } => Step::Disown(small(epoch)),
             Action::StartSealed { promise } => Step::StartSealed(small(promise)),

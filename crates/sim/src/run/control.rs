@@ -136,6 +136,14 @@ pub fn words(event: &Event) -> String {
         EventKind::Activated { member } => format!("{member} opens for writes in epoch {epoch}"),
         EventKind::SyncChanging { to } => format!("{to} is put in force beside what is"),
         EventKind::SyncChanged { to } => format!("{to} alone is in force"),
+        EventKind::OperationStep { operation, member, target: None } => {
+            format!("operation {operation}: it is the turn of {member}")
+        }
+        EventKind::OperationStep { operation, member, target: Some(target) } => {
+            format!("operation {operation}: {member} is to leave its role to {target}")
+        }
+        EventKind::Paused { by, .. } => format!("{by} pauses the cluster"),
+        EventKind::Resumed { by } => format!("{by} resumes the cluster"),
         EventKind::AlarmRaised { member, alarm } => format!("{member} raises {:?}", alarm.code),
         EventKind::AlarmCleared { member, code, .. } => format!("{member} clears {code:?}"),
         EventKind::Noticed { member, code, text } => format!("{member} notices {code:?}: {text}"),

@@ -47,6 +47,8 @@ impl World {
             notices: Vec::new(),
             disks: Disks::default(),
             aside: Vec::new(),
+            copied_for: local.record.copied_for,
+            reloaded: None,
         })
     }
 

@@ -310,6 +310,14 @@ impl World {
                 }
                 self.prove_end(m, stage)
             }
+            Action::Restart => {
+                if stage == 0
+                    && let Some(agent) = self.agent(m)
+                {
+                    agent.local.process = Process::Ending;
+                }
+                self.prove_end(m, stage)
+            }
             Action::Disown { epoch } => self.disown(m, *epoch, stage),
             Action::StartSealed { promise } => self.start(m, *promise, None, stage),
             Action::StartFollowing(duty) => self.start(m, duty.epoch, Some(duty), stage),
