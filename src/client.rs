@@ -251,6 +251,23 @@ impl Client {
     /// Waits for the end of an operation, whoever leads meanwhile. At the deadline it returns what
     /// was known last, which then is still running.
     pub async fn follow(&mut self, begun: v1::Operation) -> Result<v1::Operation, Error> {
+        self.follow_to(begun, None::<fn(&v1::Cluster)>).await
+    }
+
+    /// The same, and tells how the cluster does meanwhile, whenever it has looked.
+    pub async fn follow_with(
+        &mut self,
+        begun: v1::Operation,
+        seen: impl FnMut(&v1::Cluster),
+    ) -> Result<v1::Operation, Error> {
+        self.follow_to(begun, Some(seen)).await
+    }
+
+    async fn follow_to(
+        &mut self,
+        begun: v1::Operation,
+        mut seen: Option<impl FnMut(&v1::Cluster)>,
+    ) -> Result<v1::Operation, Error> {
         let end = Instant::now() + self.limit;
         let running = i32::from(v1::OperationState::Running);
         let mut known = begun;
@@ -263,9 +280,25 @@ impl Client {
             }
             if known.state == running {
                 sleep(FOLLOW_EVERY).await;
+                if let Some(seen) = &mut seen {
+                    self.glance(&known.cluster, end, seen).await;
+                }
             }
         }
         Ok(known)
+    }
+
+    /// Looks at a cluster, where that is possible now.
+    async fn glance(&mut self, cluster: &str, end: Instant, seen: &mut impl FnMut(&v1::Cluster)) {
+        let request = v1::GetStatusRequest { cluster: cluster.to_owned(), linearizable: false };
+        let call = self.call(Nature::Read, end.min(Instant::now() + PAUSE), |mut c| {
+            let request = request.clone();
+            async move { c.get_status(request).await }
+        });
+        let Ok(answer) = call.await else { return };
+        if let Some(cluster) = answer.status.iter().flat_map(|s| &s.clusters).next() {
+            seen(cluster);
+        }
     }
 
     async fn operation(

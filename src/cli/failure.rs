@@ -20,12 +20,18 @@ pub(super) enum Failure {
     Client(client::Error),
     /// What was printed says it all; only the exit code is missing.
     Said(u8),
+    /// A question would have to be asked, and nobody is there to answer it.
+    NobodyToAsk,
     /// An operation had not ended at the deadline.
     StillRunning(u64),
+    /// The operator did not want to wait for the end of an operation.
+    Interrupted(u64),
     /// Reading or writing failed here.
     Io(io::Error),
 }
 
+/// It worked.
+const DONE: u8 = 0;
 /// It was refused, or it failed.
 pub(super) const REFUSED: u8 = 1;
 /// The command line or the configuration is wrong.
@@ -35,6 +41,21 @@ pub(super) const UNREACHABLE: u8 = 3;
 /// The outcome is unknown.
 const UNKNOWN: u8 = 4;
 
+/// What scripts can rely on: every exit code, and what it says.
+pub(super) const EXIT_CODES: [(u8, &str); 5] = [
+    (DONE, "it worked"),
+    (REFUSED, "it was refused, or it failed; nothing is unclear"),
+    (USAGE, "the command line or the configuration is wrong"),
+    (UNREACHABLE, "nobody answered, or there is no leader"),
+    (UNKNOWN, "the outcome is unknown, or it still goes on: look at `hactl history`"),
+];
+
+/// The exit codes as text, for `hactl --help`.
+pub(super) fn exit_codes() -> String {
+    let lines: Vec<String> = EXIT_CODES.iter().map(|(c, what)| format!("  {c}  {what}")).collect();
+    format!("Exit codes:\n{}", lines.join("\n"))
+}
+
 impl Failure {
     pub(super) fn refused(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Failure::Refused { message: message.into(), hint: hint.into() }
@@ -43,13 +64,15 @@ impl Failure {
     /// The exit code, as `hactl --help` lists them.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            Failure::Usage(_) | Failure::Client(client::Error::BadEndpoint { .. }) => USAGE,
+            Failure::Usage(_)
+            | Failure::NobodyToAsk
+            | Failure::Client(client::Error::BadEndpoint { .. }) => USAGE,
             Failure::Client(client::Error::Unreachable(_) | client::Error::NoLeader(_)) => {
                 UNREACHABLE
             }
-            Failure::Client(client::Error::UnknownOutcome { .. }) | Failure::StillRunning(_) => {
-                UNKNOWN
-            }
+            Failure::Client(client::Error::UnknownOutcome { .. })
+            | Failure::StillRunning(_)
+            | Failure::Interrupted(_) => UNKNOWN,
             Failure::Client(client::Error::Refused(r))
                 if r.code == tonic::Code::InvalidArgument =>
             {
@@ -58,7 +81,7 @@ impl Failure {
             Failure::Client(client::Error::Refused(_)) | Failure::Refused { .. } => REFUSED,
             Failure::Said(code) => *code,
             // Whoever read the output has enough of it.
-            Failure::Io(e) if e.kind() == io::ErrorKind::BrokenPipe => 0,
+            Failure::Io(e) if e.kind() == io::ErrorKind::BrokenPipe => DONE,
             Failure::Io(_) => REFUSED,
         }
     }
@@ -85,6 +108,14 @@ impl Failure {
             Failure::Io(e) => with_hint(&e.to_string(), ""),
             Failure::Usage(message) => with_hint(message, "see `hactl --help`"),
             Failure::Refused { message, hint } => with_hint(message, hint),
+            Failure::NobodyToAsk => with_hint(
+                "standard input is not a terminal, so nobody can be asked",
+                "give --yes to do it without a question",
+            ),
+            Failure::Interrupted(id) => with_hint(
+                &format!("operation {id} goes on: only the wait for it has ended"),
+                "see `hactl status` and `hactl history`",
+            ),
             Failure::StillRunning(id) => with_hint(
                 &format!("operation {id} has not ended in time"),
                 "it goes on; see `hactl status` and `hactl history`, or give a longer --timeout",

@@ -6,13 +6,16 @@
 #![allow(clippy::disallowed_methods)]
 
 mod aside;
+mod confirm;
 mod connect;
 mod explain;
 mod failure;
+mod follow;
 mod history;
 pub mod manual;
 mod operate;
 mod output;
+mod progress;
 mod ps;
 mod settings;
 mod status;
@@ -30,23 +33,16 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::client::{self, Client};
 use crate::pb::v1;
 use failure::Failure;
-use output::Format;
+use output::{Colour, Format};
 
 /// Longest wait for an answer where `--timeout` is not given.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for the end of an operation where `--timeout` is not given.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(60);
 
-const EXIT_CODES: &str = "Exit codes:
-  0  it worked
-  1  it was refused, or it failed; nothing is unclear
-  2  the command line or the configuration is wrong
-  3  nobody answered, or there is no leader
-  4  the outcome is unknown: look at `hactl history` before trying again";
-
 /// Shows and changes PostgreSQL clusters that Quorate looks after.
 #[derive(Debug, Parser)]
-#[command(name = "hactl", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "hactl", version, after_help = failure::exit_codes(), max_term_width = 100)]
 pub struct Cli {
     #[command(flatten)]
     common: Common,
@@ -62,6 +58,7 @@ struct Common {
     #[arg(
         short,
         long = "endpoint",
+        visible_alias = "endpoints",
         global = true,
         env = "HACTL_ENDPOINTS",
         value_delimiter = ',',
@@ -74,6 +71,9 @@ struct Common {
     /// Form of the output
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
+    /// Whether to use colours; the default heeds NO_COLOR
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
+    color: Colour,
     /// Longest wait, such as 500ms, 10s or 2m. Default: 10s for an answer, 60s for an operation
     #[arg(long, global = true, value_parser = settings::duration, value_name = "TIME")]
     timeout: Option<Duration>,
@@ -160,6 +160,7 @@ impl Context {
 /// Runs `hactl` with the arguments of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    output::set_colours(cli.common.color);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(run(cli)),

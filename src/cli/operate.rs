@@ -1,13 +1,13 @@
 //! `hactl switchover` and `hactl failover`.
 
-use std::io::{self, BufRead, IsTerminal, Write};
-
 use clap::Args;
 
 use super::Context;
+use super::confirm::Consent;
 use super::failure::{Failure, REFUSED};
+use super::follow::{Wait, finish};
 use super::output::{self, Format};
-use crate::pb::{text, v1};
+use crate::pb::v1;
 
 /// Arguments of `hactl switchover`.
 #[derive(Debug, Args)]
@@ -18,9 +18,10 @@ pub(super) struct SwitchoverArgs {
     /// Only check, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
-    #[arg(short, long)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
+    wait: Wait,
 }
 
 /// Arguments of `hactl failover`.
@@ -35,13 +36,16 @@ pub(super) struct FailoverArgs {
     /// Only check, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
-    #[arg(short, long)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
+    wait: Wait,
 }
 
 pub(super) async fn switchover(mut context: Context, args: &SwitchoverArgs) -> Result<(), Failure> {
-    may_ask(args.yes || args.dry_run)?;
+    if !args.dry_run {
+        args.consent.possible()?;
+    }
     let cluster = context.cluster().await?;
     let request = v1::SwitchoverRequest {
         cluster: cluster.clone(),
@@ -50,7 +54,7 @@ pub(super) async fn switchover(mut context: Context, args: &SwitchoverArgs) -> R
         dry_run: true,
         ..Default::default()
     };
-    if args.dry_run || !args.yes {
+    if args.dry_run || !args.consent.yes {
         let checked = context.client.switchover(request.clone()).await?;
         if args.dry_run {
             return report(context.format, &checked, &checked.target, &checked.problems);
@@ -61,15 +65,17 @@ pub(super) async fn switchover(mut context: Context, args: &SwitchoverArgs) -> R
              stop for a moment.",
             checked.target
         );
-        confirm(&question)?;
+        args.consent.ask(&question)?;
     }
     let request = v1::SwitchoverRequest { dry_run: false, ..request };
     let begun = context.client.switchover(request).await?.operation;
-    finish(context, begun).await
+    finish(context, begun, &args.wait, promoted).await
 }
 
 pub(super) async fn failover(mut context: Context, args: &FailoverArgs) -> Result<(), Failure> {
-    may_ask(args.yes || args.dry_run)?;
+    if !args.dry_run {
+        args.consent.possible()?;
+    }
     let cluster = context.cluster().await?;
     let request = v1::FailoverRequest {
         cluster: cluster.clone(),
@@ -79,48 +85,30 @@ pub(super) async fn failover(mut context: Context, args: &FailoverArgs) -> Resul
         dry_run: true,
         ..Default::default()
     };
-    if args.dry_run || !args.yes {
+    if args.dry_run || !args.consent.yes {
         let checked = context.client.failover(request.clone()).await?;
         if args.dry_run {
             return report(context.format, &checked, &checked.target, &checked.problems);
         }
         refuse_on(&checked.problems)?;
         let who = if checked.target.is_empty() { "the best member" } else { &checked.target };
-        let loss = if args.accept_data_loss { " ACKNOWLEDGED COMMITS MAY BE LOST." } else { "" };
-        confirm(&format!("End the primary of cluster {cluster} and promote {who}?{loss}"))?;
+        let question = format!("End the primary of cluster {cluster} and promote {who}?");
+        if args.accept_data_loss {
+            let question = format!("{question} ACKNOWLEDGED COMMITS MAY BE LOST.");
+            args.consent.ask_for_name(&question, &cluster)?;
+        } else {
+            args.consent.ask(&question)?;
+        }
     }
     let request = v1::FailoverRequest { dry_run: false, ..request };
     let begun = context.client.failover(request).await?.operation;
-    finish(context, begun).await
+    finish(context, begun, &args.wait, promoted).await
 }
 
-/// Follows an operation to its end and says how it ended.
-async fn finish(mut context: Context, begun: Option<v1::Operation>) -> Result<(), Failure> {
-    let begun = begun
-        .ok_or_else(|| Failure::refused("the answer names no operation", "see `hactl history`"))?;
-    if context.format == Format::Table {
-        let kind = text::of::<v1::OperationKind>(begun.kind);
-        output::note(&format!(
-            "operation {}: {kind} of cluster {} began",
-            begun.id, begun.cluster
-        ))?;
-    }
-    let ended = context.client.follow(begun).await?;
-    if context.format != Format::Table {
-        output::value(context.format, &ended, String::new)?;
-    }
-    match ended.state() {
-        v1::OperationState::Done if context.format == Format::Table => {
-            let took = ended.ended_unix_ms.saturating_sub(ended.started_unix_ms);
-            output::line(format!("done: {} is primary, after {took} ms", ended.primary))
-        }
-        v1::OperationState::Done => Ok(()),
-        v1::OperationState::Failed => Err(Failure::refused(
-            format!("operation {} failed: {}", ended.id, ended.failure),
-            "see `hactl status` and `hactl history`",
-        )),
-        _ => Err(Failure::StillRunning(ended.id)),
-    }
+/// How an operation that made a new primary ended.
+fn promoted(ended: &v1::Operation) -> String {
+    let took = ended.ended_unix_ms.saturating_sub(ended.started_unix_ms);
+    format!("done: {} is primary, after {took} ms", ended.primary)
 }
 
 /// Says what a dry run found.
@@ -155,26 +143,6 @@ fn refuse_on(problems: &[v1::Check]) -> Result<(), Failure> {
             ))
         }
     }
-}
-
-/// Refuses before anything is asked of the control plane where nobody can answer a question.
-fn may_ask(decided: bool) -> Result<(), Failure> {
-    if decided || io::stdin().is_terminal() {
-        return Ok(());
-    }
-    let message = "standard input is not a terminal, so nobody can be asked: give --yes";
-    Err(Failure::Usage(message.to_owned()))
-}
-
-fn confirm(question: &str) -> Result<(), Failure> {
-    write!(io::stderr(), "{question} [y/N] ")?;
-    io::stderr().flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") {
-        return Ok(());
-    }
-    Err(Failure::refused("not done", ""))
 }
 
 /// Who asks, for the history: user and host, cut to what a request may hold.

@@ -1,6 +1,8 @@
 //! Forms of output, and how numbers and times are written for people.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -59,9 +61,52 @@ pub(super) fn item<T: Serialize>(
     }
 }
 
-/// Whether colours may be used: on a terminal, and where NO_COLOR is not set.
+/// When colours are used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Colour {
+    /// On a terminal, where NO_COLOR is not set and TERM is not `dumb`.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What the command line said about colours; set once, before anything is printed.
+static COLOUR: OnceLock<Colour> = OnceLock::new();
+
+/// Remembers what the command line said about colours.
+pub(super) fn set_colours(when: Colour) {
+    let _ = COLOUR.set(when);
+}
+
+/// Whether colours may be used on standard output.
 pub(super) fn colours() -> bool {
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+    match COLOUR.get().copied().unwrap_or_default() {
+        Colour::Always => true,
+        Colour::Never => false,
+        Colour::Auto => {
+            let unwanted = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+            on_screen() && !unwanted
+        }
+    }
+}
+
+/// Whether standard output is a terminal that can be drawn on again.
+pub(super) fn on_screen() -> bool {
+    io::stdout().is_terminal() && can_move()
+}
+
+/// Whether the terminal, if there is one, understands escape sequences.
+pub(super) fn can_move() -> bool {
+    std::env::var_os("TERM").is_none_or(|t| t != "dumb")
+}
+
+/// Characters in a line of the terminal that `to` is; `None` where it is none, or does not know.
+pub(super) fn width(to: &impl AsFd) -> Option<usize> {
+    let (terminal_size::Width(columns), _) = terminal_size::terminal_size_of(to)?;
+    (columns > 0).then_some(usize::from(columns))
 }
 
 /// Bytes with a unit: `0 B`, `16.0 MiB`.

@@ -42,7 +42,7 @@ async fn watch(mut context: Context, cluster: &str) -> Result<(), Failure> {
         from_leader: true,
         heartbeat_ms: 2000,
     };
-    let clear = context.format == Format::Table && output::colours();
+    let clear = context.format == Format::Table && output::on_screen();
     let mut told = false;
     loop {
         let opened = context

@@ -1,5 +1,6 @@
 //! Tables that fit: columns are left out before a word is broken.
 
+use super::output;
 use comfy_table::{Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table};
 
 /// Blanks between two columns.
@@ -83,7 +84,7 @@ pub(super) struct Screen {
 impl Screen {
     /// Standard output as it is.
     pub(super) fn stdout() -> Self {
-        Self { width: Table::new().width().map(usize::from), colours: super::output::colours() }
+        Self { width: output::width(&std::io::stdout()), colours: output::colours() }
     }
 }
 
