@@ -248,17 +248,131 @@ impl Client {
         }
     }
 
+    /// Starts a restart, or checks one: as [`Client::switchover`].
+    pub async fn restart(
+        &mut self,
+        mut request: v1::RestartRequest,
+    ) -> Result<v1::RestartResponse, Error> {
+        request.wait = false;
+        let before = self.last_operation(&request.cluster).await?;
+        let sent = request.clone();
+        let result = self
+            .send(request.dry_run, move |mut c| {
+                let request = sent.clone();
+                async move { c.restart(request).await }
+            })
+            .await;
+        match result {
+            Err(Error::UnknownOutcome { why }) => {
+                let by = &request.requested_by;
+                let found = self.find_new(&request.cluster, before, by, why).await?;
+                Ok(v1::RestartResponse { operation: Some(found), ..Default::default() })
+            }
+            other => other,
+        }
+    }
+
+    /// Has a standby copied anew, or checks that: as [`Client::switchover`].
+    pub async fn reinitialise(
+        &mut self,
+        mut request: v1::ReinitialiseRequest,
+    ) -> Result<v1::ReinitialiseResponse, Error> {
+        request.wait = false;
+        let before = self.last_operation(&request.cluster).await?;
+        let sent = request.clone();
+        let result = self
+            .send(request.dry_run, move |mut c| {
+                let request = sent.clone();
+                async move { c.reinitialise(request).await }
+            })
+            .await;
+        match result {
+            Err(Error::UnknownOutcome { why }) => {
+                let by = &request.requested_by;
+                let found = self.find_new(&request.cluster, before, by, why).await?;
+                Ok(v1::ReinitialiseResponse { operation: Some(found), problems: vec![] })
+            }
+            other => other,
+        }
+    }
+
+    /// Has members read their configuration again.
+    pub async fn reload(
+        &mut self,
+        request: v1::ReloadRequest,
+    ) -> Result<v1::ReloadResponse, Error> {
+        self.send(false, move |mut c| {
+            let request = request.clone();
+            async move { c.reload(request).await }
+        })
+        .await
+    }
+
+    /// Pauses a cluster. Once more does no harm, so an unclear answer is asked for again.
+    pub async fn pause(&mut self, request: v1::PauseRequest) -> Result<v1::PauseResponse, Error> {
+        self.send(true, move |mut c| {
+            let request = request.clone();
+            async move { c.pause(request).await }
+        })
+        .await
+    }
+
+    /// Ends a pause.
+    pub async fn resume(
+        &mut self,
+        request: v1::ResumeRequest,
+    ) -> Result<v1::ResumeResponse, Error> {
+        self.send(false, move |mut c| {
+            let request = request.clone();
+            async move { c.resume(request).await }
+        })
+        .await
+    }
+
+    /// The operations that are under way or scheduled; with `ended` also those that are over.
+    pub async fn operations(
+        &mut self,
+        cluster: &str,
+        ended: bool,
+    ) -> Result<v1::ListOperationsResponse, Error> {
+        let request = v1::ListOperationsRequest { cluster: cluster.to_owned(), ended };
+        self.read(|mut c| {
+            let request = request.clone();
+            async move { c.list_operations(request).await }
+        })
+        .await
+    }
+
+    /// One operation; the latest for 0.
+    pub async fn get_operation(&mut self, cluster: &str, id: u64) -> Result<v1::Operation, Error> {
+        self.operation(cluster, id, Instant::now() + self.limit).await
+    }
+
+    /// Calls an operation off.
+    pub async fn cancel(
+        &mut self,
+        request: v1::CancelOperationRequest,
+    ) -> Result<v1::Operation, Error> {
+        let answer = self
+            .send(false, move |mut c| {
+                let request = request.clone();
+                async move { c.cancel_operation(request).await }
+            })
+            .await?;
+        Ok(answer.operation.unwrap_or_default())
+    }
+
     /// Waits for the end of an operation, whoever leads meanwhile. At the deadline it returns what
     /// was known last, which then is still running.
     pub async fn follow(&mut self, begun: v1::Operation) -> Result<v1::Operation, Error> {
-        self.follow_to(begun, None::<fn(&v1::Cluster)>).await
+        self.follow_to(begun, None::<fn(&v1::Operation)>).await
     }
 
-    /// The same, and tells how the cluster does meanwhile, whenever it has looked.
+    /// The same, and tells how far it is, whenever it has looked.
     pub async fn follow_with(
         &mut self,
         begun: v1::Operation,
-        seen: impl FnMut(&v1::Cluster),
+        seen: impl FnMut(&v1::Operation),
     ) -> Result<v1::Operation, Error> {
         self.follow_to(begun, Some(seen)).await
     }
@@ -266,7 +380,7 @@ impl Client {
     async fn follow_to(
         &mut self,
         begun: v1::Operation,
-        mut seen: Option<impl FnMut(&v1::Cluster)>,
+        mut seen: Option<impl FnMut(&v1::Operation)>,
     ) -> Result<v1::Operation, Error> {
         let end = Instant::now() + self.limit;
         let running = i32::from(v1::OperationState::Running);
@@ -281,24 +395,11 @@ impl Client {
             if known.state == running {
                 sleep(FOLLOW_EVERY).await;
                 if let Some(seen) = &mut seen {
-                    self.glance(&known.cluster, end, seen).await;
+                    seen(&known);
                 }
             }
         }
         Ok(known)
-    }
-
-    /// Looks at a cluster, where that is possible now.
-    async fn glance(&mut self, cluster: &str, end: Instant, seen: &mut impl FnMut(&v1::Cluster)) {
-        let request = v1::GetStatusRequest { cluster: cluster.to_owned(), linearizable: false };
-        let call = self.call(Nature::Read, end.min(Instant::now() + PAUSE), |mut c| {
-            let request = request.clone();
-            async move { c.get_status(request).await }
-        });
-        let Ok(answer) = call.await else { return };
-        if let Some(cluster) = answer.status.iter().flat_map(|s| &s.clusters).next() {
-            seen(cluster);
-        }
     }
 
     async fn operation(
@@ -320,6 +421,26 @@ impl Client {
     async fn last_operation(&mut self, cluster: &str) -> Result<u64, Error> {
         let status = self.status(cluster).await?;
         Ok(status.clusters.first().map_or(0, |c| c.last_operation))
+    }
+
+    /// Looks for a new operation of that person, of whatever kind, as [`Client::find_started`].
+    async fn find_new(
+        &mut self,
+        cluster: &str,
+        before: u64,
+        by: &str,
+        why: String,
+    ) -> Result<v1::Operation, Error> {
+        let end = Instant::now() + self.limit;
+        while Instant::now() < end {
+            let known = self.operations(cluster, true).await.unwrap_or_default();
+            let new = |o: &v1::Operation| o.id > before && o.requested_by == by;
+            match known.operations.into_iter().find(new) {
+                Some(operation) => return Ok(operation),
+                None => sleep(PAUSE).await,
+            }
+        }
+        Err(Error::UnknownOutcome { why })
     }
 
     /// Looks for an operation that was started by a change with an unclear answer: a newer one of

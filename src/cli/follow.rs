@@ -10,9 +10,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Context;
 use super::failure::Failure;
+use super::operation::{one, what};
 use super::output::{self, Format};
 use super::progress::Progress;
-use crate::pb::{text, v1};
+use crate::pb::v1;
 
 /// How often the clock of the line moves.
 const TICK: Duration = Duration::from_millis(100);
@@ -36,16 +37,23 @@ pub(super) async fn finish(
     let begun = begun
         .ok_or_else(|| Failure::refused("the answer names no operation", "see `hactl history`"))?;
     let people = context.format == Format::Table;
-    if people {
+    let scheduled = begun.state() == v1::OperationState::Scheduled;
+    if people && begun.state() == v1::OperationState::Running {
         output::note(&format!("{} began", title(&begun)))?;
     }
-    let ended = if wait.no_wait { begun } else { follow(&mut context, begun).await? };
+    let ended = if wait.no_wait || scheduled { begun } else { follow(&mut context, begun).await? };
     if !people {
         output::value(context.format, &ended, String::new)?;
     }
     match ended.state() {
         v1::OperationState::Done if people => output::line(done(&ended)),
         v1::OperationState::Done => Ok(()),
+        v1::OperationState::Scheduled if people => output::line(one(&ended)),
+        v1::OperationState::Scheduled => Ok(()),
+        v1::OperationState::Cancelled => Err(Failure::refused(
+            format!("operation {} was {}", ended.id, ended.failure),
+            "see `hactl history`",
+        )),
         v1::OperationState::Failed => Err(Failure::refused(
             format!("operation {} failed: {}", ended.id, ended.failure),
             "see `hactl status` and `hactl history`",
@@ -61,8 +69,10 @@ async fn follow(context: &mut Context, begun: v1::Operation) -> Result<v1::Opera
     let mut interrupt = signal(SignalKind::interrupt())?;
     let progress = std::cell::RefCell::new(Progress::new(context.format));
     progress.borrow_mut().show(&name);
-    let ended = context.client.follow_with(begun, |cluster| {
-        progress.borrow_mut().show(&format!("{name}: {}", stage(cluster)));
+    let ended = context.client.follow_with(begun, |known| {
+        if !known.progress.is_empty() {
+            progress.borrow_mut().show(&format!("{name}: {}", known.progress));
+        }
     });
     let mut ended = std::pin::pin!(ended);
     let mut tick = tokio::time::interval(TICK);
@@ -75,28 +85,7 @@ async fn follow(context: &mut Context, begun: v1::Operation) -> Result<v1::Opera
     }
 }
 
-/// `operation 3: switchover of cluster main to b`.
+/// `operation 3, switchover to b of cluster main`.
 fn title(operation: &v1::Operation) -> String {
-    let kind = text::of::<v1::OperationKind>(operation.kind);
-    let to = match operation.target.as_str() {
-        "" => String::new(),
-        target => format!(" to {target}"),
-    };
-    format!("operation {}: {kind} of cluster {}{to}", operation.id, operation.cluster)
-}
-
-/// Where the cluster is, in a few words.
-fn stage(cluster: &v1::Cluster) -> String {
-    let Some(tenure) = &cluster.tenure else {
-        return text::of::<v1::ClusterPhase>(cluster.phase);
-    };
-    let (epoch, member) = (tenure.epoch, &tenure.member);
-    match &tenure.closed {
-        None if tenure.stage == i32::from(v1::TenureStage::Active) => {
-            format!("{member} is primary")
-        }
-        None => format!("epoch {epoch} of {member}, {}", text::of::<v1::TenureStage>(tenure.stage)),
-        Some(_) if tenure.stopped => format!("{member} has stopped"),
-        Some(_) => format!("epoch {epoch} of {member} is closed"),
-    }
+    format!("operation {}, {} of cluster {}", operation.id, what(operation), operation.cluster)
 }

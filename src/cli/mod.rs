@@ -12,14 +12,17 @@ mod explain;
 mod failure;
 mod follow;
 mod history;
+mod jobs;
 pub mod manual;
 mod operate;
+mod operation;
 mod output;
 mod progress;
 mod ps;
 mod settings;
 mod status;
 mod table;
+mod when;
 
 #[cfg(test)]
 mod tests;
@@ -39,6 +42,11 @@ use output::{Colour, Format};
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for the end of an operation where `--timeout` is not given.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The same for a restart of all members.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(3600);
+/// And for a copy.
+const COPY_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// Shows and changes PostgreSQL clusters that Quorate looks after.
 #[derive(Debug, Parser)]
@@ -87,6 +95,20 @@ enum Command {
     Switchover(operate::SwitchoverArgs),
     /// Replace a primary that is gone, where that does not happen by itself
     Failover(operate::FailoverArgs),
+    /// Restart a member, or all of them one after the other
+    Restart(jobs::RestartArgs),
+    /// Make PostgreSQL read its configuration again
+    Reload(jobs::ReloadArgs),
+    /// Keep a standby's data aside, and copy it anew
+    #[command(alias = "reinitialise", alias = "reinitialize")]
+    Reinit(jobs::ReinitArgs),
+    /// Have nothing happen by itself: no failover, whatever ends
+    Pause(jobs::PauseArgs),
+    /// End a pause
+    Resume,
+    /// Show operations, wait for one, or call one off
+    #[command(alias = "op")]
+    Operation(operation::OperationArgs),
     /// Show what happened to a cluster
     History(history::HistoryArgs),
     /// Say what the leader waits for, and why
@@ -179,10 +201,17 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { common, command } = cli;
     let reading = || Context::new(&common, READ_TIMEOUT);
     let operating = || Context::new(&common, OPERATION_TIMEOUT);
+    let patient = |timeout| Context::new(&common, timeout);
     match command {
         Command::Status(args) => status::run(reading()?, &args).await,
         Command::Switchover(args) => operate::switchover(operating()?, &args).await,
         Command::Failover(args) => operate::failover(operating()?, &args).await,
+        Command::Restart(args) => jobs::restart(patient(RESTART_TIMEOUT)?, &args).await,
+        Command::Reload(args) => jobs::reload(operating()?, &args).await,
+        Command::Reinit(args) => jobs::reinit(patient(COPY_TIMEOUT)?, &args).await,
+        Command::Pause(args) => jobs::pause(operating()?, &args).await,
+        Command::Resume => jobs::resume(operating()?).await,
+        Command::Operation(args) => operation::run(operating()?, &args).await,
         Command::History(args) => history::run(reading()?, &args).await,
         Command::Explain => explain::run(reading()?).await,
         Command::Aside => aside::run(reading()?).await,

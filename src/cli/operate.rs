@@ -7,6 +7,7 @@ use super::confirm::Consent;
 use super::failure::{Failure, REFUSED};
 use super::follow::{Wait, finish};
 use super::output::{self, Format};
+use super::when;
 use crate::pb::v1;
 
 /// Arguments of `hactl switchover`.
@@ -15,6 +16,9 @@ pub(super) struct SwitchoverArgs {
     /// The new primary; the best standby where it is left out
     #[arg(long, value_name = "MEMBER")]
     to: Option<String>,
+    /// Begin then, such as 2026-11-23T02:00:00Z or +2h; within five minutes of it or not at all
+    #[arg(long, value_parser = when::moment, value_name = "TIME")]
+    at: Option<u64>,
     /// Only check, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -52,18 +56,28 @@ pub(super) async fn switchover(mut context: Context, args: &SwitchoverArgs) -> R
         target: args.to.clone().unwrap_or_default(),
         requested_by: requested_by(),
         dry_run: true,
+        at_unix_ms: args.at.unwrap_or_default(),
         ..Default::default()
     };
     if args.dry_run || !args.consent.yes {
         let checked = context.client.switchover(request.clone()).await?;
         if args.dry_run {
-            return report(context.format, &checked, &checked.target, &checked.problems);
+            return report(
+                context.format,
+                &checked,
+                &promoted_one(&checked.target),
+                &checked.problems,
+            );
         }
         refuse_on(&checked.problems)?;
+        let who = match checked.target.as_str() {
+            "" => "the best standby",
+            target => target,
+        };
+        let when = args.at.map(|at| format!(" at {}", output::time(at))).unwrap_or_default();
         let question = format!(
-            "Make {} the primary of cluster {cluster}? Open transactions are lost, and writes \
-             stop for a moment.",
-            checked.target
+            "Make {who} the primary of cluster {cluster}{when}? Open transactions are lost, and \
+             writes stop for a moment."
         );
         args.consent.ask(&question)?;
     }
@@ -88,7 +102,12 @@ pub(super) async fn failover(mut context: Context, args: &FailoverArgs) -> Resul
     if args.dry_run || !args.consent.yes {
         let checked = context.client.failover(request.clone()).await?;
         if args.dry_run {
-            return report(context.format, &checked, &checked.target, &checked.problems);
+            return report(
+                context.format,
+                &checked,
+                &promoted_one(&checked.target),
+                &checked.problems,
+            );
         }
         refuse_on(&checked.problems)?;
         let who = if checked.target.is_empty() { "the best member" } else { &checked.target };
@@ -111,17 +130,23 @@ fn promoted(ended: &v1::Operation) -> String {
     format!("done: {} is primary, after {took} ms", ended.primary)
 }
 
+fn promoted_one(target: &str) -> String {
+    match target {
+        "" => "the best member would be promoted".to_owned(),
+        target => format!("{target} would be promoted"),
+    }
+}
+
 /// Says what a dry run found.
-fn report<T: serde::Serialize>(
+pub(super) fn report<T: serde::Serialize>(
     format: Format,
     answer: &T,
-    target: &str,
+    would: &str,
     problems: &[v1::Check],
 ) -> Result<(), Failure> {
     output::value(format, answer, || {
-        let mut lines = match (problems, target) {
-            ([], "") => "nothing stands against it; the best member would be promoted".to_owned(),
-            ([], target) => format!("nothing stands against it; {target} would be promoted"),
+        let mut lines = match problems {
+            [] => format!("nothing stands against it; {would}"),
             _ => "it would be refused:".to_owned(),
         };
         for p in problems {
@@ -132,7 +157,7 @@ fn report<T: serde::Serialize>(
     if problems.is_empty() { Ok(()) } else { Err(Failure::Said(REFUSED)) }
 }
 
-fn refuse_on(problems: &[v1::Check]) -> Result<(), Failure> {
+pub(super) fn refuse_on(problems: &[v1::Check]) -> Result<(), Failure> {
     match problems {
         [] => Ok(()),
         [first, ..] => {
@@ -146,7 +171,7 @@ fn refuse_on(problems: &[v1::Check]) -> Result<(), Failure> {
 }
 
 /// Who asks, for the history: user and host, cut to what a request may hold.
-fn requested_by() -> String {
+pub(super) fn requested_by() -> String {
     let uid = nix::unistd::getuid();
     let user = nix::unistd::User::from_uid(uid).ok().flatten();
     let user = user.map_or_else(|| format!("uid {uid}"), |u| u.name);

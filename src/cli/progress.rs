@@ -124,11 +124,15 @@ mod tests {
         assert_eq!(shown(Form::Quiet, &["a", "b"]), "");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_terminal_has_one_line_that_is_taken_away_and_never_wraps() {
+    #[test]
+    fn a_terminal_has_one_line_that_is_taken_away_and_never_wraps() {
         let text = shown(Form::Rewritten(20), &["promoting the standby b", "done"]);
         let lines: Vec<&str> = text.split("\r\x1b[K").collect();
-        assert_eq!(lines, ["", "promoting... 0.0 s", "done 0.0 s", "done 0.0 s", ""]);
+        let [first, long, done, again, last] = lines.as_slice() else { panic!("{lines:?}") };
+        assert_eq!((*first, *last), ("", ""));
+        assert!(long.starts_with("promoting") && long.contains("... "), "{long}");
+        assert!(long.chars().count() < 20, "{long}");
+        assert!(done.starts_with("done ") && again.starts_with("done "), "{lines:?}");
         assert!(!text.contains('\n'), "{text:?}");
         assert_eq!(shown(Form::Rewritten(20), &[]), "");
     }

@@ -4,7 +4,8 @@ use clap::Args;
 
 use super::Context;
 use super::failure::{Failure, UNREACHABLE};
-use super::output::{self, Format, age, bytes};
+use super::operation::one;
+use super::output::{self, Format, age, bytes, time};
 use super::table::{Column, Screen, Text, Tone, render};
 use crate::client;
 use crate::pb::{text, v1};
@@ -148,10 +149,16 @@ fn cluster_lines(cluster: &v1::Cluster, from_leader: bool) -> String {
     if let Some(t) = &cluster.tenure {
         out.push_str(&tenure_line(t));
     }
-    if let Some(o) = &cluster.operation {
-        let kind = text::of::<v1::OperationKind>(o.kind);
-        let to = if o.target.is_empty() { String::new() } else { format!(" to {}", o.target) };
-        out.push_str(&format!("  {kind}{to} under way: operation {}, {}\n", o.id, o.requested_by));
+    if let Some(paused) = &cluster.paused {
+        let until = match paused.until_unix_ms {
+            0 => String::new(),
+            at => format!(", until {}", time(at)),
+        };
+        let (by, at) = (&paused.by, time(paused.at_unix_ms));
+        out.push_str(&format!("  PAUSED by {by} since {at}{until}: no failover happens\n"));
+    }
+    for o in cluster.operation.iter().chain(&cluster.jobs).chain(&cluster.scheduled) {
+        out.push_str(&format!("  {}, asked for by {}\n", one(o), o.requested_by));
     }
     out
 }

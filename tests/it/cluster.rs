@@ -13,6 +13,7 @@ mod disks;
 mod freezes;
 mod full;
 mod hung;
+mod jobs;
 mod judging;
 mod kills;
 mod modes;
