@@ -93,7 +93,7 @@ impl Session {
     /// sections 54.8 to 54.10 in version 15), one line for each; those of `pg_ident.conf` from
     /// version 15 on.
     pub async fn file_problems(&mut self, major: u32) -> Result<Vec<String>, Error> {
-        let mut sql = "SELECT format('%s line %s: %s', sourcefile, sourceline, error) AS problem \
+        let mut sql = "SELECT concat(name || ', ', sourcefile, ' line ', sourceline, ': ', error) AS problem \
              FROM pg_show_all_file_settings() WHERE error IS NOT NULL \
              UNION ALL SELECT format('pg_hba.conf line %s: %s', line_number, error) \
              FROM pg_hba_file_rules() WHERE error IS NOT NULL"
