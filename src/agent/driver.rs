@@ -50,6 +50,8 @@ pub enum Error {
 }
 
 /// How to start PostgreSQL. It never starts as a primary.
+// One is made for each start, and none is kept.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum StartMode {
     /// As a standby that takes no WAL from anywhere.

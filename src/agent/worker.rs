@@ -262,7 +262,6 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             return Pause::For(TICK);
         }
         self.remember_ready().await;
-        self.reload(&state).await;
         self.note_upstream(&wanted, now);
         let action = reconcile(&self.shared.member.name, &wanted, &self.shared.local(), now);
         self.carry_out(action, &state, &snapshot).await

@@ -244,6 +244,8 @@ pub(super) fn hint(rule: &str) -> &'static str {
         "schedule.valid" => "see `hactl operation list`",
         "restart.pending" => "`hactl restart --rolling` without --pending restarts all",
         "restart.running" => "it is started by itself where it can be: see `hactl explain`",
+        "switchover.target-room" => "make room on its disks, or name another standby",
+        "operation.under-way" | "operation.scheduled" => "see `hactl operation list`",
         "reinitialise.write-quorum" => "bring another standby back first, see `hactl status`",
         "takeover.read-quorum" => {
             "bring the missing members back, or accept that commits may be lost: \

@@ -63,6 +63,9 @@ impl Operator {
         let state = self.confirmed().await?;
         let agreed = find(&state, &cluster)?;
         if let Some(at) = at {
+            if let Some(unknown) = wanted.as_ref().filter(|m| !agreed.members.contains_key(*m)) {
+                return Err(Error::Checks(vec![OperationProblem::UnknownMember(unknown.clone())]));
+            }
             let target = wanted.as_ref().map(ToString::to_string).unwrap_or_default();
             let mut answer = v1::SwitchoverResponse { target, ..Default::default() };
             if !request.dry_run {

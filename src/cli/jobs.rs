@@ -175,7 +175,7 @@ pub(super) async fn reload(mut context: Context, args: &ReloadArgs) -> Result<()
             false => context.client.follow(operation).await?,
         };
         match operation.state() {
-            v1::OperationState::Failed => {
+            v1::OperationState::Failed | v1::OperationState::Cancelled => {
                 failed.push(format!("{}: {}", operation.member, operation.failure));
             }
             v1::OperationState::Running => running = Some(operation.id),
@@ -242,8 +242,11 @@ pub(super) async fn pause(mut context: Context, args: &PauseArgs) -> Result<(), 
         0 => "until `hactl resume`".to_owned(),
         at => format!("until {}", output::time(at)),
     };
+    let (status, _) = context.status(&cluster).await?;
+    let gone = status.clusters.iter().any(|c| c.primary.is_empty());
+    let now = if gone { "THERE IS NO PRIMARY NOW, and it stays so. " } else { "" };
     args.consent.ask(&format!(
-        "Pause cluster {cluster} {end}? No failover happens meanwhile: a primary that ends, or \
+        "Pause cluster {cluster} {end}? {now}No failover happens meanwhile: a primary that ends, or \
          that loses the control plane, stays down."
     ))?;
     let request = v1::PauseRequest {

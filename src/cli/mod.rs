@@ -142,8 +142,10 @@ impl Context {
         let file = settings::File::find()?;
         let endpoints = settings::endpoints(&common.endpoints, &file);
         let limit = common.timeout.unwrap_or(default_timeout);
+        // A change is never sent long after it was typed, however long its end is waited for.
+        let answer = limit.min(READ_TIMEOUT);
         Ok(Self {
-            client: Client::new(&endpoints, limit)?,
+            client: Client::new(&endpoints, answer)?.patient(limit),
             cluster: common.cluster.clone().or(file.cluster),
             format: common.output,
         })
@@ -211,7 +213,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Reinit(args) => jobs::reinit(patient(COPY_TIMEOUT)?, &args).await,
         Command::Pause(args) => jobs::pause(operating()?, &args).await,
         Command::Resume => jobs::resume(operating()?).await,
-        Command::Operation(args) => operation::run(operating()?, &args).await,
+        Command::Operation(args) => operation::run(patient(COPY_TIMEOUT)?, &args).await,
         Command::History(args) => history::run(reading()?, &args).await,
         Command::Explain => explain::run(reading()?).await,
         Command::Aside => aside::run(reading()?).await,

@@ -149,6 +149,8 @@ fn a_cluster_without_a_primary_says_why() {
         id: 9,
         kind: v1::OperationKind::Failover.into(),
         requested_by: "me@here".to_owned(),
+        state: v1::OperationState::Running.into(),
+        progress: "waiting for a member".to_owned(),
         ..Default::default()
     });
     let text = status::screenful(&status, WIDE);
@@ -156,7 +158,7 @@ fn a_cluster_without_a_primary_says_why() {
         "NO PRIMARY",
         "COMMITS WAIT",
         "epoch 4 of a is closed: lease-lost, its stop is not proven; see `hactl explain`",
-        "failover under way: operation 9, me@here",
+        "operation 9: failover, running: waiting for a member, asked for by me@here",
     ] {
         assert!(text.contains(part), "{part}:\n{text}");
     }

@@ -78,6 +78,7 @@ fn change(
         Change::FinishBootstrap { .. } => finish_bootstrap(state, at, change),
         Change::Close { expect_epoch, reason, stopped } => {
             expect_open(state, *expect_epoch)?;
+            expect_not_paused(state)?;
             if *stopped && *reason == CloseReason::LeaseLost {
                 return Err(Rejection::WrongStage {
                     epoch: *expect_epoch,
@@ -222,6 +223,9 @@ fn check_sync(
         expect_member(state, member)?;
         if state.members.get(member).is_some_and(|m| !m.may_confirm(primary)) {
             return bad(format!("{member} is tagged, so it counts in no quorum"));
+        }
+        if state.is_given_up(member) {
+            return bad(format!("the data of {member} is given up for a copy"));
         }
     }
     Ok(())

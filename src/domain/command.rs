@@ -172,7 +172,7 @@ pub enum Change {
         /// Who asks.
         by: String,
     },
-    /// Takes the next step of a rolling restart.
+    /// Takes the next step of an operation.
     StepOperation {
         /// Its number.
         operation: u64,
@@ -211,6 +211,8 @@ pub enum Change {
     },
     /// Ends the pause.
     Resume {
+        /// Only a pause that ends by itself then; `None` for any.
+        over: Option<WallMillis>,
         /// Who asks.
         by: String,
     },

@@ -255,6 +255,8 @@ pub struct Observations {
     pub closed_seen: Option<(Epoch, BootTime)>,
     /// When this leader first saw each operation under way.
     pub operations_seen: BTreeMap<u64, BootTime>,
+    /// When it first saw that by this operation the primary is to leave its role.
+    pub handover_seen: Option<(u64, BootTime)>,
     /// Members that gave a granted epoch up before it was active, and when.
     pub gave_up: BTreeMap<MemberName, BootTime>,
     /// The furthest position that the primary of an epoch has itself told this leader.
@@ -334,5 +336,11 @@ impl Observations {
         for op in state.under_way() {
             self.operations_seen.entry(op.id).or_insert(now);
         }
+        let handing = state.operation.as_ref().filter(|op| op.kind.handover().is_some());
+        self.handover_seen = match (handing, self.handover_seen) {
+            (Some(op), Some((id, at))) if op.id == id => Some((id, at)),
+            (Some(op), _) => Some((op.id, now)),
+            (None, _) => None,
+        };
     }
 }

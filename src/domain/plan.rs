@@ -40,7 +40,7 @@ pub const TARGET_WAIT: Duration = Duration::from_secs(2);
 /// How long a takeover waits for a primary that restarts where it is.
 pub const RESTART_WAIT: Duration = Duration::from_secs(30);
 /// How long a switchover may wait for the primary to stop.
-pub const SWITCHOVER_DEADLINE: Duration = Duration::from_secs(15);
+pub const SWITCHOVER_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a granted member may take to be promoted, though it renews its lease.
 pub const PROMOTION_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a takeover waits for the target of a failover by hand to be sealed.

@@ -437,6 +437,9 @@ pub enum OperationKind {
     Reinitialise {
         /// Which.
         member: MemberName,
+        /// Whether its data may be given up: from then on it confirms no commit, whatever
+        /// becomes of the operation, until the copy is proven.
+        begun: bool,
     },
     /// Begin something later.
     Later {

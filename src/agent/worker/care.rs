@@ -24,6 +24,7 @@ const PRIMARY_ALARMS: &[AlarmCode] =
 impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     /// What is done while nothing is asked for.
     pub(super) async fn care(&mut self, state: &ClusterState, snapshot: &Snapshot) -> Pause {
+        self.reload(state).await;
         let wanted = desired(state, &self.shared.member.name);
         let (process, mark, seen) = {
             let inner = self.shared.lock();

@@ -230,6 +230,7 @@ impl Member {
             delay_ms: 0,
             restart: None,
             copy_anew: None,
+            expendable: false,
         }
     }
 
