@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::output;
 use crate::client;
 
 /// Why a command did not succeed.
@@ -88,7 +89,9 @@ impl Failure {
 
     /// Tells the operator, on standard error.
     pub(super) fn print(&self) {
+        let width = output::width(&io::stderr());
         for line in self.lines() {
+            let line = output::folded(&line, width);
             // Nobody can be told if this fails.
             let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{line}\n"));
         }

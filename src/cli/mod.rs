@@ -23,6 +23,7 @@ mod settings;
 mod status;
 mod table;
 mod when;
+mod topology;
 
 #[cfg(test)]
 mod tests;
