@@ -117,16 +117,21 @@ impl Failure {
             ),
             Failure::Interrupted(id) => with_hint(
                 &format!("operation {id} goes on: only the wait for it has ended"),
-                "see `hactl status` and `hactl history`",
+                &look(*id),
             ),
             Failure::StillRunning(id) => with_hint(
                 &format!("operation {id} has not ended in time"),
-                "it goes on; see `hactl status` and `hactl history`, or give a longer --timeout",
+                &format!("it goes on; {}, or give a longer --timeout", look(*id)),
             ),
             Failure::Client(client::Error::Refused(refusal)) => refusal_lines(refusal),
             Failure::Client(error) => with_hint(&error.to_string(), client_hint(error)),
         }
     }
+}
+
+/// How to look at an operation that is not waited for.
+fn look(id: u64) -> String {
+    format!("see `hactl operation show {id}`, wait again by `hactl operation wait {id}`")
 }
 
 fn client_hint(error: &client::Error) -> &'static str {

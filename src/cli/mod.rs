@@ -22,8 +22,8 @@ mod ps;
 mod settings;
 mod status;
 mod table;
-mod when;
 mod topology;
+mod when;
 
 #[cfg(test)]
 mod tests;

@@ -151,7 +151,9 @@ async fn no_line_is_wider_than_the_terminal() {
     let leader = Served::new(Fake::leader()).await;
     let endpoint = leader.address.to_string();
     for columns in [40, 60, 80, 120] {
-        for args in ["status", "history", "explain", "aside", "status --topology"] {
+        for args in
+            ["status", "history", "explain", "aside", "status --topology", "operation list --all"]
+        {
             let text = plain(&shown(&endpoint, args, columns, None).await);
             let too_wide = text.lines().find(|l| l.chars().count() > usize::from(columns));
             assert_eq!(too_wide, None, "{args} at {columns}:\n{text}");
@@ -260,7 +262,7 @@ async fn ctrl_c_ends_the_wait_and_not_the_operation() {
     let (status, text) = terminal.end().await;
     assert_eq!(status.code(), Some(4), "{text}");
     assert!(text.contains("operation 1 goes on"), "{text}");
-    assert!(text.contains("hint: see `hactl status`"), "{text}");
+    assert!(text.contains("hint: see `hactl operation show 1`"), "{text}");
     assert!(leader.fake.cluster().operation.is_some(), "it goes on");
     let long = text.split(['\r', '\n']).map(plain).find(|l| l.chars().count() > 76);
     assert_eq!(long, None, "{text}");
