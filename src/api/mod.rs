@@ -52,7 +52,7 @@ pub const LEADER_HEADER: &str = "quorate-leader";
 pub struct ReflectionError(String);
 
 /// The services of the API: control, health (`grpc.health.v1`) and reflection
-/// (`grpc.reflection.v1`). Serve them where peers are served, or alone. Once `shutdown` is true,
+/// (`grpc.reflection.v1`, and `v1alpha`, which the clients of Python and older ones speak). Serve them where peers are served, or alone. Once `shutdown` is true,
 /// watches end, waits answer with what they have, and health says NOT_SERVING.
 ///
 /// Health of the service name "" is that of the process: SERVING while it answers. It does not say
@@ -64,15 +64,19 @@ pub fn routes(
     let admission = Admission { control_plane: source.control_plane().to_owned() };
     let api = ControlPlaneServer::new(Api::new(source, shutdown.clone()))
         .max_decoding_message_size(REQUEST_BYTES_MAX);
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|e| ReflectionError(e.to_string()))?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let unreadable = |e: tonic_reflection::server::Error| ReflectionError(e.to_string());
+    let current = reflection().build_v1().map_err(unreadable)?;
+    let alpha = reflection().build_v1alpha().map_err(unreadable)?;
     let health = tonic_health::pb::health_server::HealthServer::new(health::Health::new(shutdown));
     Ok(Routes::new(InterceptedService::new(api, admission))
         .add_service(health)
-        .add_service(reflection))
+        .add_service(current)
+        .add_service(alpha))
 }
 
 /// Refuses calls that are meant for another control plane.

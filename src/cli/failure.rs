@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::output;
 use crate::client;
 
 /// Why a command did not succeed.
@@ -88,7 +89,9 @@ impl Failure {
 
     /// Tells the operator, on standard error.
     pub(super) fn print(&self) {
+        let width = output::width(&io::stderr());
         for line in self.lines() {
+            let line = output::folded(&line, width);
             // Nobody can be told if this fails.
             let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{line}\n"));
         }
@@ -114,16 +117,21 @@ impl Failure {
             ),
             Failure::Interrupted(id) => with_hint(
                 &format!("operation {id} goes on: only the wait for it has ended"),
-                "see `hactl status` and `hactl history`",
+                &look(*id),
             ),
             Failure::StillRunning(id) => with_hint(
                 &format!("operation {id} has not ended in time"),
-                "it goes on; see `hactl status` and `hactl history`, or give a longer --timeout",
+                &format!("it goes on; {}, or give a longer --timeout", look(*id)),
             ),
             Failure::Client(client::Error::Refused(refusal)) => refusal_lines(refusal),
             Failure::Client(error) => with_hint(&error.to_string(), client_hint(error)),
         }
     }
+}
+
+/// How to look at an operation that is not waited for.
+fn look(id: u64) -> String {
+    format!("see `hactl operation show {id}`, wait again by `hactl operation wait {id}`")
 }
 
 fn client_hint(error: &client::Error) -> &'static str {

@@ -22,6 +22,7 @@ mod ps;
 mod settings;
 mod status;
 mod table;
+mod topology;
 mod when;
 
 #[cfg(test)]

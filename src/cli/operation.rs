@@ -47,9 +47,9 @@ enum Verb {
 
 const COLUMNS: [Column; 6] = [
     Column::new("ID").right(),
-    Column::new("WHAT"),
+    Column::new("WHAT").squeezed(),
     Column::new("STATE"),
-    Column::new("TIME"),
+    Column::new("TIME").squeezed(),
     Column::new("BY").spare(1),
     Column::new("RESULT").prose(),
 ];

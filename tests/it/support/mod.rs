@@ -29,6 +29,7 @@ use std::future::Future;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+pub use address::Turn;
 pub use client::{APP_PASSWORD, APP_USER, Conn, Endpoint, application};
 pub use cluster::{Cluster, Hactl};
 pub use config::{CLUSTER, Options};
