@@ -8,11 +8,13 @@
 mod aside;
 mod confirm;
 mod connect;
+mod events;
 mod explain;
 mod failure;
 mod follow;
 mod history;
 mod jobs;
+mod kinds;
 pub mod manual;
 mod operate;
 mod operation;
@@ -20,6 +22,7 @@ mod output;
 mod progress;
 mod ps;
 mod settings;
+mod since;
 mod status;
 mod table;
 mod when;
@@ -111,6 +114,8 @@ enum Command {
     Operation(operation::OperationArgs),
     /// Show what happened to a cluster
     History(history::HistoryArgs),
+    /// Show what happened to one cluster or to all, and what happens
+    Events(events::EventsArgs),
     /// Say what the leader waits for, and why
     Explain,
     /// List data directories that were replaced and kept
@@ -213,6 +218,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Resume => jobs::resume(operating()?).await,
         Command::Operation(args) => operation::run(operating()?, &args).await,
         Command::History(args) => history::run(reading()?, &args).await,
+        Command::Events(args) => events::run(reading()?, &args).await,
         Command::Explain => explain::run(reading()?).await,
         Command::Aside => aside::run(reading()?).await,
         Command::Dsn(args) => connect::dsn(reading()?, &args).await,
