@@ -265,6 +265,8 @@ pub const UPKEEP_ALARMS: &[AlarmCode] = &[
     AlarmCode::SettingsChanged,
     AlarmCode::PendingRestart,
     AlarmCode::ParametersRefused,
+    AlarmCode::SlotHoldsWal,
+    AlarmCode::ArchiveFailing,
 ];
 
 /// What a look at a member's file systems found.
@@ -329,6 +331,11 @@ pub trait Database: Send + Sync + 'static {
         mode: &StartMode,
         spec: &ClusterSpec,
     ) -> impl Future<Output = Result<Started>> + Send;
+
+    /// The version of the database's programs, such as "15.6"; empty where it is not known.
+    fn version(&self) -> String {
+        String::new()
+    }
 
     /// The process tree as it changes.
     fn tree(&self) -> watch::Receiver<Tree>;

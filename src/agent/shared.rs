@@ -13,7 +13,7 @@ use crate::domain::cascade;
 use crate::domain::lease::HolderLease;
 use crate::domain::lineage::Lineage;
 use crate::domain::observation::{
-    Condition, Data, Fencing, PrimaryView, Progress, Reloaded, Report, Sequence, StandbyView,
+    About, Condition, Data, Fencing, PrimaryView, Progress, Reloaded, Report, Sequence, StandbyView,
 };
 use crate::domain::reconcile::{Local, Process};
 use crate::domain::record::{DataMark, MemberRecord};
@@ -279,6 +279,11 @@ impl<D: Database, C: Clock> Shared<D, C> {
             aside: inner.aside.clone(),
             copied_for: inner.record.copied_for,
             reloaded: inner.reloaded.clone(),
+            about: About {
+                hanode: env!("CARGO_PKG_VERSION").to_owned(),
+                postgresql: self.database.version(),
+                wall: self.clock.wall(),
+            },
         })
     }
 }

@@ -8,6 +8,7 @@
 mod aside;
 mod confirm;
 mod connect;
+mod doctor;
 mod events;
 mod explain;
 mod failure;
@@ -118,6 +119,8 @@ enum Command {
     Events(events::EventsArgs),
     /// Say what the leader waits for, and why
     Explain,
+    /// Look for what is wrong, and say what to do about it: exits with 1 for warnings, 2 for problems
+    Doctor(doctor::DoctorArgs),
     /// List data directories that were replaced and kept
     Aside,
     /// Print a connection string for libpq that finds the primary
@@ -220,6 +223,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::History(args) => history::run(reading()?, &args).await,
         Command::Events(args) => events::run(reading()?, &args).await,
         Command::Explain => explain::run(reading()?).await,
+        Command::Doctor(args) => doctor::run(reading()?, &args).await,
         Command::Aside => aside::run(reading()?).await,
         Command::Dsn(args) => connect::dsn(reading()?, &args).await,
         Command::Psql(args) => connect::psql(reading()?, &args).await,

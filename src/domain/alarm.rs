@@ -62,6 +62,10 @@ pub enum AlarmCode {
     UpstreamLost,
     /// The controller of the member's node takes no part.
     ControllerDown,
+    /// A slot keeps much WAL on the disk, or has lost what it kept.
+    SlotHoldsWal,
+    /// WAL is not archived.
+    ArchiveFailing,
 }
 
 impl AlarmCode {
@@ -86,6 +90,8 @@ impl AlarmCode {
             AlarmCode::CommitsWait => "commits-wait",
             AlarmCode::UpstreamLost => "upstream-lost",
             AlarmCode::ControllerDown => "controller-down",
+            AlarmCode::SlotHoldsWal => "slot-holds-wal",
+            AlarmCode::ArchiveFailing => "archive-failing",
         }
     }
 }

@@ -15,6 +15,7 @@
 //!   observe  health           what it is, and whether it works
 //!   upkeep                    what changes slowly, looked after from time to time:
 //!   slots  impostor  repair     slots of the other members, strangers, settings by hand
+//!   wal                         what is kept too long: by slots, or since it is not archived
 //! ```
 
 // This module talks to the real machine only, so it may use tokio's tasks and timers directly.
@@ -37,6 +38,7 @@ mod settings;
 mod slots;
 mod survey;
 mod upkeep;
+mod wal;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -295,6 +297,10 @@ impl Database for PgDatabase {
 
     async fn start(&self, mode: &StartMode, spec: &ClusterSpec) -> Result<Started> {
         self.start_under_guard(mode, spec).await
+    }
+
+    fn version(&self) -> String {
+        self.binaries.version().full.clone()
     }
 
     fn tree(&self) -> watch::Receiver<Tree> {
