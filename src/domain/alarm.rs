@@ -66,6 +66,8 @@ pub enum AlarmCode {
     SlotHoldsWal,
     /// WAL is not archived.
     ArchiveFailing,
+    /// The operator's program that was to run after the bootstrap failed.
+    BootstrapHook,
 }
 
 impl AlarmCode {
@@ -92,6 +94,7 @@ impl AlarmCode {
             AlarmCode::ControllerDown => "controller-down",
             AlarmCode::SlotHoldsWal => "slot-holds-wal",
             AlarmCode::ArchiveFailing => "archive-failing",
+            AlarmCode::BootstrapHook => "bootstrap-hook",
         }
     }
 }
@@ -160,6 +163,10 @@ pub enum NoticeCode {
     AsideRemoved,
     /// PostgreSQL was stopped to start again, as the operator asked.
     Restarted,
+    /// A program of the operator ran.
+    HookRan,
+    /// A program of the operator failed, or took too long.
+    HookFailed,
 }
 
 impl NoticeCode {
@@ -179,6 +186,8 @@ impl NoticeCode {
             NoticeCode::Ended => "ended",
             NoticeCode::AsideRemoved => "aside-removed",
             NoticeCode::Restarted => "restarted",
+            NoticeCode::HookRan => "hook-ran",
+            NoticeCode::HookFailed => "hook-failed",
         }
     }
 }

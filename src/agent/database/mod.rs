@@ -15,6 +15,7 @@
 //!   observe  health           what it is, and whether it works
 //!   upkeep                    what changes slowly, looked after from time to time:
 //!   slots  impostor  repair     slots of the other members, strangers, settings by hand
+//!   hooks                     programs of the operator
 //!   wal                         what is kept too long: by slots, or since it is not archived
 //! ```
 
@@ -25,6 +26,7 @@ mod conf;
 mod error;
 mod hand_over;
 mod health;
+mod hooks;
 mod impostor;
 mod lead;
 mod observe;
@@ -49,6 +51,7 @@ use super::driver::{
     Attached, Care, CopyRoom, Database, Emptiness, Error, Examined, Position, Progress, Rewound,
     RunRole, RunState, Seen, StartMode, Started, Survey, Tree, Upkeep,
 };
+use super::hooks::Hooks;
 use crate::domain::alarm::{NOTICES_MAX, NoticeCode};
 use crate::domain::desired::{FollowDuty, Upstream};
 use crate::domain::health::{Activity, Answer, Question, Vitals};
@@ -91,6 +94,7 @@ pub struct PgDatabase {
     observer: Held,
     probes: health::Probes,
     surveyor: Arc<survey::Surveyor>,
+    hooks: Arc<hooks::Programs>,
 }
 
 /// What is remembered between calls. None of it is needed for safety.
@@ -199,6 +203,7 @@ impl PgDatabase {
         let binaries = Binaries::find(settings.bin_dir.as_deref(), None, &user)
             .await
             .map_err(|e| Error::Machine(e.to_string()))?;
+        let hooks = hooks::Programs::new(&settings, &user).map_err(error::run)?;
         let database = Self {
             settings,
             user,
@@ -214,6 +219,7 @@ impl PgDatabase {
             observer: Held::default(),
             probes: health::Probes::default(),
             surveyor: Arc::default(),
+            hooks,
         };
         database.prepare().await?;
         Ok(database)
@@ -301,6 +307,10 @@ impl Database for PgDatabase {
 
     fn version(&self) -> String {
         self.binaries.version().full.clone()
+    }
+
+    fn hooks(&self) -> Arc<dyn Hooks> {
+        self.hooks.clone()
     }
 
     fn tree(&self) -> watch::Receiver<Tree> {
