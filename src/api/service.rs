@@ -73,6 +73,7 @@ impl Api {
         let findings = findings.iter().map(|f| v1::Finding {
             rule: f.rule().to_owned(),
             text: f.to_string(),
+            todo: f.todo().to_owned(),
             member: f.member().map(ToString::to_string).unwrap_or_default(),
             epoch: cluster.epoch.0,
         });
