@@ -111,6 +111,7 @@ type Check = fn(&Patient<'_>, &mut Vec<Diagnosis>);
 const CHECKS: &[Check] = &[
     cluster::invariants,
     cluster::primary,
+    cluster::paused,
     cluster::timing,
     cluster::synchronous,
     cluster::candidates,
@@ -135,6 +136,7 @@ pub const NAMES: &[&str] = &[
     "control-plane.follows",
     "cluster.invariants",
     "cluster.primary",
+    "cluster.paused",
     "cluster.timing",
     "cluster.synchronous",
     "cluster.candidates",

@@ -9,7 +9,7 @@ use super::doctor::{
 use super::fixture_test::{Bench, WALL, any, at_ms, cluster, m, primary, report, standby};
 use super::observation::{About, Condition, Fencing, Observations, Report};
 use super::space::{Disks, Space};
-use super::state::{CloseReason, Closed, ClusterState, Phase, Stage, SynchronousMode};
+use super::state::{CloseReason, Closed, ClusterState, Paused, Phase, Stage, SynchronousMode};
 use super::sync::SyncConfig;
 use super::types::{BootTime, Lsn, WallMillis};
 
@@ -110,6 +110,18 @@ fn no_primary_is_open_for_writes() {
     case.state = empty.state().clone();
     assert_eq!(case.state.phase, Phase::AwaitingMembers);
     assert_eq!(case.one("cluster.primary").severity, Severity::Warning);
+}
+
+#[test]
+fn a_pause_that_was_forgotten() {
+    let mut case = Case::well();
+    let at = WallMillis(WALL.0 - 7_200_000);
+    case.state.paused = Some(Paused { by: "ada@ops".into(), at, until: None });
+    let one = case.one("cluster.paused");
+    assert_eq!(one.what, "paused by ada@ops 120 min ago: nothing is failed over");
+    let until = Some(WallMillis(WALL.0 + 90_000));
+    case.state.paused = Some(Paused { by: "ada@ops".into(), at, until });
+    assert!(case.one("cluster.paused").what.contains(", for 2 min more"));
 }
 
 #[test]

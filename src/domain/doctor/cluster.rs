@@ -52,6 +52,25 @@ pub(super) fn primary(p: &Patient<'_>, found: &mut Vec<Diagnosis>) {
     ));
 }
 
+pub(super) fn paused(p: &Patient<'_>, found: &mut Vec<Diagnosis>) {
+    let Some(paused) = &p.state.paused else { return };
+    let minutes = p.wall.0.saturating_sub(paused.at.0) / 60_000;
+    let until = match paused.until {
+        Some(until) => {
+            format!(", for {} min more", until.0.saturating_sub(p.wall.0).div_ceil(60_000))
+        }
+        None => String::new(),
+    };
+    found.push(Diagnosis::warning(
+        "cluster.paused",
+        format!(
+            "paused by {} {minutes} min ago{until}: nothing is failed over",
+            bounded(&paused.by)
+        ),
+        "resume it as soon as the work that it was paused for is done",
+    ));
+}
+
 pub(super) fn timing(p: &Patient<'_>, found: &mut Vec<Diagnosis>) {
     let check = "cluster.timing";
     if let Some(why) = invariants::spec_problem(&p.state.spec) {
