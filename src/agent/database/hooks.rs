@@ -130,9 +130,10 @@ impl Hooks for Programs {
                 }
                 let outcome = runtime.block_on(async {
                     tokio::select! {
+                        // Asked first: when the daemon ends, its timers end before this thread.
                         biased;
-                        outcome = command.run() => judge(call, outcome),
                         _ = unwanted => Err("it was left".to_owned()),
+                        outcome = command.run() => judge(call, outcome),
                     }
                 });
                 if let Some(passfile) = &passfile {

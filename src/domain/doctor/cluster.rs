@@ -67,7 +67,7 @@ pub(super) fn paused(p: &Patient<'_>, found: &mut Vec<Diagnosis>) {
             "paused by {} {minutes} min ago{until}: nothing is failed over",
             bounded(&paused.by)
         ),
-        "resume it as soon as the work that it was paused for is done",
+        "`hactl resume` as soon as the work that it was paused for is done",
     ));
 }
 

@@ -5,6 +5,7 @@ use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -83,6 +84,18 @@ esac
     fn told(&self, member: &str) -> Vec<String> {
         let text = std::fs::read_to_string(self.path("log").join(member)).unwrap_or_default();
         text.lines().map(|l| l.trim().to_owned()).collect()
+    }
+
+    /// The program, once it sleeps.
+    async fn sleeper(&self) -> Proc {
+        let file = self.path("log").join("sleeper");
+        let sleeper = until_seen("the hook sleeps", HEAL, || {
+            let text = std::fs::read_to_string(&file).ok()?;
+            Proc::find(text.trim().parse().ok()?)
+        });
+        let sleeper = sleeper.await;
+        std::fs::remove_file(&file).expect("its number");
+        sleeper
     }
 
     async fn until_told(&self, node: &Node, wanted: &str) {
@@ -211,11 +224,7 @@ async fn programs_of_the_operator_and_what_an_operator_sees() {
     let answer = cluster.hactl(&["switchover", "--yes", "--to", &third.member]).await;
     assert_eq!(answer.code, 0, "{answer:?}");
     let epoch = cluster.healed().await.epoch();
-    let sleeper = until_seen("the hook sleeps", HEAL, || {
-        let text = std::fs::read_to_string(hooks.path("log").join("sleeper")).ok()?;
-        Proc::find(text.trim().parse().ok()?)
-    })
-    .await;
+    let sleeper = hooks.sleeper().await;
     let end = third.tree().watch_end();
     for node in cluster.nodes.iter().filter(|n| n.index != third.index) {
         node.kill_daemon().await;
@@ -240,6 +249,21 @@ async fn programs_of_the_operator_and_what_an_operator_sees() {
         failed.iter().any(|(m, t)| *m == third.member && t.contains("did not end")).then_some(())
     })
     .await;
+
+    eprintln!("-- a hook that never ends does not hold up the end of the daemon, and ends with it");
+    hooks.wish("sleep");
+    let last = cluster.standbys().await[0];
+    let answer = cluster.hactl(&["switchover", "--yes", "--to", &last.member]).await;
+    assert_eq!(answer.code, 0, "{answer:?}");
+    let sleeper = hooks.sleeper().await;
+    last.daemon().signal(libc::SIGTERM);
+    // Before the time of the hook would be over.
+    let status = last.wait_end(Duration::from_secs(20)).await;
+    assert!(status.success(), "{status:?}");
+    until_seen("it has ended", HEAL, || (!sleeper.is_alive()).then_some(())).await;
+    hooks.forget("sleep");
+    last.start();
+    cluster.healed().await;
 
     eprintln!("-- events were followed over all of that, none twice and none left out");
     let newest = cluster.history().await.last().expect("an event")["id"].as_u64();
