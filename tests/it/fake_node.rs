@@ -176,7 +176,7 @@ fn state() -> ControlState {
         let kind = EventKind::Activated { member: member("a") };
         cluster.history.push_back(Event::new(id, WallMillis(id), Epoch(3), kind));
     }
-    cluster.next_event = 6;
+    (cluster.next_event, cluster.next_sync) = (6, 2);
     ControlState { clusters: BTreeMap::from([(main_cluster(), cluster)]) }
 }
 
