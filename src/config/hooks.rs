@@ -171,7 +171,7 @@ fn unfit(path: &Path, user: Option<&User>) -> Option<Refusal> {
         let mend = format!("run: chmod go-w {}", path.display());
         return refuse("can be changed by others than its owner".to_owned(), mend);
     }
-    let Some(user) = user else { return None };
+    let user = user?;
     let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
     let trusted = [0, geteuid().as_raw(), uid];
     if !trusted.contains(&meta.uid()) || (uid == 0 && meta.uid() != 0) {
