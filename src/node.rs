@@ -525,12 +525,14 @@ impl Source for Late {
         let metrics = self.part().map(|part| part.raft.metrics());
         let lag =
             |id: u64| metrics.as_ref().and_then(|m| m.lag_entries.get(&id).copied().flatten());
+        let contact =
+            |id: u64| metrics.as_ref().and_then(|m| m.last_contact.get(&id).copied().flatten());
         let info = |c: &config::Controller| ControllerInfo {
             id: c.id,
             name: c.name.to_string(),
             address: c.address.to_string(),
             is_leader: known == Some(c.id),
-            last_contact: None,
+            last_contact: contact(c.id),
             lag_entries: lag(c.id),
         };
         self.controllers.iter().map(info).collect()

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::hooks::{Hooks, NoHooks};
 use crate::domain::alarm::{Alarm, AlarmCode, NoticeCode};
 use crate::domain::desired::{FollowDuty, Upstream};
 use crate::domain::health::{Activity, Answer, Question, Vitals};
@@ -267,6 +268,8 @@ pub const UPKEEP_ALARMS: &[AlarmCode] = &[
     AlarmCode::SettingsChanged,
     AlarmCode::PendingRestart,
     AlarmCode::ParametersRefused,
+    AlarmCode::SlotHoldsWal,
+    AlarmCode::ArchiveFailing,
 ];
 
 /// What a look at a member's file systems found.
@@ -331,6 +334,16 @@ pub trait Database: Send + Sync + 'static {
         mode: &StartMode,
         spec: &ClusterSpec,
     ) -> impl Future<Output = Result<Started>> + Send;
+
+    /// The version of the database's programs, such as "15.6"; empty where it is not known.
+    fn version(&self) -> String {
+        String::new()
+    }
+
+    /// Programs of the operator that are told of the member's role.
+    fn hooks(&self) -> Arc<dyn Hooks> {
+        Arc::new(NoHooks)
+    }
 
     /// The process tree as it changes.
     fn tree(&self) -> watch::Receiver<Tree>;

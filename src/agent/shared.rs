@@ -13,7 +13,7 @@ use crate::domain::cascade;
 use crate::domain::lease::HolderLease;
 use crate::domain::lineage::Lineage;
 use crate::domain::observation::{
-    Condition, Data, Fencing, PrimaryView, Progress, Reloaded, Report, Sequence, StandbyView,
+    About, Condition, Data, Fencing, PrimaryView, Progress, Reloaded, Report, Sequence, StandbyView,
 };
 use crate::domain::reconcile::{Local, Process};
 use crate::domain::record::{DataMark, MemberRecord};
@@ -93,6 +93,9 @@ pub(super) struct Inner {
     /// Which run of the agent this is, and how many reports it has made.
     pub run: u64,
     pub reports: u64,
+    /// Whether the hook after the bootstrap was begun in this run of the agent, and has succeeded.
+    pub bootstrap_hook_ran: bool,
+    pub bootstrap_hook_done: bool,
     /// Whether the record was read: nothing is reported before.
     pub loaded: bool,
 }
@@ -139,6 +142,8 @@ impl<D: Database, C: Clock> Shared<D, C> {
             no_room_said: false,
             run: clock.wall().0,
             reports: 0,
+            bootstrap_hook_ran: false,
+            bootstrap_hook_done: false,
             loaded: false,
         };
         Self {
@@ -279,6 +284,11 @@ impl<D: Database, C: Clock> Shared<D, C> {
             aside: inner.aside.clone(),
             copied_for: inner.record.copied_for,
             reloaded: inner.reloaded.clone(),
+            about: About {
+                hanode: env!("CARGO_PKG_VERSION").to_owned(),
+                postgresql: self.database.version(),
+                wall: self.clock.wall(),
+            },
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod care;
 mod end;
+mod hooks;
 mod lead;
 mod register;
 mod replace;
@@ -88,6 +89,7 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
         run: None,
         astray: 0,
         tenure: None,
+        hooked: None,
         stop,
         runtime: PhantomData,
     };
@@ -139,6 +141,8 @@ struct Worker<RT, T, D, C> {
     astray: u32,
     /// The leadership that was seen last: its epoch, whether it is closed, and how far it is.
     tenure: Option<(Epoch, bool, Stage)>,
+    /// The epoch before whose promotion the operator's program has run.
+    hooked: Option<Epoch>,
     stop: watch::Receiver<bool>,
     runtime: PhantomData<fn() -> RT>,
 }
@@ -262,6 +266,9 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             return Pause::For(TICK);
         }
         self.remember_ready().await;
+        if let Err(error) = self.record_bootstrap_hook().await {
+            tracing::debug!(%error, "it is not recorded yet that a hook has run");
+        }
         self.note_upstream(&wanted, now);
         let action = reconcile(&self.shared.member.name, &wanted, &self.shared.local(), now);
         self.carry_out(action, &state, &snapshot).await
@@ -368,7 +375,12 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             Action::Seal { promise } => self.seal(promise, state).await,
             Action::Accept { epoch } => self.accept(epoch).await,
             Action::Promote { epoch, sync } => {
-                return match self.promote(epoch, &sync, state).await {
+                let outcome = match self.before_promotion(epoch).await {
+                    hooks::Verdict::LookAgain => return Pause::None,
+                    hooks::Verdict::GiveUp(why) => Err(Error::Failed(why)),
+                    hooks::Verdict::GoOn => self.promote(epoch, &sync, state).await,
+                };
+                return match outcome {
                     Ok(()) => Pause::None,
                     Err(error) => {
                         error!(member = %self.shared.member.name, %epoch, %error, "promotion failed");

@@ -10,6 +10,7 @@
 //!                error.rs  <- refusal ---+--- answer -> convert
 //! ```
 
+mod doctor;
 mod error;
 mod health;
 mod jobs;

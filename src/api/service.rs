@@ -11,7 +11,7 @@ use super::operate::Operator;
 use super::source::Source;
 use super::status::{find, status};
 use super::watch::{self, Base, Boxed};
-use super::{WATCHES_MAX, request};
+use super::{WATCHES_MAX, doctor, request};
 use crate::convert;
 use crate::pb::v1;
 use v1::control_plane_server::ControlPlane;
@@ -73,6 +73,7 @@ impl Api {
         let findings = findings.iter().map(|f| v1::Finding {
             rule: f.rule().to_owned(),
             text: f.to_string(),
+            todo: f.todo().to_owned(),
             member: f.member().map(ToString::to_string).unwrap_or_default(),
             epoch: cluster.epoch.0,
         });
@@ -83,6 +84,15 @@ impl Api {
             findings: findings.collect(),
             leader: self.source.node_name().to_owned(),
         })
+    }
+
+    async fn diagnosis(
+        &self,
+        request: &v1::DiagnoseRequest,
+    ) -> Result<v1::DiagnoseResponse, Error> {
+        let cluster = request::cluster_or_all(&request.cluster)?;
+        let state = self.operator.confirmed().await?;
+        doctor::diagnose(self.source.as_ref(), &state, cluster.as_ref())
     }
 
     fn connection(
@@ -221,6 +231,13 @@ impl ControlPlane for Api {
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
         Ok(Response::new(self.explanation(request.into_inner()).await?))
+    }
+
+    async fn diagnose(
+        &self,
+        request: Request<v1::DiagnoseRequest>,
+    ) -> Result<Response<v1::DiagnoseResponse>, Status> {
+        Ok(Response::new(self.diagnosis(request.get_ref()).await?))
     }
 
     async fn get_connection(

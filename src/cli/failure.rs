@@ -37,6 +37,10 @@ const DONE: u8 = 0;
 pub(super) const REFUSED: u8 = 1;
 /// The command line or the configuration is wrong.
 const USAGE: u8 = 2;
+/// `hactl doctor` warns. Its codes are those of monitoring plugins: 0, 1, 2, and 3 for unknown.
+pub(super) const WARNINGS: u8 = 1;
+/// `hactl doctor` has found what does not work.
+pub(super) const PROBLEMS: u8 = 2;
 /// Nobody answered, or there is no leader.
 pub(super) const UNREACHABLE: u8 = 3;
 /// The outcome is unknown.
@@ -45,8 +49,8 @@ const UNKNOWN: u8 = 4;
 /// What scripts can rely on: every exit code, and what it says.
 pub(super) const EXIT_CODES: [(u8, &str); 5] = [
     (DONE, "it worked"),
-    (REFUSED, "it was refused, or it failed; nothing is unclear"),
-    (USAGE, "the command line or the configuration is wrong"),
+    (REFUSED, "it was refused, or it failed; nothing is unclear. doctor: warnings"),
+    (USAGE, "the command line or the configuration is wrong. doctor: problems"),
     (UNREACHABLE, "nobody answered, or there is no leader"),
     (UNKNOWN, "the outcome is unknown, or it still goes on: look at `hactl history`"),
 ];

@@ -8,11 +8,14 @@
 mod aside;
 mod confirm;
 mod connect;
+mod doctor;
+mod events;
 mod explain;
 mod failure;
 mod follow;
 mod history;
 mod jobs;
+mod kinds;
 pub mod manual;
 mod operate;
 mod operation;
@@ -20,6 +23,7 @@ mod output;
 mod progress;
 mod ps;
 mod settings;
+mod since;
 mod status;
 mod table;
 mod topology;
@@ -112,8 +116,12 @@ enum Command {
     Operation(operation::OperationArgs),
     /// Show what happened to a cluster
     History(history::HistoryArgs),
+    /// Show what happened to one cluster or to all, and what happens
+    Events(events::EventsArgs),
     /// Say what the leader waits for, and why
     Explain,
+    /// Look for what is wrong, and say what to do about it: exits with 1 for warnings, 2 for problems
+    Doctor(doctor::DoctorArgs),
     /// List data directories that were replaced and kept
     Aside,
     /// Print a connection string for libpq that finds the primary
@@ -216,7 +224,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Resume => jobs::resume(operating()?).await,
         Command::Operation(args) => operation::run(patient(COPY_TIMEOUT)?, &args).await,
         Command::History(args) => history::run(reading()?, &args).await,
+        Command::Events(args) => events::run(reading()?, &args).await,
         Command::Explain => explain::run(reading()?).await,
+        Command::Doctor(args) => doctor::run(reading()?, &args).await,
         Command::Aside => aside::run(reading()?).await,
         Command::Dsn(args) => connect::dsn(reading()?, &args).await,
         Command::Psql(args) => connect::psql(reading()?, &args).await,

@@ -216,6 +216,7 @@ fn explanations_and_history_are_readable() {
         epoch: 4,
         text: "b is open for writes".to_owned(),
         kind: None,
+        ..Default::default()
     };
     let want = "ID  TIME                      EPOCH  EVENT\n\
                 12  1970-01-01 00:00:00.000Z      4  b is open for writes\n";

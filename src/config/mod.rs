@@ -14,6 +14,7 @@ mod address;
 mod check;
 mod error;
 pub(crate) mod hba;
+mod hooks;
 mod machine;
 mod read;
 mod reader;
@@ -29,6 +30,7 @@ use std::path::{Path, PathBuf};
 
 pub use address::Address;
 pub use error::{Error, Problem};
+pub use hooks::{BEFORE_PROMOTION_TIMEOUT_MS_MAX, Hooks};
 pub use machine::check_machine;
 pub use secret::{Password, PasswordRole, SECRET_CHARS_MIN, Secret};
 pub use settings::{OWNED, OwnedSetting, owned_reason};
@@ -184,6 +186,8 @@ pub struct Member {
     pub aside_count_max: u32,
     /// So many bytes of them are kept; 0 means no such bound.
     pub aside_bytes_max: u64,
+    /// Programs that are told of its role: its own, or those of the node.
+    pub hooks: Hooks,
 }
 
 /// A valid configuration.

@@ -13,6 +13,8 @@ pub fn event(event: &Event) -> v1::Event {
         at_unix_ms: event.at.0,
         epoch: event.epoch.0,
         text: text(&event.kind),
+        operation: event.operation.unwrap_or_default(),
+        requested_by: event.by.clone(),
         kind: Some(kind(&event.kind)),
     }
 }

@@ -62,6 +62,12 @@ pub enum AlarmCode {
     UpstreamLost,
     /// The controller of the member's node takes no part.
     ControllerDown,
+    /// A slot keeps much WAL on the disk, or has lost what it kept.
+    SlotHoldsWal,
+    /// WAL is not archived.
+    ArchiveFailing,
+    /// The operator's program that was to run after the bootstrap failed.
+    BootstrapHook,
 }
 
 impl AlarmCode {
@@ -86,6 +92,9 @@ impl AlarmCode {
             AlarmCode::CommitsWait => "commits-wait",
             AlarmCode::UpstreamLost => "upstream-lost",
             AlarmCode::ControllerDown => "controller-down",
+            AlarmCode::SlotHoldsWal => "slot-holds-wal",
+            AlarmCode::ArchiveFailing => "archive-failing",
+            AlarmCode::BootstrapHook => "bootstrap-hook",
         }
     }
 }
@@ -154,6 +163,10 @@ pub enum NoticeCode {
     AsideRemoved,
     /// PostgreSQL was stopped to start again, as the operator asked.
     Restarted,
+    /// A program of the operator ran.
+    HookRan,
+    /// A program of the operator failed, or took too long.
+    HookFailed,
 }
 
 impl NoticeCode {
@@ -173,6 +186,8 @@ impl NoticeCode {
             NoticeCode::Ended => "ended",
             NoticeCode::AsideRemoved => "aside-removed",
             NoticeCode::Restarted => "restarted",
+            NoticeCode::HookRan => "hook-ran",
+            NoticeCode::HookFailed => "hook-failed",
         }
     }
 }

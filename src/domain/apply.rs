@@ -250,10 +250,22 @@ fn stage_name(stage: &Stage) -> String {
 
 // ---- histories ----
 
+/// Records an event; as a step of the leading operation, where one is under way and it can be one.
 fn record(state: &mut ClusterState, at: WallMillis, kind: EventKind) {
+    let operation = state.operation.clone();
+    record_within(state, at, kind, operation.as_ref());
+}
+
+fn record_within(
+    state: &mut ClusterState,
+    at: WallMillis,
+    kind: EventKind,
+    operation: Option<&Operation>,
+) {
     let id = state.next_event;
     state.next_event += 1;
-    state.history.push_back(Event { id, at, epoch: state.epoch, kind });
+    let event = Event::new(id, at, state.epoch, kind).within(operation);
+    state.history.push_back(event);
     while state.history.len() > HISTORY_MAX {
         // Decisions are kept for longer than what members say of themselves.
         let said = |e: &Event| e.kind.is_said();

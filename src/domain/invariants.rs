@@ -46,12 +46,15 @@ const CHECKS: &[(&str, Check)] = &[
 
 /// Every broken invariant.
 pub fn check(state: &ControlState) -> Vec<Violation> {
+    state.clusters.iter().flat_map(|(name, cluster)| check_cluster(name, cluster)).collect()
+}
+
+/// Every broken invariant of one cluster.
+pub fn check_cluster(name: &ClusterName, cluster: &ClusterState) -> Vec<Violation> {
     let mut violations = Vec::new();
-    for (name, cluster) in &state.clusters {
-        for (invariant, check) in CHECKS {
-            if let Err(found) = check(cluster) {
-                violations.push(Violation { cluster: name.clone(), invariant, found });
-            }
+    for (invariant, check) in CHECKS {
+        if let Err(found) = check(cluster) {
+            violations.push(Violation { cluster: name.clone(), invariant, found });
         }
     }
     violations

@@ -16,6 +16,7 @@ pub mod candidate;
 pub mod cascade;
 pub mod command;
 pub mod desired;
+pub mod doctor;
 pub mod event;
 pub mod health;
 pub mod invariants;
@@ -44,6 +45,8 @@ mod candidate_property_test;
 mod candidate_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod desired_test;
+#[cfg(all(test, not(quorate_mutants)))]
+mod doctor_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod fixture_test;
 #[cfg(all(test, not(quorate_mutants)))]

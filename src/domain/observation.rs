@@ -10,7 +10,7 @@ use super::lineage::Lineage;
 use super::space::{Aside, Disks};
 use super::state::{CloseReason, ClusterState, Stage};
 use super::sync::SyncConfig;
-use super::types::{BootTime, Epoch, GuardId, Lsn, MemberName, SystemId};
+use super::types::{BootTime, Epoch, GuardId, Lsn, MemberName, SystemId, WallMillis};
 
 /// A sealed member: it takes no WAL of an epoch below its promise, and its position is final.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +75,9 @@ pub struct Report {
     /// The last operation by which its configuration was read again.
     #[serde(default)]
     pub reloaded: Option<Reloaded>,
+    /// What runs there. Nothing is decided by it.
+    #[serde(default)]
+    pub about: About,
 }
 
 /// What became of a reload.
@@ -84,6 +87,20 @@ pub struct Reloaded {
     pub operation: u64,
     /// What PostgreSQL found wrong, for a person; empty where nothing is.
     pub problem: String,
+}
+
+/// What runs on a member's node, for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Version of `hanode`; empty where not known.
+    #[serde(default)]
+    pub hanode: String,
+    /// Version of PostgreSQL's programs, such as "15.6"; empty where not known.
+    #[serde(default)]
+    pub postgresql: String,
+    /// The node's wall clock when it reported; 0 where not known.
+    #[serde(default)]
+    pub wall: WallMillis,
 }
 
 /// The number of a report.

@@ -3,6 +3,7 @@
 //! A pure function of agreed state, observations, ledger and time. It proposes at most one change;
 //! the next pass sees its effect. Whatever it proposes, `apply` checks again.
 
+mod advice;
 mod bootstrap;
 mod closed;
 mod finding;

@@ -33,6 +33,10 @@ pub struct MemberRecord {
     /// The last operation by which its data was copied anew; 0 for none.
     #[serde(default)]
     pub copied_for: u64,
+    /// Whether it made the first data directory, and the operator's program that runs after that
+    /// has not run yet.
+    #[serde(default)]
+    pub bootstrap_hook: bool,
 }
 
 /// How many emptied guards are remembered.
@@ -76,6 +80,7 @@ impl MemberRecord {
             running: None,
             emptied: Vec::new(),
             copied_for: 0,
+            bootstrap_hook: false,
         }
     }
 

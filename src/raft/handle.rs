@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::AsyncRuntime;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{AsyncRuntime, Instant};
 
 use super::append_monitor::AppendMonitor;
 use super::barrier::Barriers;
@@ -69,6 +69,8 @@ pub struct Metrics {
     pub voters: BTreeMap<u64, Peer>,
     /// On a leader: how many entries each other member is behind; `None` is not known yet.
     pub lag_entries: BTreeMap<u64, Option<u64>>,
+    /// On a leader: how long ago each other member answered; `None` where it did not yet.
+    pub last_contact: BTreeMap<u64, Option<Duration>>,
     /// How long the last append to the own log took until it was on disk.
     pub append_latency: Duration,
     /// An append has been waiting for the disk for longer than an election timeout.
@@ -233,6 +235,13 @@ impl<RT: AsyncRuntime> Handle<RT> {
                 .flatten()
                 .filter(|(id, _)| **id != m.id)
                 .map(|(id, matched)| (*id, lag(matched)))
+                .collect(),
+            last_contact: m
+                .heartbeat
+                .iter()
+                .flatten()
+                .filter(|(id, _)| **id != m.id)
+                .map(|(id, at)| (*id, at.as_ref().map(|at| at.elapsed())))
                 .collect(),
             append_latency: self.0.monitor.last_append_latency(),
             disk_stalled: self.0.fitness.get().disk_stalled,

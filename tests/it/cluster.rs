@@ -12,6 +12,7 @@ mod chaos;
 mod disks;
 mod freezes;
 mod full;
+mod hooks;
 mod hung;
 mod jobs;
 mod judging;

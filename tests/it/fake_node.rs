@@ -174,9 +174,9 @@ fn state() -> ControlState {
     cluster.lineage = Lineage::root(Epoch(1)).with(Epoch(2), Lsn(0x100)).with(Epoch(3), Lsn(0x200));
     for id in 1..=5 {
         let kind = EventKind::Activated { member: member("a") };
-        cluster.history.push_back(Event { id, at: WallMillis(id), epoch: Epoch(3), kind });
+        cluster.history.push_back(Event::new(id, WallMillis(id), Epoch(3), kind));
     }
-    cluster.next_event = 6;
+    (cluster.next_event, cluster.next_sync) = (6, 2);
     ControlState { clusters: BTreeMap::from([(main_cluster(), cluster)]) }
 }
 
@@ -197,6 +197,7 @@ fn report(condition: Condition) -> Report {
         aside: Vec::new(),
         copied_for: 0,
         reloaded: None,
+        about: Default::default(),
     }
 }
 

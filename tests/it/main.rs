@@ -5,6 +5,7 @@ mod architecture;
 mod cluster;
 mod configs;
 mod driver;
+mod events;
 mod fake_node;
 mod guard;
 mod hactl;

@@ -15,6 +15,8 @@
 //!   observe  health           what it is, and whether it works
 //!   upkeep                    what changes slowly, looked after from time to time:
 //!   slots  impostor  repair     slots of the other members, strangers, settings by hand
+//!   hooks                     programs of the operator
+//!   wal                         what is kept too long: by slots, or since it is not archived
 //! ```
 
 // This module talks to the real machine only, so it may use tokio's tasks and timers directly.
@@ -24,6 +26,7 @@ mod conf;
 mod error;
 mod hand_over;
 mod health;
+mod hooks;
 mod impostor;
 mod lead;
 mod observe;
@@ -37,6 +40,7 @@ mod settings;
 mod slots;
 mod survey;
 mod upkeep;
+mod wal;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,6 +51,7 @@ use super::driver::{
     Attached, Care, CopyRoom, Database, Emptiness, Error, Examined, Position, Progress, Rewound,
     RunRole, RunState, Seen, StartMode, Started, Survey, Tree, Upkeep,
 };
+use super::hooks::Hooks;
 use crate::domain::alarm::{NOTICES_MAX, NoticeCode};
 use crate::domain::desired::{FollowDuty, Upstream};
 use crate::domain::health::{Activity, Answer, Question, Vitals};
@@ -89,6 +94,7 @@ pub struct PgDatabase {
     observer: Held,
     probes: health::Probes,
     surveyor: Arc<survey::Surveyor>,
+    hooks: Arc<hooks::Programs>,
 }
 
 /// What is remembered between calls. None of it is needed for safety.
@@ -197,6 +203,7 @@ impl PgDatabase {
         let binaries = Binaries::find(settings.bin_dir.as_deref(), None, &user)
             .await
             .map_err(|e| Error::Machine(e.to_string()))?;
+        let hooks = hooks::Programs::new(&settings, &user).map_err(error::run)?;
         let database = Self {
             settings,
             user,
@@ -212,6 +219,7 @@ impl PgDatabase {
             observer: Held::default(),
             probes: health::Probes::default(),
             surveyor: Arc::default(),
+            hooks,
         };
         database.prepare().await?;
         Ok(database)
@@ -295,6 +303,14 @@ impl Database for PgDatabase {
 
     async fn start(&self, mode: &StartMode, spec: &ClusterSpec) -> Result<Started> {
         self.start_under_guard(mode, spec).await
+    }
+
+    fn version(&self) -> String {
+        self.binaries.version().full.clone()
+    }
+
+    fn hooks(&self) -> Arc<dyn Hooks> {
+        self.hooks.clone()
     }
 
     fn tree(&self) -> watch::Receiver<Tree> {

@@ -85,6 +85,7 @@ impl PgDatabase {
             let major = self.binaries.major();
             upkeep.alarms.extend(logical_slots(&mut session, &status, major, care).await?);
             upkeep.alarms.extend(self.impostor_alarms());
+            upkeep.alarms.extend(self.kept_wal(&mut session, &status).await?);
         }
         upkeep.alarms.extend(self.settings_alarms(&status));
         self.worker.put(session);

@@ -18,8 +18,13 @@ use crate::runtime::Runtime;
 use crate::session::Transport;
 
 /// The kinds of alarms that only a primary has.
-const PRIMARY_ALARMS: &[AlarmCode] =
-    &[AlarmCode::WeakenedCommits, AlarmCode::LogicalSlots, AlarmCode::Impostor];
+const PRIMARY_ALARMS: &[AlarmCode] = &[
+    AlarmCode::WeakenedCommits,
+    AlarmCode::LogicalSlots,
+    AlarmCode::Impostor,
+    AlarmCode::SlotHoldsWal,
+    AlarmCode::ArchiveFailing,
+];
 
 impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     /// What is done while nothing is asked for.

@@ -10,7 +10,7 @@ use super::super::state::{
 use super::super::types::{Epoch, MemberName, WallMillis};
 use super::{
     APPLIED, bounded, close, expect_epoch, expect_member, expect_no_operation, expect_not_paused,
-    expect_open, expect_promotable, phase_name, record, stage_name,
+    expect_open, expect_promotable, phase_name, record, record_within, stage_name,
 };
 
 /// Who asks for what, and how long it may take.
@@ -206,7 +206,7 @@ fn note_end(state: &mut ClusterState, at: WallMillis, operation: Operation, outc
         done => done,
     };
     let event = EventKind::OperationFinished { operation: operation.id, outcome: outcome.clone() };
-    record(state, at, event);
+    record_within(state, at, event, Some(&operation));
     state.finished.push_back(FinishedOperation { operation, outcome, at });
     while state.finished.len() > OPERATIONS_MAX {
         state.finished.pop_front();
