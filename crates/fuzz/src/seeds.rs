@@ -143,7 +143,10 @@ fn raft(all: &mut Vec<Seed>) {
         openraft::Membership::new(vec![[1].into()], std::collections::BTreeMap::from([(1, peer)]));
     let mut entries = vec![
         entry(4, EntryPayload::Blank),
-        entry(5, EntryPayload::Normal(Proposal(command(Change::BeginBootstrap { member })))),
+        entry(
+            5,
+            EntryPayload::Normal(Proposal::Cluster(command(Change::BeginBootstrap { member }))),
+        ),
     ];
     if let Ok(membership) = membership {
         entries.push(entry(6, EntryPayload::Membership(membership)));

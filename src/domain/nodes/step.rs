@@ -89,6 +89,11 @@ pub fn next_step(group: &Group, nodes: &Nodes, now: WallMillis) -> Option<Step> 
             Some(Step::RemoveLearner(*id))
         }
         // One that was added while it was given up.
-        _ => group.learners.iter().find(|id| nodes.is_removed(**id)).copied().map(Step::RemoveLearner),
+        _ => group
+            .learners
+            .iter()
+            .find(|id| nodes.is_removed(**id))
+            .copied()
+            .map(Step::RemoveLearner),
     }
 }

@@ -207,11 +207,8 @@ impl Model {
 fn a_change_ends_whoever_leads_in_between() {
     for seed in 0..200_usize {
         let mut leaders = (0..).map(move |i: usize| (seed + 1) * (i + 3) * 7919 / 13);
-        let mut model = Model {
-            nodes: group_of(&[1]),
-            configs: vec![[1].into()],
-            learners: BTreeSet::new(),
-        };
+        let mut model =
+            Model { nodes: group_of(&[1]), configs: vec![[1].into()], learners: BTreeSet::new() };
         for id in 2..=4 {
             apply(&mut model.nodes, &add(id, &format!("m{id}")));
             while model.nodes.change.is_some() {

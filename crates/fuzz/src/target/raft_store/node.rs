@@ -109,7 +109,7 @@ impl Node {
                 _ if input.below(4) == 1 => EntryPayload::Blank,
                 _ => {
                     let command = generate::command(input, &state, states::REACHED, self.term);
-                    EntryPayload::Normal(Proposal(command))
+                    EntryPayload::Normal(Proposal::Cluster(command))
                 }
             };
             // No leader has ever been: only the first entry can be there.
