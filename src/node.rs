@@ -5,6 +5,7 @@
 //! ```text
 //!   controller   the life of the controller, and its next one after its store has failed
 //!   alarms       what is wrong with the node itself
+//!   learned      what it hears of the controllers
 //!   spec         what the configuration asks of a cluster
 //! ```
 
@@ -13,6 +14,7 @@
 
 mod alarms;
 mod controller;
+mod learned;
 mod spec;
 
 use std::fs::{self, File, OpenOptions};
@@ -126,6 +128,17 @@ pub enum Error {
     /// The API could not be assembled.
     #[error(transparent)]
     Api(#[from] api::ReflectionError),
+    /// The node was removed from the control plane.
+    #[error(
+        "node {name} (id {id}) was removed from the control plane, and never comes back under this \
+         id: add the host anew with `hactl node add`, which gives it another one"
+    )]
+    Removed {
+        /// Its name.
+        name: String,
+        /// Its id.
+        id: u64,
+    },
     /// The gRPC server ended.
     #[error("the gRPC server ended: {0}")]
     Server(String),
@@ -202,8 +215,16 @@ pub async fn run(config: Config) -> Result<(), Error> {
     };
     // The agent comes first: a running primary needs its renewals, and any controller gives them.
     let (alarms, node_alarms) = NodeAlarms::new();
-    let agent =
-        start_agent(&config, &secret, &identity, clock.clone(), stopping, node_alarms).await?;
+    let keeper = learned::Keeper::new(&config);
+    let agent = start_agent(
+        &config,
+        &secret,
+        &identity,
+        clock.clone(),
+        (stopping, node_alarms),
+        keeper.clone(),
+    )
+    .await?;
     let (agent, leads): (_, agent::Leads) = match agent {
         Some((handle, leads)) => (Some(handle), leads),
         None => (None, Arc::new(|| false)),
@@ -216,6 +237,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
             clock,
             alarms: alarms.clone(),
             shutting_down,
+            keeper,
         };
         tokio::spawn(async move {
             let ended = controller.run(listener).await;
@@ -352,8 +374,8 @@ async fn start_agent(
     secret: &config::Secret,
     identity: &Identity,
     clock: Arc<BootClock>,
-    stopping: crate::watch::Receiver<bool>,
-    node_alarms: crate::watch::Receiver<Vec<Alarm>>,
+    (stopping, node_alarms): (crate::watch::Receiver<bool>, crate::watch::Receiver<Vec<Alarm>>),
+    keeper: learned::Keeper,
 ) -> Result<Option<(tokio::task::JoinHandle<()>, agent::Leads)>, Error> {
     if !config.has_role(Role::Agent) || config.members.is_empty() {
         return Ok(None);
@@ -377,8 +399,9 @@ async fn start_agent(
         members.push((definition, Arc::new(database)));
     }
     let transport = session::grpc::GrpcTransport::new(identity.clone(), client_options());
-    let addresses = controllers_nearest_first(config);
+    let addresses = controllers_nearest_first(config, &learned::known(config));
     let client = session::Client::new(Arc::new(transport), addresses);
+    tokio::spawn(keeper.follow_agent(client.told()));
     let options = agent::Options {
         node: config.node.name.clone(),
         report_every: Duration::from_millis(config.timing.report_ms),
@@ -392,10 +415,19 @@ async fn start_agent(
 }
 
 /// The controller of this node first, where it has one: it knows the leader as soon as anybody.
-fn controllers_nearest_first(config: &Config) -> Vec<String> {
+/// Those that were heard of come before those that only the file has.
+fn controllers_nearest_first(config: &Config, learned: &[config::Learned]) -> Vec<String> {
     let (own, others): (Vec<_>, Vec<_>) =
         config.controllers.iter().partition(|c| c.name == config.node.name);
-    own.into_iter().chain(others).map(|c| c.address.to_string()).collect()
+    let mut out: Vec<String> = Vec::new();
+    let learned = learned.iter().map(|c| c.address.clone());
+    let own = own.into_iter().map(|c| c.address.to_string());
+    for address in own.chain(learned).chain(others.into_iter().map(|c| c.address.to_string())) {
+        if !out.contains(&address) {
+            out.push(address);
+        }
+    }
+    out
 }
 
 // ---- the API's view of the node ----
