@@ -6,6 +6,7 @@
 //!   controller   the life of the controller, and its next one after its store has failed
 //!   alarms       what is wrong with the node itself
 //!   learned      what it hears of the controllers
+//!   nodes        the controllers as the API shows them
 //!   spec         what the configuration asks of a cluster
 //! ```
 
@@ -15,8 +16,10 @@
 mod alarms;
 mod controller;
 mod learned;
+mod nodes;
 mod spec;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -438,6 +441,7 @@ struct Late {
     node_name: String,
     node_id: u64,
     controllers: Vec<config::Controller>,
+    join_terms: api::JoinTerms,
     clock: Arc<BootClock>,
     part: Mutex<Option<Part>>,
     applied: watch::Sender<(u64, Arc<ControlState>)>,
@@ -457,6 +461,7 @@ impl Late {
             node_name: config.node.name.to_string(),
             node_id: config.raft.node_id.unwrap_or_default(),
             controllers: config.controllers.clone(),
+            join_terms: nodes::join_terms(config),
             clock,
             part: Mutex::new(None),
             applied: watch::Sender::default(),
@@ -491,12 +496,34 @@ impl Late {
         self.part.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The leader that this node knows, perhaps itself.
+    fn leader_id(&self) -> Option<u64> {
+        let leadership = self.leadership();
+        let own = leadership.is_leader.then_some(self.node_id);
+        leadership.leader.map(|l| l.id).or(own)
+    }
+
     fn raft(&self) -> Result<Raft, api::ProposeError> {
         let part = self.part().ok_or_else(|| api::ProposeError::Unavailable {
             why: "this controller takes no part now: it waits for the others, or for its disk"
                 .to_owned(),
         })?;
         Ok(part.raft)
+    }
+}
+
+fn proposed(outcome: Result<Reply, raft::ProposeError>) -> Result<Reply, api::ProposeError> {
+    match outcome {
+        Ok(reply) => Ok(reply),
+        Err(raft::ProposeError::NotLeader { leader: to }) => {
+            Err(api::ProposeError::NotLeader { leader: to.map(leader) })
+        }
+        Err(raft::ProposeError::TooLong { .. }) => {
+            Err(api::ProposeError::Unavailable { why: "the command is too long".to_owned() })
+        }
+        Err(raft::ProposeError::Unknown | raft::ProposeError::Fatal(_)) => {
+            Err(api::ProposeError::Unknown)
+        }
     }
 }
 
@@ -557,6 +584,9 @@ impl Source for Late {
         let metrics = self.part().map(|part| part.raft.metrics());
         let lag =
             |id: u64| metrics.as_ref().and_then(|m| m.lag_entries.get(&id).copied().flatten());
+        if let Some(metrics) = metrics.as_ref().filter(|m| !m.voters.is_empty()) {
+            return nodes::infos(metrics, &metrics.voters, self.leader_id());
+        }
         let info = |c: &config::Controller| ControllerInfo {
             id: c.id,
             name: c.name.to_string(),
@@ -568,19 +598,35 @@ impl Source for Late {
         self.controllers.iter().map(info).collect()
     }
 
-    async fn propose(&self, command: Command) -> Result<Reply, api::ProposeError> {
-        match self.raft()?.propose(command, PROPOSE_DEADLINE).await {
-            Ok(reply) => Ok(reply),
-            Err(raft::ProposeError::NotLeader { leader: to }) => {
-                Err(api::ProposeError::NotLeader { leader: to.map(leader) })
-            }
-            Err(raft::ProposeError::TooLong { .. }) => {
-                Err(api::ProposeError::Unavailable { why: "the command is too long".to_owned() })
-            }
-            Err(raft::ProposeError::Unknown | raft::ProposeError::Fatal(_)) => {
-                Err(api::ProposeError::Unknown)
-            }
+    fn learners(&self) -> Vec<ControllerInfo> {
+        let metrics = self.part().map(|part| part.raft.metrics());
+        metrics.map(|m| nodes::infos(&m, &m.learners, self.leader_id())).unwrap_or_default()
+    }
+
+    fn reachable(&self) -> BTreeSet<u64> {
+        self.part().map(|part| part.raft.reachable()).unwrap_or_default()
+    }
+
+    async fn versions(&self) -> BTreeMap<u64, String> {
+        match self.part() {
+            Some(part) => part.raft.versions().await,
+            None => BTreeMap::new(),
         }
+    }
+
+    fn join_terms(&self) -> api::JoinTerms {
+        self.join_terms.clone()
+    }
+
+    async fn propose_nodes(
+        &self,
+        command: crate::domain::nodes::NodesCommand,
+    ) -> Result<Reply, api::ProposeError> {
+        proposed(self.raft()?.propose_nodes(command, PROPOSE_DEADLINE).await)
+    }
+
+    async fn propose(&self, command: Command) -> Result<Reply, api::ProposeError> {
+        proposed(self.raft()?.propose(command, PROPOSE_DEADLINE).await)
     }
 
     async fn read_barrier(&self) -> Result<(), api::ProposeError> {

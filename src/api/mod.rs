@@ -13,6 +13,7 @@
 mod error;
 mod health;
 mod jobs;
+mod nodes;
 mod operate;
 mod request;
 mod service;
@@ -33,7 +34,7 @@ use crate::pb::v1::control_plane_server::ControlPlaneServer;
 pub use error::Error;
 pub use service::Api;
 pub use source::{
-    ClusterView, ControllerInfo, Leader, LeaderView, Leadership, ProposeError, Source,
+    ClusterView, ControllerInfo, JoinTerms, Leader, LeaderView, Leadership, ProposeError, Source,
 };
 
 /// Longest request that is read, in bytes.
