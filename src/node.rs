@@ -5,6 +5,7 @@
 //! ```text
 //!   controller   the life of the controller, and its next one after its store has failed
 //!   alarms       what is wrong with the node itself
+//!   join         the configuration of a node that joins
 //!   learned      what it hears of the controllers
 //!   nodes        the controllers as the API shows them
 //!   spec         what the configuration asks of a cluster
@@ -15,6 +16,7 @@
 
 mod alarms;
 mod controller;
+pub mod join;
 mod learned;
 mod nodes;
 mod spec;

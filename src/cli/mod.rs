@@ -14,6 +14,7 @@ mod follow;
 mod history;
 mod jobs;
 pub mod manual;
+mod node;
 mod operate;
 mod operation;
 mod output;
@@ -111,6 +112,8 @@ enum Command {
     Operation(operation::OperationArgs),
     /// Show what happened to a cluster
     History(history::HistoryArgs),
+    /// Show, add and remove the nodes of the control plane
+    Node(node::NodeArgs),
     /// Say what the leader waits for, and why
     Explain,
     /// List data directories that were replaced and kept
@@ -213,6 +216,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Resume => jobs::resume(operating()?).await,
         Command::Operation(args) => operation::run(operating()?, &args).await,
         Command::History(args) => history::run(reading()?, &args).await,
+        Command::Node(args) => node::run(operating()?, &args).await,
         Command::Explain => explain::run(reading()?).await,
         Command::Aside => aside::run(reading()?).await,
         Command::Dsn(args) => connect::dsn(reading()?, &args).await,

@@ -14,6 +14,7 @@ mod address;
 mod check;
 mod error;
 pub(crate) mod hba;
+mod join;
 mod learned;
 mod machine;
 mod read;
@@ -30,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 pub use address::Address;
 pub use error::{Error, Problem};
+pub use join::{JoinError, JoinFile, JoinPlaces, JoiningNode};
 pub use learned::{LEARNED_FILE, Learned, learned_path, read_learned, write_learned};
 pub use machine::check_machine;
 pub use secret::{Password, PasswordRole, SECRET_CHARS_MIN, Secret};

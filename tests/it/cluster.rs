@@ -17,6 +17,7 @@ mod jobs;
 mod judging;
 mod kills;
 mod modes;
+mod nodes;
 mod operators;
 mod partitions;
 mod refusals;

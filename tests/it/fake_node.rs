@@ -177,7 +177,10 @@ fn state() -> ControlState {
         cluster.history.push_back(Event { id, at: WallMillis(id), epoch: Epoch(3), kind });
     }
     cluster.next_event = 6;
-    ControlState { clusters: BTreeMap::from([(main_cluster(), cluster)]) }
+    ControlState {
+        clusters: BTreeMap::from([(main_cluster(), cluster)]),
+        ..ControlState::default()
+    }
 }
 
 fn report(condition: Condition) -> Report {

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{APP_PASSWORD, APP_USER, Conn, Endpoint, application};
 pub use cluster::{Cluster, Hactl};
-pub use config::{CLUSTER, Options};
+pub use config::{CLUSTER, Options, put, text};
 pub use disk::SmallDisk;
 pub use journal::{Entry, Journal, Outcome};
 pub use net::PrivateNetwork;
