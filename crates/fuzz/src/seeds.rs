@@ -117,6 +117,7 @@ fn session(all: &mut Vec<Seed>) {
         index: 7,
         clusters: [(cluster.clone(), running())].into(),
         presence: Default::default(),
+        controllers: Vec::new(),
     };
     put(6, "poll-reply", json(&Ok::<_, SessionError>(answer)));
     let refused = SessionError::NotLeader { leader: Some("n2:7400".to_owned()) };
