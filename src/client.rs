@@ -390,6 +390,40 @@ impl Client {
         Ok(answer.operation.unwrap_or_default())
     }
 
+    /// Longest time that a call takes.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// The nodes of the control plane.
+    pub async fn list_nodes(&mut self) -> Result<v1::ListNodesResponse, Error> {
+        self.read(|mut c| async move { c.list_nodes(v1::ListNodesRequest {}).await }).await
+    }
+
+    /// Adds a node, or asks again for what one that is on its way in has to know.
+    pub async fn add_node(
+        &mut self,
+        request: v1::AddNodeRequest,
+    ) -> Result<v1::AddNodeResponse, Error> {
+        self.send(false, move |mut c| {
+            let request = request.clone();
+            async move { c.add_node(request).await }
+        })
+        .await
+    }
+
+    /// Removes a node. The removal goes on after the answer.
+    pub async fn remove_node(
+        &mut self,
+        request: v1::RemoveNodeRequest,
+    ) -> Result<v1::RemoveNodeResponse, Error> {
+        self.send(false, move |mut c| {
+            let request = request.clone();
+            async move { c.remove_node(request).await }
+        })
+        .await
+    }
+
     /// Waits for the end of an operation, whoever leads meanwhile. At the deadline it returns what
     /// was known last, which then is still running.
     pub async fn follow(&mut self, begun: v1::Operation) -> Result<v1::Operation, Error> {

@@ -74,6 +74,7 @@ pub(super) async fn run<RT: Runtime, T: Transport>(
         };
         match client.poll(&request, WAIT + GRACE).await {
             Ok(reply) => {
+                client.learn(reply.controllers);
                 let clusters = reply.clusters.into_iter().map(|(k, v)| (k, Arc::new(v))).collect();
                 known.take(Snapshot { index: reply.index, clusters, presence: reply.presence });
             }

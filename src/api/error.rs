@@ -4,6 +4,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use super::LEADER_HEADER;
+use super::nodes::NodeProblem;
 use super::source::{Leader, ProposeError};
 use crate::domain::Rejection;
 use crate::domain::plan::OperationProblem;
@@ -63,6 +64,9 @@ pub enum Error {
     /// The checks before an operation found problems: at least one.
     #[error("{}", join(.0))]
     Checks(Vec<OperationProblem>),
+    /// A node is not added or removed.
+    #[error(transparent)]
+    Node(#[from] NodeProblem),
     /// The command was applied and changed nothing.
     #[error("the control plane took the command, and it had no effect")]
     NoEffect,
@@ -110,6 +114,8 @@ impl Error {
                 [OperationProblem::UnknownMember(_)] => Code::NotFound,
                 _ => Code::FailedPrecondition,
             },
+            Error::Node(NodeProblem::Unknown { .. }) => Code::NotFound,
+            Error::Node(_) => Code::FailedPrecondition,
             Error::NoEffect => Code::Aborted,
             Error::TooManyWatches { .. } => Code::ResourceExhausted,
             Error::OtherControlPlane { .. } => Code::PermissionDenied,
@@ -127,6 +133,7 @@ impl Error {
             Error::UnknownOutcome => "outcome.known",
             Error::Rejected(rejection) => rejection.rule(),
             Error::Checks(problems) => problems.first().map_or("operation.checks", |p| p.rule()),
+            Error::Node(problem) => problem.rule(),
             Error::NoEffect => "command.effect",
             Error::TooManyWatches { .. } => "watch.bound",
             Error::ShuttingDown => "node.serving",
@@ -251,6 +258,20 @@ pub(super) fn hint(rule: &str) -> &'static str {
             "bring the missing members back, or accept that commits may be lost: \
              `hactl failover --accept-data-loss`"
         }
+        "node.one-change" => {
+            "wait until it has ended, see `hactl node list`; `hactl node remove` gives up a node \
+             that does not come"
+        }
+        "node.exists" => "see `hactl node list` for the names",
+        "node.no-members" => {
+            "move the members away first; for a node that is dead for good: `--force`"
+        }
+        "node.force-dead-only" => "remove its members first, or stop it for good",
+        "node.majority" => {
+            "start the controllers that do not answer, or remove those that are dead"
+        }
+        "node.all-answer" => "start them, or remove those that are dead: `hactl node remove`",
+        "node.not-last" => "a control plane keeps at least one controller",
         "watch.bound" => "end some watches, or ask another node",
         "node.serving" => "ask another node",
         "control-plane.same" => "check the endpoints: they belong to another control plane",

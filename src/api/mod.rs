@@ -14,6 +14,7 @@ mod doctor;
 mod error;
 mod health;
 mod jobs;
+mod nodes;
 mod operate;
 mod request;
 mod service;
@@ -34,7 +35,7 @@ use crate::pb::v1::control_plane_server::ControlPlaneServer;
 pub use error::Error;
 pub use service::Api;
 pub use source::{
-    ClusterView, ControllerInfo, Leader, LeaderView, Leadership, ProposeError, Source,
+    ClusterView, ControllerInfo, JoinTerms, Leader, LeaderView, Leadership, ProposeError, Source,
 };
 
 /// Longest request that is read, in bytes.

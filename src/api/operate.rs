@@ -22,7 +22,7 @@ use crate::pb::v1;
 /// Longest wait for a barrier. It needs one round trip to a quorum.
 const BARRIER_MAX: Duration = Duration::from_secs(3);
 /// Longest wait for a proposal. Past it the outcome is unknown.
-const PROPOSAL_MAX: Duration = Duration::from_secs(5);
+pub(super) const PROPOSAL_MAX: Duration = Duration::from_secs(5);
 
 /// The part of the API that changes something, or has to be sure of what it reads.
 #[derive(Clone)]

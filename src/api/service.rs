@@ -240,6 +240,27 @@ impl ControlPlane for Api {
         Ok(Response::new(self.diagnosis(request.get_ref()).await?))
     }
 
+    async fn list_nodes(
+        &self,
+        _: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        Ok(Response::new(self.operator.list_nodes().await?))
+    }
+
+    async fn add_node(
+        &self,
+        request: Request<v1::AddNodeRequest>,
+    ) -> Result<Response<v1::AddNodeResponse>, Status> {
+        Ok(Response::new(self.operator.add_node(request.into_inner()).await?))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
+        Ok(Response::new(self.operator.remove_node(request.into_inner()).await?))
+    }
+
     async fn get_connection(
         &self,
         request: Request<v1::GetConnectionRequest>,

@@ -1,14 +1,15 @@
 //! What the API needs of the node that it runs on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::domain::nodes::NodesCommand;
 use crate::domain::observation::Observations;
 use crate::domain::plan::Finding;
-use crate::domain::types::{BootTime, ClusterName, WallMillis};
+use crate::domain::types::{BootTime, ClusterName, NodeId, WallMillis};
 use crate::domain::{Command, ControlState, Reply};
 
 /// The node, as the API sees it. Object-safe: the API holds an `Arc<dyn Source>`.
@@ -37,6 +38,35 @@ pub trait Source: Send + Sync + 'static {
     async fn read_barrier(&self) -> Result<(), ProposeError>;
     /// Wall-clock time, for histories.
     fn wall(&self) -> WallMillis;
+    /// Members of the Raft group without a vote.
+    fn learners(&self) -> Vec<ControllerInfo> {
+        Vec::new()
+    }
+    /// Members of the Raft group that answer this node now, itself included. Of the leader.
+    fn reachable(&self) -> BTreeSet<NodeId> {
+        BTreeSet::new()
+    }
+    /// Versions of the other members of the Raft group that answer.
+    async fn versions(&self) -> BTreeMap<NodeId, String> {
+        BTreeMap::new()
+    }
+    /// Times that a new node has to have in common with the others.
+    fn join_terms(&self) -> JoinTerms {
+        JoinTerms::default()
+    }
+    /// Proposes a command about the nodes and waits until it is applied.
+    async fn propose_nodes(&self, _command: NodesCommand) -> Result<Reply, ProposeError> {
+        Err(ProposeError::Unavailable { why: "this node cannot change nodes".to_owned() })
+    }
+}
+
+/// Times that all nodes have in common, by their keys; milliseconds where the key says so.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JoinTerms {
+    /// Of section `[raft]`.
+    pub raft: BTreeMap<String, u64>,
+    /// Of section `[timing]`.
+    pub timing: BTreeMap<String, u64>,
 }
 
 /// Who leads the control plane.

@@ -17,6 +17,7 @@ mod history;
 mod jobs;
 mod kinds;
 pub mod manual;
+mod node;
 mod operate;
 mod operation;
 mod output;
@@ -118,6 +119,8 @@ enum Command {
     History(history::HistoryArgs),
     /// Show what happened to one cluster or to all, and what happens
     Events(events::EventsArgs),
+    /// Show, add and remove the nodes of the control plane
+    Node(node::NodeArgs),
     /// Say what the leader waits for, and why
     Explain,
     /// Look for what is wrong, and say what to do about it: exits with 1 for warnings, 2 for problems
@@ -225,6 +228,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Operation(args) => operation::run(patient(COPY_TIMEOUT)?, &args).await,
         Command::History(args) => history::run(reading()?, &args).await,
         Command::Events(args) => events::run(reading()?, &args).await,
+        Command::Node(args) => node::run(operating()?, &args).await,
         Command::Explain => explain::run(reading()?).await,
         Command::Doctor(args) => doctor::run(reading()?, &args).await,
         Command::Aside => aside::run(reading()?).await,

@@ -10,6 +10,7 @@ use super::Memory;
 use crate::clock::Clock;
 use crate::domain::command::{Change, Command, Reply};
 use crate::domain::lease::Ticket;
+use crate::domain::nodes::Node;
 use crate::domain::state::{ClusterSpec, ClusterState};
 use crate::domain::types::{BootTime, ClusterName, Epoch};
 use crate::raft::{Applied, BarrierError, Handle, Leader, ProposeError};
@@ -194,7 +195,13 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
                 presence.insert(name.clone(), known);
             }
         }
-        PollReply { index: applied.index, clusters, presence }
+        let controller = |(id, n): (&u64, &Node)| wire::Controller {
+            id: *id,
+            name: n.name.clone(),
+            address: n.address.clone(),
+        };
+        let controllers = applied.state.nodes.voters().map(controller).collect();
+        PollReply { index: applied.index, clusters, presence, controllers }
     }
 
     /// One read barrier serves all claims of a call, and all calls that wait for one. It begins

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::alarm::{Alarm, Notice};
 use super::candidate::Refusal;
 use super::lineage::Lineage;
+use super::nodes::NodesRejection;
 use super::observation::Sealed;
 use super::observation::Sequence;
 use super::operation::{Later, Restart, Step};
@@ -530,6 +531,9 @@ pub enum Rejection {
         /// Who.
         member: MemberName,
     },
+    /// A change of the nodes of the control plane.
+    #[error(transparent)]
+    Nodes(NodesRejection),
     /// The specification is not valid.
     #[error("the specification is refused: {why}")]
     BadSpec {
@@ -574,6 +578,7 @@ impl Rejection {
             Rejection::TaggedInChange { .. } => "member.settled-before-tags",
             Rejection::LastTagged { .. } => "member.last-may-lead",
             Rejection::PrimaryHealthy { .. } => "failover.primary-gone",
+            Rejection::Nodes(rejection) => rejection.rule(),
             Rejection::BadSpec { .. } => "spec.valid",
         }
     }

@@ -23,6 +23,7 @@ pub mod invariants;
 pub mod lease;
 pub mod lineage;
 pub mod mutant;
+pub mod nodes;
 pub mod observation;
 pub mod operation;
 pub mod plan;

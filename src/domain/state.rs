@@ -11,6 +11,7 @@ use super::alarm::Alarm;
 use super::event::Event;
 use super::lease::Timing;
 use super::lineage::Lineage;
+use super::nodes::Nodes;
 use super::observation::Sequence;
 use super::operation::Later;
 use super::sync::SyncConfig;
@@ -29,6 +30,9 @@ pub struct ControlState {
     /// Every cluster by name.
     #[serde(default)]
     pub clusters: BTreeMap<ClusterName, ClusterState>,
+    /// The nodes of the control plane itself.
+    #[serde(default)]
+    pub nodes: Nodes,
 }
 
 impl ControlState {

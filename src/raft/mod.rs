@@ -37,6 +37,7 @@ mod network;
 mod options;
 mod quiet;
 pub(crate) mod record;
+mod removal;
 mod role;
 #[cfg(not(quorate_sim))]
 pub mod runtime;
@@ -56,7 +57,7 @@ pub use fitness::Fitness;
 pub use formation::FormationError;
 pub use handle::{Handle, Metrics};
 pub use identity::IdentityError;
-pub use membership::MembershipError;
+pub use membership::{Anchor, MembershipError};
 pub use openraft::AsyncRuntime;
 pub use options::Options;
 pub use role::Role;

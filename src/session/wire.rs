@@ -151,6 +151,20 @@ pub struct PollReply {
     pub clusters: BTreeMap<ClusterName, ClusterState>,
     /// What the leader knows of the members of each.
     pub presence: BTreeMap<ClusterName, BTreeMap<MemberName, Presence>>,
+    /// The controllers that vote, as of that index. Empty from a version that does not tell.
+    #[serde(default)]
+    pub controllers: Vec<Controller>,
+}
+
+/// A controller, as agents are told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Controller {
+    /// Its id in the Raft group.
+    pub id: u64,
+    /// Its node's name.
+    pub name: String,
+    /// Where it is asked, `host:port`.
+    pub address: String,
 }
 
 /// What a leader knows of a member: nothing is decided by it but what is kept for it.

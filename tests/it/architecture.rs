@@ -20,7 +20,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("watch", &[]),
     ("service_manager", &[]),
     // Its server side answers with the controller's service.
-    ("session", &["domain", "pb", "transport", "clock", "runtime", "controller"]),
+    ("session", &["domain", "pb", "transport", "clock", "runtime", "controller", "watch"]),
     ("controller", &["domain", "session", "raft", "clock", "runtime"]),
     // The configuration for the settings of a database alone.
     ("agent", &["domain", "postgres", "guard", "session", "clock", "runtime", "config", "watch"]),

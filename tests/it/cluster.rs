@@ -18,6 +18,7 @@ mod jobs;
 mod judging;
 mod kills;
 mod modes;
+mod nodes;
 mod operators;
 mod partitions;
 mod refusals;

@@ -177,7 +177,10 @@ fn state() -> ControlState {
         cluster.history.push_back(Event::new(id, WallMillis(id), Epoch(3), kind));
     }
     (cluster.next_event, cluster.next_sync) = (6, 2);
-    ControlState { clusters: BTreeMap::from([(main_cluster(), cluster)]) }
+    ControlState {
+        clusters: BTreeMap::from([(main_cluster(), cluster)]),
+        ..ControlState::default()
+    }
 }
 
 fn report(condition: Condition) -> Report {

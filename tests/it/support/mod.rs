@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 pub use address::Turn;
 pub use client::{APP_PASSWORD, APP_USER, Conn, Endpoint, application};
 pub use cluster::{Cluster, Hactl};
-pub use config::{CLUSTER, Options};
+pub use config::{CLUSTER, Options, put, text};
 pub use disk::SmallDisk;
 pub use journal::{Entry, Journal, Outcome};
 pub use net::PrivateNetwork;
