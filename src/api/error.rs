@@ -5,6 +5,7 @@ use tonic::{Code, Status};
 
 use super::LEADER_HEADER;
 use super::source::{Leader, ProposeError};
+use super::spec::SpecProblem;
 use crate::domain::Rejection;
 use crate::domain::plan::OperationProblem;
 use crate::domain::types::ClusterName;
@@ -63,6 +64,18 @@ pub enum Error {
     /// The checks before an operation found problems: at least one.
     #[error("{}", join(.0))]
     Checks(Vec<OperationProblem>),
+    /// The specification is not valid: at least one key.
+    #[error("{}", join_spec(.0))]
+    Spec(Vec<SpecProblem>),
+    /// Parameters cannot be checked yet.
+    #[error(
+        "no member of cluster {cluster} has told this leader yet which parameters its PostgreSQL \
+         knows, so the change cannot be checked"
+    )]
+    NoCatalogue {
+        /// Which cluster.
+        cluster: ClusterName,
+    },
     /// The command was applied and changed nothing.
     #[error("the control plane took the command, and it had no effect")]
     NoEffect,
@@ -110,6 +123,8 @@ impl Error {
                 [OperationProblem::UnknownMember(_)] => Code::NotFound,
                 _ => Code::FailedPrecondition,
             },
+            Error::Spec(_) => Code::InvalidArgument,
+            Error::NoCatalogue { .. } => Code::Unavailable,
             Error::NoEffect => Code::Aborted,
             Error::TooManyWatches { .. } => Code::ResourceExhausted,
             Error::OtherControlPlane { .. } => Code::PermissionDenied,
@@ -127,6 +142,8 @@ impl Error {
             Error::UnknownOutcome => "outcome.known",
             Error::Rejected(rejection) => rejection.rule(),
             Error::Checks(problems) => problems.first().map_or("operation.checks", |p| p.rule()),
+            Error::Spec(_) => "spec.valid",
+            Error::NoCatalogue { .. } => "spec.catalogue",
             Error::NoEffect => "command.effect",
             Error::TooManyWatches { .. } => "watch.bound",
             Error::ShuttingDown => "node.serving",
@@ -144,6 +161,15 @@ impl Error {
         };
         if let Error::Checks(problems) = self {
             return problems.iter().map(|p| info(p.rule(), p.to_string())).collect();
+        }
+        if let Error::Spec(problems) = self {
+            let one = |p: &SpecProblem| v1::ErrorInfo {
+                field: p.key.clone(),
+                value: cut(&p.value),
+                hint: p.mend.clone(),
+                ..info("spec.valid", p.to_string())
+            };
+            return problems.iter().map(one).collect();
         }
         let mut only = info(self.rule(), self.to_string());
         match self {
@@ -196,6 +222,8 @@ fn rejection_code(rejection: &Rejection) -> Code {
         | Rejection::OtherLeadership { .. }
         | Rejection::WrongStage { .. }
         | Rejection::StaleSyncs => Code::Aborted,
+        Rejection::StaleRevision { .. } => Code::Aborted,
+        Rejection::NoSuchRevision { .. } => Code::NotFound,
         Rejection::BadSpec { .. } => Code::InvalidArgument,
         _ => Code::FailedPrecondition,
     }
@@ -249,6 +277,14 @@ pub(super) fn hint(rule: &str) -> &'static str {
             "bring the missing members back, or accept that commits may be lost: \
              `hactl failover --accept-data-loss`"
         }
+        "spec.current" => {
+            "look at what changed with `hactl config history`, and make the change again"
+        }
+        "spec.fixed" => "leave it as it is",
+        "spec.revision" => "see `hactl config history` for those that are kept",
+        "spec.catalogue" => {
+            "start a member, and try again in a moment; or take it unchecked with --no-validate"
+        }
         "watch.bound" => "end some watches, or ask another node",
         "node.serving" => "ask another node",
         "control-plane.same" => "check the endpoints: they belong to another control plane",
@@ -272,6 +308,10 @@ fn list(names: &[ClusterName]) -> String {
         [] => "none yet".to_owned(),
         _ => names.iter().map(ClusterName::as_str).collect::<Vec<_>>().join(", "),
     }
+}
+
+fn join_spec(problems: &[SpecProblem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 fn join(problems: &[OperationProblem]) -> String {

@@ -2,7 +2,8 @@
 //!
 //! Owns the service `quorate.v1.ControlPlane`, its errors, and the assembly with health and
 //! reflection. It decides nothing: it validates, asks the domain's checks, proposes, and shows.
-//! Imports `domain`, `pb`, `convert`; everything else comes through [`Source`].
+//! Imports `domain`, `pb`, `convert`, and `config` for the rules
+//! of a specification; everything else comes through [`Source`].
 //!
 //! ```text
 //! request -> request.rs (validate) -> service.rs -> Source::propose / applied / leader_view
@@ -17,6 +18,7 @@ mod operate;
 mod request;
 mod service;
 mod source;
+mod spec;
 mod status;
 mod timer;
 mod watch;
@@ -31,6 +33,7 @@ use crate::pb::DESCRIPTORS;
 use crate::pb::v1::control_plane_server::ControlPlaneServer;
 
 pub use error::Error;
+pub use spec::SpecProblem;
 pub use service::Api;
 pub use source::{
     ClusterView, ControllerInfo, Leader, LeaderView, Leadership, ProposeError, Source,

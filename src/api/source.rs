@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::domain::catalogue::Catalogue;
 use crate::domain::observation::Observations;
 use crate::domain::plan::Finding;
 use crate::domain::types::{BootTime, ClusterName, WallMillis};
@@ -81,6 +82,8 @@ pub struct ClusterView {
     pub findings: Vec<Finding>,
     /// Time since this leader acknowledged a renewal of the lease; `None` where it never did.
     pub lease_age: Option<Duration>,
+    /// What PostgreSQL of the cluster knows of its settings; `None` where no member has told it.
+    pub catalogue: Option<Arc<Catalogue>>,
 }
 
 /// A voter of the Raft group.

@@ -15,10 +15,12 @@ mod check;
 mod error;
 pub(crate) mod hba;
 mod machine;
+mod objects;
 mod read;
 mod reader;
 mod secret;
 mod settings;
+mod specification;
 #[cfg(test)]
 mod tests;
 mod timing;
@@ -31,7 +33,9 @@ pub use address::Address;
 pub use error::{Error, Problem};
 pub use machine::check_machine;
 pub use secret::{Password, PasswordRole, SECRET_CHARS_MIN, Secret};
+pub use objects::{Database, DatabaseRole};
 pub use settings::{OWNED, OwnedSetting, owned_reason};
+pub use specification::{document, specification};
 pub use timing::{KILL_MARGIN_MS_MIN, Raft, Timing};
 
 use crate::domain::types::{ClusterName, MemberName, NodeId, NodeName, Tags};
@@ -143,6 +147,12 @@ pub struct Cluster {
     pub parameters: BTreeMap<String, String>,
     /// The operator's lines of `pg_hba.conf`, in their order.
     pub hba: Vec<String>,
+    /// The operator's lines of `pg_ident.conf`, in their order.
+    pub ident: Vec<String>,
+    /// Roles that have to exist, `[[cluster.role]]`.
+    pub roles: Vec<DatabaseRole>,
+    /// Databases that have to exist, `[[cluster.database]]`.
+    pub databases: Vec<Database>,
 }
 
 /// One `[[member]]`: an instance of PostgreSQL that this node's agent runs.

@@ -100,6 +100,7 @@ pub fn report(name: &str, condition: Condition) -> Report {
         aside: Vec::new(),
         copied_for: 0,
         reloaded: None,
+        settings: Default::default(),
     }
 }
 

@@ -372,6 +372,7 @@ impl Member {
             aside: Vec::new(),
             copied_for: self.local.record.copied_for,
             reloaded: None,
+            settings: Default::default(),
         }
     }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::wire::{
-    Method, PollReply, PollRequest, RegisterReply, RegisterRequest, RenewReply, RenewRequest,
+    CatalogueReply, CatalogueRequest, Method, PollReply, PollRequest, RegisterReply, RegisterRequest, RenewReply, RenewRequest,
     ReportReply, ReportRequest, SessionError, Transport, TransportError, decode, encode,
 };
 use crate::domain::mutant::{Mutant, without};
@@ -153,6 +153,15 @@ impl<T: Transport> Client<T> {
         deadline: Duration,
     ) -> Result<PollReply, Failure> {
         self.attempt(Method::Poll, request, deadline).await
+    }
+
+    /// Tells what PostgreSQL knows of its settings.
+    pub async fn catalogue(
+        &self,
+        request: &CatalogueRequest,
+        deadline: Duration,
+    ) -> Result<CatalogueReply, Failure> {
+        self.attempt(Method::Catalogue, request, deadline).await
     }
 
     /// Renews leases.

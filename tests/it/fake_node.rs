@@ -197,6 +197,7 @@ fn report(condition: Condition) -> Report {
         aside: Vec::new(),
         copied_for: 0,
         reloaded: None,
+        settings: Default::default(),
     }
 }
 
