@@ -12,12 +12,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::alarm::{Alarm, AlarmCode, NoticeCode};
+use crate::domain::catalogue::Catalogue;
 use crate::domain::desired::{FollowDuty, Upstream};
 use crate::domain::health::{Activity, Answer, Question, Vitals};
 use crate::domain::lineage::Lineage;
 use crate::domain::observation::{Data, Fencing, StandbyProgress};
 use crate::domain::record::MemberRecord;
 use crate::domain::space::{Aside, Disks};
+use crate::domain::specification::SettingsReport;
 use crate::domain::state::ClusterSpec;
 use crate::domain::sync::SyncConfig;
 use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName, SystemId, Timeline};
@@ -241,6 +243,8 @@ pub struct Care {
     pub sync: Option<SyncConfig>,
     /// What the operator asks for.
     pub spec: ClusterSpec,
+    /// The revision of that.
+    pub revision: u64,
     /// Whether the file systems are as good as full: then nothing is kept for members that are
     /// away.
     pub out_of_room: bool,
@@ -255,6 +259,10 @@ pub struct Upkeep {
     pub alarms: Vec<Alarm>,
     /// What was done.
     pub notices: Vec<(NoticeCode, String)>,
+    /// What PostgreSQL runs with of the specification.
+    pub settings: SettingsReport,
+    /// Why a standby has to be started anew, if so.
+    pub restart: Option<String>,
 }
 
 /// The kinds of alarms that [`Database::maintain`] finds.
@@ -463,6 +471,11 @@ pub trait Database: Send + Sync + 'static {
 
     /// What the checkpointer does, and whether a checkpoint is overdue by far.
     fn checkpointer(&self) -> impl Future<Output = (Activity, bool)> + Send;
+
+    /// Every setting that the running PostgreSQL knows.
+    fn catalogue(&self) -> impl Future<Output = Result<Catalogue>> + Send {
+        async { Err(Error::NotReady("no settings can be asked for".to_owned())) }
+    }
 
     /// Moves the unused slots of these members forward on a primary, to where they are: they stream
     /// from another standby.

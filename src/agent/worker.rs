@@ -6,6 +6,7 @@ mod lead;
 mod register;
 mod replace;
 mod room;
+mod settings;
 mod standby;
 mod take_over;
 
@@ -115,8 +116,9 @@ struct Worker<RT, T, D, C> {
     register_at: BootTime,
     failures: u32,
     care_at: BootTime,
-    /// As what it was last cared for: whether as a primary, and who else was heard of.
-    cared_as: Option<(bool, Vec<(MemberName, bool)>)>,
+    /// As what it was last cared for: whether as a primary, by which revision of the specification,
+    /// and who else was heard of.
+    cared_as: Option<(bool, u64, Vec<(MemberName, bool)>)>,
     /// The epoch that ended, and whether by itself, until its end is recorded.
     ending: Option<(Epoch, bool)>,
     /// How often in a row PostgreSQL ended before it was ready, and when it first did.

@@ -33,11 +33,11 @@ use crate::pb::DESCRIPTORS;
 use crate::pb::v1::control_plane_server::ControlPlaneServer;
 
 pub use error::Error;
-pub use spec::SpecProblem;
 pub use service::Api;
 pub use source::{
     ClusterView, ControllerInfo, Leader, LeaderView, Leadership, ProposeError, Source,
 };
+pub use spec::SpecProblem;
 
 /// Longest request that is read, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;

@@ -102,9 +102,10 @@ impl Operator {
         })?;
         let state = self.confirmed().await?;
         let cluster = find(&state, &name)?;
-        let spec = convert::spec_from(asked, &cluster.spec).map_err(|(field, value, problem)| {
-            Error::Field { field, value, problem: problem.to_owned() }
-        })?;
+        let spec =
+            convert::spec_from(asked, &cluster.spec).map_err(|(field, value, problem)| {
+                Error::Field { field, value, problem: problem.to_owned() }
+            })?;
         let expect_revision = request.expect_revision;
         // The revision first: whoever looked at an old one is told so, and not what else is wrong.
         apply::check_spec(cluster, expect_revision, &spec)?;

@@ -16,8 +16,9 @@ use crate::domain::types::{BootTime, ClusterName, Epoch, MemberName, NodeName};
 use crate::raft::{Applied, BarrierError, Handle, Leader, ProposeError};
 use crate::runtime::{self, Runtime};
 use crate::session::wire::{
-    self, CatalogueReply, CatalogueRequest, Claim, Method, PollReply, PollRequest, RegisterReply, RegisterRequest, RenewReply,
-    RenewRequest, Renewal, ReportReply, ReportRequest, SessionError, TransportError,
+    self, CatalogueReply, CatalogueRequest, Claim, Method, PollReply, PollRequest, RegisterReply,
+    RegisterRequest, RenewReply, RenewRequest, Renewal, ReportReply, ReportRequest, SessionError,
+    TransportError,
 };
 
 /// Most claims in one renewal.
@@ -127,7 +128,7 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
         let state = self.raft.applied().get().state.clone();
         let differences = state
             .cluster(&request.cluster)
-            .map(|c| differences(&c.spec, &request.spec))
+            .map(|c| differences(c, &request.spec))
             .unwrap_or_default();
         Ok(RegisterReply { differences })
     }
@@ -337,14 +338,20 @@ fn without_history(cluster: &ClusterState) -> ClusterState {
     copy
 }
 
-fn differences(agreed: &ClusterSpec, own: &ClusterSpec) -> Vec<String> {
+/// What a node's configuration says otherwise. Once the specification was changed through the API,
+/// only what never changes matters: the file is that of the beginning.
+fn differences(cluster: &ClusterState, own: &ClusterSpec) -> Vec<String> {
+    let agreed = &cluster.spec;
+    let matters =
+        |key: &str| cluster.spec_revision <= 1 || matches!(key, "timing" | "bootstrap_members");
     let as_map = |spec: &ClusterSpec| match serde_json::to_value(spec) {
         Ok(serde_json::Value::Object(map)) => map,
         _ => serde_json::Map::new(),
     };
     let own = as_map(own);
     let agreed = as_map(agreed);
-    let differing = agreed.iter().filter(|(key, value)| own.get(*key) != Some(value));
+    let differing =
+        agreed.iter().filter(|(key, value)| own.get(*key) != Some(value) && matters(key));
     differing.map(|(key, _)| key.clone()).collect()
 }
 

@@ -150,18 +150,25 @@ fn kind(kind: &EventKind) -> Kind {
                 more: *more,
             })
         }
-        EventKind::SpecRolledBack { revision, refused, to, member, setting, why, changes, more } => {
-            Kind::SpecRolledBack(v1::SpecRolledBack {
-                revision: *revision,
-                refused: *refused,
-                to: *to,
-                member: member.to_string(),
-                setting: setting.clone(),
-                why: why.clone(),
-                changes: changes.iter().map(|c| spec_change(c, None)).collect(),
-                more: *more,
-            })
-        }
+        EventKind::SpecRolledBack {
+            revision,
+            refused,
+            to,
+            member,
+            setting,
+            why,
+            changes,
+            more,
+        } => Kind::SpecRolledBack(v1::SpecRolledBack {
+            revision: *revision,
+            refused: *refused,
+            to: *to,
+            member: member.to_string(),
+            setting: setting.clone(),
+            why: why.clone(),
+            changes: changes.iter().map(|c| spec_change(c, None)).collect(),
+            more: *more,
+        }),
         EventKind::OperationStarted { operation: id, kind, by } => {
             let told = operation::kind(kind);
             Kind::OperationStarted(v1::OperationStarted {

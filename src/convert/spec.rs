@@ -31,8 +31,10 @@ pub fn spec(spec: &ClusterSpec) -> v1::ClusterSpec {
         owner: d.owner.clone().unwrap_or_default(),
         extensions: d.extensions.clone(),
     };
-    let parameter =
-        |(name, value): (&String, &String)| v1::Parameter { name: name.clone(), value: value.clone() };
+    let parameter = |(name, value): (&String, &String)| v1::Parameter {
+        name: name.clone(),
+        value: value.clone(),
+    };
     v1::ClusterSpec {
         synchronous: mode(spec.synchronous).into(),
         write_quorum: spec.write_quorum,

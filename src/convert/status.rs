@@ -11,9 +11,7 @@ use crate::domain::observation::{
 };
 use crate::domain::plan::FRESH;
 use crate::domain::space::{Aside, Level, Space};
-use crate::domain::state::{
-    ClusterSpec, ClusterState, Member, Phase, Stage, Tags, Tenure,
-};
+use crate::domain::state::{ClusterSpec, ClusterState, Member, Phase, Stage, Tags, Tenure};
 use crate::domain::types::{BootTime, ClusterName, Epoch, Lsn, MemberName};
 use crate::pb::v1;
 

@@ -153,7 +153,10 @@ fn check_value(kind: &Kind, value: &str) -> Result<(), Problem> {
                 return Ok(());
             }
             let listed = words.join(", ");
-            Err(problem("is none of the values that it can have", format!("write one of: {listed}")))
+            Err(problem(
+                "is none of the values that it can have",
+                format!("write one of: {listed}"),
+            ))
         }
         Kind::Integer { min, max, unit } => {
             let number = number(value, unit, true)?;
@@ -220,7 +223,8 @@ fn number(value: &str, unit: &str, whole: bool) -> Result<f64, Problem> {
             let Some(given) = size(suffix) else {
                 let units: Vec<_> = table.iter().map(|(u, _)| *u).collect();
                 let what = format!("has the unit {suffix:?}, which is none of this setting");
-                let mend = format!("write one of {}; upper and lower case differ", units.join(", "));
+                let mend =
+                    format!("write one of {}; upper and lower case differ", units.join(", "));
                 return Err(problem(what, mend));
             };
             return Ok(number * given / (own * many));
@@ -316,7 +320,8 @@ mod tests {
     fn catalogue() -> Catalogue {
         let entry = |kind, context| Entry { kind, context, owned: None };
         let int = |min, max, unit: &str| Kind::Integer { min, max, unit: unit.to_owned() };
-        let words = |list: &[&str]| Kind::Enum { words: list.iter().map(|w| (*w).into()).collect() };
+        let words =
+            |list: &[&str]| Kind::Enum { words: list.iter().map(|w| (*w).into()).collect() };
         let mut entries = BTreeMap::from([
             ("work_mem".into(), entry(int(64.0, 2_147_483_647.0, "kB"), Context::Reload)),
             ("shared_buffers".into(), entry(int(16.0, 1_073_741_823.0, "8kB"), Context::Restart)),
@@ -324,7 +329,10 @@ mod tests {
             ("statement_timeout".into(), entry(int(0.0, 2_147_483_647.0, "ms"), Context::Reload)),
             ("checkpoint_timeout".into(), entry(int(30.0, 86_400.0, "s"), Context::Reload)),
             ("log_statement".into(), entry(words(&["none", "ddl", "mod", "all"]), Context::Reload)),
-            ("wal_compression".into(), entry(words(&["pglz", "lz4", "on", "off"]), Context::Reload)),
+            (
+                "wal_compression".into(),
+                entry(words(&["pglz", "lz4", "on", "off"]), Context::Reload),
+            ),
             ("jit".into(), entry(Kind::Bool, Context::Reload)),
             ("block_size".into(), entry(int(8192.0, 8192.0, ""), Context::Internal)),
             ("log_line_prefix".into(), entry(Kind::Text, Context::Reload)),

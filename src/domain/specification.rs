@@ -98,7 +98,8 @@ impl SpecChange {
     fn harmless(&self, text: &str) -> String {
         if self.key == "hba" {
             // Options of a method, such as ldapbindpasswd, come last and have the form name=value.
-            let kept: Vec<&str> = text.split_whitespace().take_while(|f| !f.contains('=')).collect();
+            let kept: Vec<&str> =
+                text.split_whitespace().take_while(|f| !f.contains('=')).collect();
             return kept.join(" ");
         }
         let key = self.key.to_ascii_lowercase();
@@ -316,7 +317,9 @@ pub fn update_problem(new: &ClusterSpec, members: &BTreeSet<&MemberName>) -> Opt
         return Some(format!("it has {bytes} bytes, and {SPEC_BYTES_MAX} are allowed"));
     }
     if new.roles.len() > OBJECTS_MAX || new.databases.len() > OBJECTS_MAX {
-        return Some(format!("at most {OBJECTS_MAX} roles and {OBJECTS_MAX} databases are allowed"));
+        return Some(format!(
+            "at most {OBJECTS_MAX} roles and {OBJECTS_MAX} databases are allowed"
+        ));
     }
     let has_break = |text: &&String| text.contains(['\n', '\r', '\0']);
     let texts = new.hba.iter().chain(&new.ident).chain(new.parameters.values());

@@ -7,8 +7,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::wire::{
-    CatalogueReply, CatalogueRequest, Method, PollReply, PollRequest, RegisterReply, RegisterRequest, RenewReply, RenewRequest,
-    ReportReply, ReportRequest, SessionError, Transport, TransportError, decode, encode,
+    CatalogueReply, CatalogueRequest, Method, PollReply, PollRequest, RegisterReply,
+    RegisterRequest, RenewReply, RenewRequest, ReportReply, ReportRequest, SessionError, Transport,
+    TransportError, decode, encode,
 };
 use crate::domain::mutant::{Mutant, without};
 

@@ -238,7 +238,7 @@ fn view() -> LeaderView {
         problem: "the disk is almost full".to_owned(),
     }];
     let lease_age = Some(Duration::from_millis(230));
-    let cluster = ClusterView { observations, findings, lease_age };
+    let cluster = ClusterView { observations, findings, lease_age, catalogue: None };
     LeaderView { now, clusters: BTreeMap::from([(main_cluster(), cluster)]) }
 }
 

@@ -8,6 +8,7 @@
 //!   settings  error           what it is told, what it tells
 //!   places  record            directories and files beside the data directory
 //!   conf                      PostgreSQL's settings for what the member has to be
+//!   specification  catalogue  the operator's part of them, whether PostgreSQL takes it; what it knows
 //!   process                   guard and postmaster: start, attach, kill, prove, stop
 //!   lead  hand_over  seal     changes of leadership
 //!   replica                   initdb, follow, rewind, copy, and questions to the primary
@@ -20,6 +21,7 @@
 // This module talks to the real machine only, so it may use tokio's tasks and timers directly.
 #![allow(clippy::disallowed_methods)]
 
+mod catalogue;
 mod conf;
 mod error;
 mod hand_over;
@@ -35,6 +37,7 @@ mod replica;
 mod seal;
 mod settings;
 mod slots;
+mod specification;
 mod survey;
 mod upkeep;
 
@@ -48,6 +51,7 @@ use super::driver::{
     RunRole, RunState, Seen, StartMode, Started, Survey, Tree, Upkeep,
 };
 use crate::domain::alarm::{NOTICES_MAX, NoticeCode};
+use crate::domain::catalogue::Catalogue;
 use crate::domain::desired::{FollowDuty, Upstream};
 use crate::domain::health::{Activity, Answer, Question, Vitals};
 use crate::domain::lineage::Lineage;
@@ -96,8 +100,8 @@ pub struct PgDatabase {
 struct Memory {
     /// Bytes of a WAL segment; 0 where not read yet.
     segment_bytes: u64,
-    /// The operator's parameters last judged, and whether PostgreSQL takes them.
-    judged: Option<conf::Judged>,
+    /// The operator's part of the settings, and what PostgreSQL says to it.
+    trial: specification::Trial,
     /// The setting for which all walsenders of this life of the guard were begun anew.
     refreshed: Option<lead::Refreshed>,
     /// The setting for which they are being begun anew, and who began before it.
@@ -412,6 +416,10 @@ impl Database for PgDatabase {
 
     async fn checkpointer(&self) -> (Activity, bool) {
         self.see_checkpointer().await
+    }
+
+    async fn catalogue(&self) -> Result<Catalogue> {
+        self.read_catalogue().await
     }
 
     async fn advance_slots(&self, members: &[(MemberName, Lsn)]) -> Result<()> {

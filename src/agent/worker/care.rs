@@ -66,7 +66,8 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         let others: Vec<Other> = others.iter().map(other).collect();
         // Who comes back finds its slot without waiting for a round.
         let heard = |o: &Other| (o.member.clone(), o.heard && o.silent < CARE_EVERY);
-        let cared_as = (primary, others.iter().map(heard).collect());
+        let revision = state.spec_revision;
+        let cared_as = (primary, revision, others.iter().map(heard).collect());
         if now < self.care_at && self.cared_as.as_ref() == Some(&cared_as) {
             return Pause::For(TICK);
         }
@@ -74,6 +75,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             others,
             sync: state.current_sync().filter(|_| primary).cloned(),
             spec: state.spec.clone(),
+            revision,
             out_of_room: self.shared.lock().disks.level() == Level::Critical,
         };
         let database = self.shared.database.clone();
@@ -87,7 +89,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             }
         }
         match self.bounded("looking after slots", QUICK, database.maintain(&care)).await {
-            Ok(Upkeep { problems, alarms, notices }) => {
+            Ok(Upkeep { problems, alarms, notices, settings, restart }) => {
                 self.care_at = now.plus(CARE_EVERY);
                 self.cared_as = Some(cared_as);
                 let text = (!problems.is_empty()).then(|| problems.join("; "));
@@ -96,6 +98,10 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 for (code, text) in notices {
                     self.shared.notice(code, text);
                 }
+                self.note_settings(settings);
+                if let Some(why) = restart.filter(|_| !primary) {
+                    return self.restart_standby(why).await;
+                }
             }
             Err(Error::NotReady(_)) => self.care_at = now.plus(TICK),
             Err(error) => {
@@ -103,6 +109,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 self.shared.problem("maintenance", Some(error.to_string()));
             }
         }
+        self.tell_catalogue().await;
         Pause::For(TICK)
     }
 

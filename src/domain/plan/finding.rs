@@ -216,7 +216,10 @@ impl fmt::Display for Finding {
                 write!(f, "{member} is not taken in: {why}")
             }
             Finding::SpecRefused { member, revision, to, why } => {
-                write!(f, "PostgreSQL of {member} refuses revision {revision} of the specification: {why}; ")?;
+                write!(
+                    f,
+                    "PostgreSQL of {member} refuses revision {revision} of the specification: {why}; "
+                )?;
                 match to {
                     Some(to) => write!(f, "revision {to} comes back"),
                     None => f.write_str("no earlier one that worked is kept, so change it"),

@@ -18,9 +18,8 @@ impl Pass<'_> {
                 r.revision == refused.last_good && r.revision < revision
             };
             let older = self.state.spec_history.iter().find(kept);
-            let helps = older.is_some_and(|r| {
-                self.state.spec.with_server_files_of(&r.spec) != self.state.spec
-            });
+            let helps = older
+                .is_some_and(|r| self.state.spec.with_server_files_of(&r.spec) != self.state.spec);
             let to = helps.then_some(refused.last_good);
             let why = refused.why.clone();
             findings.push(Finding::SpecRefused { member: member.clone(), revision, to, why });
