@@ -6,6 +6,8 @@
 #![allow(clippy::disallowed_methods)]
 
 mod aside;
+mod config;
+mod config_document;
 mod confirm;
 mod connect;
 mod explain;
@@ -111,6 +113,8 @@ enum Command {
     Operation(operation::OperationArgs),
     /// Show what happened to a cluster
     History(history::HistoryArgs),
+    /// Show and change the specification of a cluster: how commits wait, parameters, access rules
+    Config(config::ConfigArgs),
     /// Say what the leader waits for, and why
     Explain,
     /// List data directories that were replaced and kept
@@ -213,6 +217,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Resume => jobs::resume(operating()?).await,
         Command::Operation(args) => operation::run(operating()?, &args).await,
         Command::History(args) => history::run(reading()?, &args).await,
+        Command::Config(args) => config::run(reading()?, &args).await,
         Command::Explain => explain::run(reading()?).await,
         Command::Aside => aside::run(reading()?).await,
         Command::Dsn(args) => connect::dsn(reading()?, &args).await,
