@@ -376,8 +376,10 @@ impl Client {
             })
             .await;
         let Err(Error::UnknownOutcome { why }) = result else { return result };
-        let asked =
-            v1::GetSpecRequest { cluster: request.cluster.clone(), revision: request.expect_revision + 1 };
+        let asked = v1::GetSpecRequest {
+            cluster: request.cluster.clone(),
+            revision: request.expect_revision + 1,
+        };
         let found = self
             .read(|mut c| {
                 let asked = asked.clone();

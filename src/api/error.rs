@@ -13,6 +13,9 @@ use crate::pb::{details, v1};
 
 /// Longest piece of a request that is repeated in an error, in characters.
 const VALUE_CHARS_MAX: usize = 100;
+/// So many problems of a specification are in the message of its refusal, and in the details.
+const PROBLEMS_MAX: usize = 5;
+const INFOS_MAX: usize = 20;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -169,7 +172,7 @@ impl Error {
                 hint: p.mend.clone(),
                 ..info("spec.valid", p.to_string())
             };
-            return problems.iter().map(one).collect();
+            return problems.iter().take(INFOS_MAX).map(one).collect();
         }
         let mut only = info(self.rule(), self.to_string());
         match self {
@@ -311,7 +314,8 @@ fn list(names: &[ClusterName]) -> String {
 }
 
 fn join_spec(problems: &[SpecProblem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    let told: Vec<String> = problems.iter().take(PROBLEMS_MAX).map(|p| p.to_string()).collect();
+    told.join("; ")
 }
 
 fn join(problems: &[OperationProblem]) -> String {

@@ -8,6 +8,7 @@ use super::request;
 use super::status::find;
 use crate::config;
 use crate::convert;
+use crate::domain::alarm::bounded;
 use crate::domain::catalogue::Catalogue;
 use crate::domain::command::Change;
 use crate::domain::specification::differences;
@@ -15,6 +16,9 @@ use crate::domain::state::{ClusterSpec, ClusterState, SynchronousMode};
 use crate::domain::types::ClusterName;
 use crate::domain::apply;
 use crate::pb::v1;
+
+/// Longest value that is repeated, in characters.
+const VALUE_CHARS_MAX: usize = 100;
 
 /// What is wrong with one key of a specification.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +31,13 @@ pub struct SpecProblem {
     pub problem: String,
     /// How to mend it, as a clause.
     pub mend: String,
+}
+
+impl SpecProblem {
+    fn new(key: &str, value: &str, problem: &str, mend: &str) -> Self {
+        let value = value.chars().take(VALUE_CHARS_MAX).collect();
+        Self { key: bounded(key), value, problem: bounded(problem), mend: bounded(mend) }
+    }
 }
 
 impl std::fmt::Display for SpecProblem {
@@ -159,12 +170,8 @@ fn check_parameters(
     };
     let judge = |(key, value): &(&String, &String)| {
         let found = catalogue.check(key, value).err()?;
-        Some(SpecProblem {
-            key: format!("parameters.{key}"),
-            value: (*value).clone(),
-            problem: found.problem,
-            mend: found.mend,
-        })
+        let key = format!("parameters.{key}");
+        Some(SpecProblem::new(&key, value, &found.problem, &found.mend))
     };
     let problems: Vec<SpecProblem> = changed.iter().filter_map(judge).collect();
     if problems.is_empty() { Ok(()) } else { Err(Error::Spec(problems)) }
@@ -179,11 +186,9 @@ fn form_problems(name: &ClusterName, state: &ClusterState, spec: &ClusterSpec) -
     let section = format!("cluster[{name}].");
     problems
         .into_iter()
-        .map(|p| SpecProblem {
-            key: p.key.strip_prefix(&section).unwrap_or(&p.key).to_owned(),
-            value: p.value,
-            problem: p.problem,
-            mend: p.mend,
+        .map(|p| {
+            let key = p.key.strip_prefix(&section).unwrap_or(&p.key);
+            SpecProblem::new(key, &p.value, &p.problem, &p.mend)
         })
         .collect()
 }

@@ -357,6 +357,7 @@ pub fn care_for(others: &[(&str, bool, u64)]) -> Care {
         others: others.iter().map(other).collect(),
         sync: None,
         spec: spec(),
+        revision: 1,
         out_of_room: false,
     }
 }
