@@ -232,6 +232,8 @@ pub struct Other {
     pub heard: bool,
     /// For how long the leader has not heard of it; since its election where it never did.
     pub silent: Duration,
+    /// Libraries of `shared_preload_libraries` that its PostgreSQL is known to run with.
+    pub preloaded: Vec<String>,
 }
 
 /// What a member is to look after.
@@ -245,6 +247,8 @@ pub struct Care {
     pub spec: ClusterSpec,
     /// The revision of that.
     pub revision: u64,
+    /// Whether the member is the primary that is open for writes.
+    pub active: bool,
     /// Whether the file systems are as good as full: then nothing is kept for members that are
     /// away.
     pub out_of_room: bool,
@@ -273,6 +277,7 @@ pub const UPKEEP_ALARMS: &[AlarmCode] = &[
     AlarmCode::SettingsChanged,
     AlarmCode::PendingRestart,
     AlarmCode::ParametersRefused,
+    AlarmCode::ObjectsMissing,
 ];
 
 /// What a look at a member's file systems found.

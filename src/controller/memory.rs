@@ -211,6 +211,9 @@ impl Memory {
             Presence {
                 position: observed.and_then(|o| position(&o.report)),
                 heard: observed.is_some(),
+                preloaded: observed
+                    .map(|o| o.report.settings.preloaded.clone())
+                    .unwrap_or_default(),
                 silent_ms: u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX),
             }
         };

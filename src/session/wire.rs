@@ -186,6 +186,9 @@ pub struct Presence {
     pub heard: bool,
     /// For how long it has not, in milliseconds; since the election where it never did.
     pub silent_ms: u64,
+    /// Libraries of `shared_preload_libraries` that its PostgreSQL runs with, as last reported.
+    #[serde(default)]
+    pub preloaded: Vec<String>,
 }
 
 /// Renews leases: all of a node in one call.

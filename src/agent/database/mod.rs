@@ -15,6 +15,7 @@
 //!   survey                    room on disks, and what is kept aside
 //!   observe  health           what it is, and whether it works
 //!   upkeep                    what changes slowly, looked after from time to time:
+//!   objects                   roles, databases and extensions that have to exist
 //!   slots  impostor  repair     slots of the other members, strangers, settings by hand
 //! ```
 
@@ -28,6 +29,7 @@ mod hand_over;
 mod health;
 mod impostor;
 mod lead;
+mod objects;
 mod observe;
 mod places;
 mod process;
@@ -125,6 +127,8 @@ struct Memory {
     doubted: Option<String>,
     /// Slots of the other members.
     slots: slots::Watch,
+    /// Roles, databases and extensions that have to exist.
+    objects: objects::Watch,
     /// Who calls itself a member.
     impostors: impostor::Watch,
     /// Commits that were found to be weakened, and when that was looked for.

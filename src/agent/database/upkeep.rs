@@ -92,6 +92,9 @@ impl PgDatabase {
         if status.in_recovery && standby_paused {
             upkeep.restart = self.starved_of_settings(&mut session).await?;
         }
+        if !status.in_recovery {
+            upkeep.alarms.extend(self.keep_objects(care, &upkeep.settings));
+        }
         upkeep.alarms.extend(self.settings_alarms(&upkeep.settings, care));
         self.worker.put(session);
         upkeep.notices = lock(&self.memory).notices.drain(..).collect();

@@ -19,7 +19,12 @@ use crate::session::Transport;
 
 /// The kinds of alarms that only a primary has.
 const PRIMARY_ALARMS: &[AlarmCode] =
-    &[AlarmCode::WeakenedCommits, AlarmCode::LogicalSlots, AlarmCode::Impostor];
+    &[
+    AlarmCode::WeakenedCommits,
+    AlarmCode::LogicalSlots,
+    AlarmCode::Impostor,
+    AlarmCode::ObjectsMissing,
+];
 
 impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     /// What is done while nothing is asked for.
@@ -61,6 +66,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 position: known.and_then(|p| p.position),
                 heard: known.is_some_and(|p| p.heard),
                 silent: known.map_or(Duration::ZERO, |p| Duration::from_millis(p.silent_ms)),
+                preloaded: known.map(|p| p.preloaded.clone()).unwrap_or_default(),
             }
         };
         let others: Vec<Other> = others.iter().map(other).collect();
@@ -76,6 +82,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             sync: state.current_sync().filter(|_| primary).cloned(),
             spec: state.spec.clone(),
             revision,
+            active: primary && state.active_primary() == Some(&self.shared.member.name),
             out_of_room: self.shared.lock().disks.level() == Level::Critical,
         };
         let database = self.shared.database.clone();

@@ -292,3 +292,97 @@ async fn a_value_that_postgresql_refuses_is_rolled_back() {
     let verdict = cluster.judge(writers, since).await;
     assert_eq!((verdict.refused, verdict.unknown), (0, 0), "no client noticed");
 }
+
+/// Roles, databases and extensions that have to exist are made, and nothing is dropped; what cannot
+/// be made is told; an extension waits until every member runs with its library.
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_databases_and_extensions_are_made() {
+    let cluster = Cluster::start("roles_and_databases", &Options::default()).await;
+    let cluster = &cluster;
+    let before = cluster.healed().await;
+    let password = cluster.dir().join("app.password");
+    crate::support::put(&password, "a-password-of-a-test\n", 0o600);
+    let shown = cluster.config(&["show"]).await.stdout;
+    let objects = format!(
+        r#"
+[[role]]
+name = "reader \"s"
+login = false
+
+[[role]]
+name = "web"
+in_roles = ["reader \"s"]
+password_file = "{}"
+
+[[role]]
+name = "lost"
+password_file = "/nonexistent/password"
+
+[[database]]
+name = "web"
+owner = "web"
+extensions = ["hstore", "pg_stat_statements"]
+"#,
+        password.display()
+    );
+    let path = cluster.dir().join("spec.toml");
+    std::fs::write(&path, format!("{}\n{objects}", shown.trim_end())).expect("written");
+    let file = path.to_str().expect("a path");
+    cluster.config(&["apply", "-f", file, "--yes"]).await;
+    let libraries = "parameters.shared_preload_libraries=pg_stat_statements";
+    cluster.config(&["set", libraries, "--yes"]).await;
+
+    let conn = cluster.superuser(cluster.primary().await.index).await;
+    let sql = "SELECT string_agg(g.rolname || '>' || r.rolname || '>' || r.rolcanlogin, ',') \
+               FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid \
+               JOIN pg_roles r ON r.oid = m.member WHERE r.rolname = 'web'";
+    until("the role is a member", HEAL, || async {
+        (conn.must(sql).await == "reader \"s>web>true").then_some(())
+    })
+    .await;
+    let sql = "SELECT rolpassword LIKE 'SCRAM-SHA-256$%' FROM pg_authid WHERE rolname = 'web'";
+    assert_eq!(conn.must(sql).await, "t");
+    let sql = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'web'";
+    until("the database is there", HEAL, || async { (conn.must(sql).await == "web").then_some(()) })
+        .await;
+    drop(conn);
+
+    eprintln!("-- what cannot be made is told, and what an extension waits for");
+    let told = until("the alarm says so", HEAL, || async {
+        let status = cluster.leaders_status().await;
+        let text = status.cluster().to_string();
+        (text.contains("/nonexistent/password") && text.contains("waits until")).then_some(text)
+    })
+    .await;
+    assert!(told.contains("objects-missing"), "{told}");
+    assert!(!told.contains("a-password-of-a-test"), "no password is told");
+
+    eprintln!("-- every member restarts with the library: the extension is made");
+    let primary = cluster.primary().await;
+    for standby in cluster.standbys().await {
+        standby.stop().await;
+        standby.start();
+        cluster.healed().await;
+    }
+    primary.stop().await;
+    cluster.new_epoch(before.epoch()).await;
+    primary.start();
+    cluster.healed().await;
+    until("the extensions are there", HEAL, || async {
+        let primary = cluster.primary().await;
+        let mut config = crate::support::superuser(primary);
+        config.dbname("web");
+        let conn = crate::support::Conn::open(&config).await.ok()?;
+        let sql = "SELECT count(*) FROM pg_extension WHERE extname IN \
+                   ('hstore', 'pg_stat_statements')";
+        (conn.must(sql).await == "2").then_some(())
+    })
+    .await;
+
+    eprintln!("-- what is taken out of the specification stays");
+    std::fs::write(&path, &shown).expect("written");
+    cluster.config(&["apply", "-f", file, "--yes"]).await;
+    cluster.until_members("it is applied", |all| all.iter().all(|m| m["revision"] == 4)).await;
+    let conn = cluster.superuser(cluster.primary().await.index).await;
+    assert_eq!(conn.must("SELECT count(*) FROM pg_roles WHERE rolname = 'web'").await, "1");
+}

@@ -29,9 +29,9 @@ use std::future::Future;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-pub use client::{APP_PASSWORD, APP_USER, Conn, Endpoint, application};
+pub use client::{APP_PASSWORD, APP_USER, Conn, Endpoint, application, superuser};
 pub use cluster::{Cluster, Hactl};
-pub use config::{CLUSTER, Options};
+pub use config::{CLUSTER, Options, put};
 pub use disk::SmallDisk;
 pub use journal::{Entry, Journal, Outcome};
 pub use net::PrivateNetwork;
