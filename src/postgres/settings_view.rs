@@ -68,9 +68,14 @@ SELECT s.name, current_setting(s.name) AS running,
   ORDER BY f.seqno DESC LIMIT 1), s.boot_val) AS wanted
 FROM pg_show_all_settings() s WHERE s.pending_restart ORDER BY s.name";
 
+// Of a setting that waits for a restart it says that it could not be applied, which is no refusal.
 const FILES: &str = "\
-SELECT coalesce(name, '') AS name, error FROM pg_show_all_file_settings()
-WHERE error IS NOT NULL ORDER BY seqno";
+SELECT coalesce(f.name, '') AS name, f.error FROM pg_show_all_file_settings() f
+LEFT JOIN pg_show_all_settings() s ON lower(s.name) = lower(f.name)
+WHERE f.error IS NOT NULL AND s.context IS DISTINCT FROM 'postmaster' ORDER BY f.seqno";
+
+const LOADED: &str = "\
+SELECT (extract(epoch FROM pg_conf_load_time()) * 1000000)::bigint AS us";
 
 const HBA: &str = "\
 SELECT 'hba' AS name, error FROM pg_hba_file_rules() WHERE error IS NOT NULL ORDER BY line_number";
@@ -87,26 +92,29 @@ FROM pg_show_all_settings()";
 /// The first major version that shows its `pg_ident.conf`.
 const IDENT_MAJOR: u32 = 15;
 
-/// What the server runs with. Which settings wait is asked only where some do.
-pub async fn view(session: &mut Session, some_wait: bool) -> Result<View, Error> {
+/// When this session has read the settings last, in microseconds since 1970 on the server's clock.
+pub async fn loaded_us(session: &mut Session) -> Result<i64, Error> {
+    session.row(LOADED).await?.parse("us")
+}
+
+/// What the server runs with, as this session has read it.
+pub async fn view(session: &mut Session) -> Result<View, Error> {
     let libraries = session.row(PRELOADED).await?;
     let libraries = libraries.optional("libraries")?.unwrap_or_default().split(',');
     let plain = |name: &str| name.trim().trim_matches('"').to_owned();
     let preloaded = libraries.map(plain).filter(|name| !name.is_empty()).collect();
     let mut pending = Vec::new();
-    if some_wait {
-        for row in session.query(PENDING).await? {
-            pending.push(Pending {
-                name: row.text("name")?.to_owned(),
-                running: row.optional("running")?.unwrap_or_default().to_owned(),
-                wanted: row.optional("wanted")?.unwrap_or_default().to_owned(),
-            });
-        }
+    for row in session.query(PENDING).await? {
+        pending.push(Pending {
+            name: row.text("name")?.to_owned(),
+            running: row.optional("running")?.unwrap_or_default().to_owned(),
+            wanted: row.optional("wanted")?.unwrap_or_default().to_owned(),
+        });
     }
     Ok(View { pending, preloaded })
 }
 
-/// What is wrong with the files, the first few. Settings that wait for a restart are among it.
+/// What is wrong with the files, the first few. Settings that wait for a restart are not.
 pub async fn file_errors(session: &mut Session, major: u32) -> Result<Vec<FileError>, Error> {
     let mut errors = Vec::new();
     let ident = (major >= IDENT_MAJOR).then_some(IDENT);

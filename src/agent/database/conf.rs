@@ -168,7 +168,9 @@ impl PgDatabase {
             );
         }
         // Also where nothing changed: an earlier call can have ended between the two.
-        session.reload().await.map_err(error::sql)
+        let asked_us = session.reload_at().await.map_err(error::sql)?;
+        lock(&self.memory).reloaded_us = asked_us;
+        Ok(())
     }
 
     /// Waits until a *new* session has the settings: then the postmaster has them, and whatever it

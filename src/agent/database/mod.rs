@@ -119,6 +119,8 @@ struct Memory {
     settled: Option<conf::Files>,
     /// Whether the running server is known to take connections, and to be a primary.
     known: observe::Known,
+    /// When a reload was asked for last, on the server's clock; 0 for none in this life of it.
+    reloaded_us: i64,
     /// What our files were last made from.
     installed: Option<conf::Files>,
     /// What the server was when it was taken over.
@@ -264,6 +266,7 @@ impl PgDatabase {
         memory.settled = None;
         memory.known = observe::Known::default();
         memory.installed = None;
+        memory.reloaded_us = 0;
         memory.taken_over = None;
         memory.doubted = None;
         memory.slots = slots::Watch::default();

@@ -95,8 +95,11 @@ impl PgDatabase {
 /// on a member without it, it would not work after a failover.
 fn waiting(care: &Care, own: &SettingsReport) -> Vec<(String, String)> {
     let libraries = care.spec.parameters.get("shared_preload_libraries");
-    let wanted: BTreeSet<&str> =
-        libraries.into_iter().flat_map(|l| l.split(',')).map(|l| l.trim().trim_matches('"')).collect();
+    let wanted: BTreeSet<&str> = libraries
+        .into_iter()
+        .flat_map(|l| l.split(','))
+        .map(|l| l.trim().trim_matches('"'))
+        .collect();
     let all: BTreeSet<&String> = care.spec.databases.iter().flat_map(|d| &d.extensions).collect();
     let mut waiting = Vec::new();
     for extension in all.into_iter().filter(|e| wanted.contains(e.as_str())) {

@@ -343,7 +343,8 @@ mod tests {
                 preloaded: Vec::new(),
             };
             let spec = ClusterSpec { slot_ttl_ms: 60_000, ..ClusterSpec::of(vec![]) };
-            let care = Care { others: vec![], sync: None, spec, revision: 1, active: false, out_of_room };
+            let care =
+                Care { others: vec![], sync: None, spec, revision: 1, active: false, out_of_room };
             let done = step(slot, &other, &care, Duration::from_secs(idle), Duration::ZERO, None);
             assert_eq!(done, expected, "{slot:?} {heard} {silent} {out_of_room} {idle}");
         }
@@ -365,8 +366,14 @@ mod tests {
             (30, true, Step::Leave),
             (31, true, Step::Drop),
         ] {
-            let care =
-                Care { others: vec![], sync: None, spec: spec.clone(), revision: 1, active: false, out_of_room };
+            let care = Care {
+                others: vec![],
+                sync: None,
+                spec: spec.clone(),
+                revision: 1,
+                active: false,
+                out_of_room,
+            };
             let since = Duration::from_secs(useless);
             let done = step(Some(&slot()), &other, &care, since, since, None);
             assert_eq!(done, expected, "{useless} {out_of_room}");

@@ -88,7 +88,7 @@ impl PgDatabase {
             upkeep.alarms.extend(logical_slots(&mut session, &status, major, care).await?);
             upkeep.alarms.extend(self.impostor_alarms());
         }
-        upkeep.settings = self.settings_report(&mut session, &status, care).await?;
+        upkeep.settings = self.settings_report(&mut session, care).await?;
         if status.in_recovery && standby_paused {
             upkeep.restart = self.starved_of_settings(&mut session).await?;
         }

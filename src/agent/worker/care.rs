@@ -18,8 +18,7 @@ use crate::runtime::Runtime;
 use crate::session::Transport;
 
 /// The kinds of alarms that only a primary has.
-const PRIMARY_ALARMS: &[AlarmCode] =
-    &[
+const PRIMARY_ALARMS: &[AlarmCode] = &[
     AlarmCode::WeakenedCommits,
     AlarmCode::LogicalSlots,
     AlarmCode::Impostor,

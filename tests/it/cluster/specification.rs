@@ -343,8 +343,10 @@ extensions = ["hstore", "pg_stat_statements"]
     let sql = "SELECT rolpassword LIKE 'SCRAM-SHA-256$%' FROM pg_authid WHERE rolname = 'web'";
     assert_eq!(conn.must(sql).await, "t");
     let sql = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'web'";
-    until("the database is there", HEAL, || async { (conn.must(sql).await == "web").then_some(()) })
-        .await;
+    until("the database is there", HEAL, || async {
+        (conn.must(sql).await == "web").then_some(())
+    })
+    .await;
     drop(conn);
 
     eprintln!("-- what cannot be made is told, and what an extension waits for");
