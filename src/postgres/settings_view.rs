@@ -68,11 +68,13 @@ SELECT s.name, current_setting(s.name) AS running,
   ORDER BY f.seqno DESC LIMIT 1), s.boot_val) AS wanted
 FROM pg_show_all_settings() s WHERE s.pending_restart ORDER BY s.name";
 
-// Of a setting that waits for a restart it says that it could not be applied, which is no refusal.
+// Of a setting that waits for a restart it says that it could not be applied, and of one that was
+// taken out of the files, without a file, that it cannot be changed: these are no refusals.
 const FILES: &str = "\
 SELECT coalesce(f.name, '') AS name, f.error FROM pg_show_all_file_settings() f
 LEFT JOIN pg_show_all_settings() s ON lower(s.name) = lower(f.name)
-WHERE f.error IS NOT NULL AND s.context IS DISTINCT FROM 'postmaster' ORDER BY f.seqno";
+WHERE f.error IS NOT NULL AND f.sourcefile IS NOT NULL
+ AND s.context IS DISTINCT FROM 'postmaster' ORDER BY f.seqno";
 
 const LOADED: &str = "\
 SELECT (extract(epoch FROM pg_conf_load_time()) * 1000000)::bigint AS us";
