@@ -9,12 +9,12 @@ use super::status::find;
 use crate::config;
 use crate::convert;
 use crate::domain::alarm::bounded;
+use crate::domain::apply;
 use crate::domain::catalogue::Catalogue;
 use crate::domain::command::Change;
 use crate::domain::specification::differences;
 use crate::domain::state::{ClusterSpec, ClusterState, SynchronousMode};
 use crate::domain::types::ClusterName;
-use crate::domain::apply;
 use crate::pb::v1;
 
 /// Longest value that is repeated, in characters.
