@@ -424,6 +424,39 @@ impl Client {
         .await
     }
 
+    /// Changes a specification, or checks a change. Where the outcome was unclear it is looked for:
+    /// a change is made for one revision, so it cannot be made twice.
+    pub async fn update_spec(
+        &mut self,
+        request: v1::UpdateSpecRequest,
+    ) -> Result<v1::UpdateSpecResponse, Error> {
+        let sent = request.clone();
+        let result = self
+            .send(request.dry_run, move |mut c| {
+                let request = sent.clone();
+                async move { c.update_spec(request).await }
+            })
+            .await;
+        let Err(Error::UnknownOutcome { why }) = result else { return result };
+        let asked = v1::GetSpecRequest {
+            cluster: request.cluster.clone(),
+            revision: request.expect_revision + 1,
+        };
+        let found = self
+            .read(|mut c| {
+                let asked = asked.clone();
+                async move { c.get_spec(asked).await }
+            })
+            .await;
+        match found {
+            Ok(found) if found.spec == request.spec => {
+                Ok(v1::UpdateSpecResponse { revision: found.revision, changes: Vec::new() })
+            }
+            // Not to find it proves nothing: it may still happen.
+            _ => Err(Error::UnknownOutcome { why }),
+        }
+    }
+
     /// Waits for the end of an operation, whoever leads meanwhile. At the deadline it returns what
     /// was known last, which then is still running.
     pub async fn follow(&mut self, begun: v1::Operation) -> Result<v1::Operation, Error> {

@@ -575,8 +575,8 @@ impl Source for Late {
             return Arc::new(LeaderView { now, ..LeaderView::default() });
         };
         let clusters = view.clusters.into_iter().map(|(name, c)| {
-            let ClusterView { observations, findings, lease_age } = c;
-            (name, api::ClusterView { observations, findings, lease_age })
+            let ClusterView { observations, findings, lease_age, catalogue } = c;
+            (name, api::ClusterView { observations, findings, lease_age, catalogue })
         });
         Arc::new(LeaderView { now: view.now, clusters: clusters.collect() })
     }

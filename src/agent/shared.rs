@@ -18,6 +18,7 @@ use crate::domain::observation::{
 use crate::domain::reconcile::{Local, Process};
 use crate::domain::record::{DataMark, MemberRecord};
 use crate::domain::space::{Aside, Disks};
+use crate::domain::specification::SettingsReport;
 use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName};
 use crate::watch;
 
@@ -88,6 +89,10 @@ pub(super) struct Inner {
     pub aside: Vec<Aside>,
     /// What became of the last reload that the operator asked for.
     pub reloaded: Option<Reloaded>,
+    /// What PostgreSQL runs with of the specification.
+    pub settings: SettingsReport,
+    /// Whether the leader lacks the catalogue of PostgreSQL's settings.
+    pub catalogue_wanted: bool,
     /// Whether PostgreSQL ended with the words that there was no room.
     pub no_room_said: bool,
     /// Which run of the agent this is, and how many reports it has made.
@@ -139,6 +144,8 @@ impl<D: Database, C: Clock> Shared<D, C> {
             disks: Disks::default(),
             aside: Vec::new(),
             reloaded: None,
+            settings: SettingsReport::default(),
+            catalogue_wanted: false,
             no_room_said: false,
             run: clock.wall().0,
             reports: 0,
@@ -289,6 +296,7 @@ impl<D: Database, C: Clock> Shared<D, C> {
                 postgresql: self.database.version(),
                 wall: self.clock.wall(),
             },
+            settings: inner.settings.clone(),
         })
     }
 }

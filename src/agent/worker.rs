@@ -7,6 +7,7 @@ mod lead;
 mod register;
 mod replace;
 mod room;
+mod settings;
 mod standby;
 mod take_over;
 
@@ -117,8 +118,8 @@ struct Worker<RT, T, D, C> {
     register_at: BootTime,
     failures: u32,
     care_at: BootTime,
-    /// As what it was last cared for: whether as a primary, and who else was heard of.
-    cared_as: Option<(bool, Vec<(MemberName, bool)>)>,
+    /// As what it was last cared for.
+    cared_as: Option<CaredAs>,
     /// The epoch that ended, and whether by itself, until its end is recorded.
     ending: Option<(Epoch, bool)>,
     /// How often in a row PostgreSQL ended before it was ready, and when it first did.
@@ -146,6 +147,9 @@ struct Worker<RT, T, D, C> {
     stop: watch::Receiver<bool>,
     runtime: PhantomData<fn() -> RT>,
 }
+
+/// Whether as a primary, by which revision of the specification, and who else was heard of.
+type CaredAs = (bool, u64, Vec<(MemberName, bool)>);
 
 /// An attempt to seal that goes on.
 #[derive(Debug, Clone, Copy)]

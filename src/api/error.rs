@@ -6,6 +6,7 @@ use tonic::{Code, Status};
 use super::LEADER_HEADER;
 use super::nodes::NodeProblem;
 use super::source::{Leader, ProposeError};
+use super::spec::SpecProblem;
 use crate::domain::Rejection;
 use crate::domain::plan::OperationProblem;
 use crate::domain::types::ClusterName;
@@ -13,6 +14,9 @@ use crate::pb::{details, v1};
 
 /// Longest piece of a request that is repeated in an error, in characters.
 const VALUE_CHARS_MAX: usize = 100;
+/// So many problems of a specification are in the message of its refusal, and in the details.
+const PROBLEMS_MAX: usize = 5;
+const INFOS_MAX: usize = 20;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +71,18 @@ pub enum Error {
     /// A node is not added or removed.
     #[error(transparent)]
     Node(#[from] NodeProblem),
+    /// The specification is not valid: at least one key.
+    #[error("{}", join_spec(.0))]
+    Spec(Vec<SpecProblem>),
+    /// Parameters cannot be checked yet.
+    #[error(
+        "no member of cluster {cluster} has told this leader yet which parameters its PostgreSQL \
+         knows, so the change cannot be checked"
+    )]
+    NoCatalogue {
+        /// Which cluster.
+        cluster: ClusterName,
+    },
     /// The command was applied and changed nothing.
     #[error("the control plane took the command, and it had no effect")]
     NoEffect,
@@ -116,6 +132,8 @@ impl Error {
             },
             Error::Node(NodeProblem::Unknown { .. }) => Code::NotFound,
             Error::Node(_) => Code::FailedPrecondition,
+            Error::Spec(_) => Code::InvalidArgument,
+            Error::NoCatalogue { .. } => Code::Unavailable,
             Error::NoEffect => Code::Aborted,
             Error::TooManyWatches { .. } => Code::ResourceExhausted,
             Error::OtherControlPlane { .. } => Code::PermissionDenied,
@@ -134,6 +152,8 @@ impl Error {
             Error::Rejected(rejection) => rejection.rule(),
             Error::Checks(problems) => problems.first().map_or("operation.checks", |p| p.rule()),
             Error::Node(problem) => problem.rule(),
+            Error::Spec(_) => "spec.valid",
+            Error::NoCatalogue { .. } => "spec.catalogue",
             Error::NoEffect => "command.effect",
             Error::TooManyWatches { .. } => "watch.bound",
             Error::ShuttingDown => "node.serving",
@@ -151,6 +171,15 @@ impl Error {
         };
         if let Error::Checks(problems) = self {
             return problems.iter().map(|p| info(p.rule(), p.to_string())).collect();
+        }
+        if let Error::Spec(problems) = self {
+            let one = |p: &SpecProblem| v1::ErrorInfo {
+                field: p.key.clone(),
+                value: cut(&p.value),
+                hint: p.mend.clone(),
+                ..info("spec.valid", p.to_string())
+            };
+            return problems.iter().take(INFOS_MAX).map(one).collect();
         }
         let mut only = info(self.rule(), self.to_string());
         match self {
@@ -203,6 +232,8 @@ fn rejection_code(rejection: &Rejection) -> Code {
         | Rejection::OtherLeadership { .. }
         | Rejection::WrongStage { .. }
         | Rejection::StaleSyncs => Code::Aborted,
+        Rejection::StaleRevision { .. } => Code::Aborted,
+        Rejection::NoSuchRevision { .. } => Code::NotFound,
         Rejection::BadSpec { .. } => Code::InvalidArgument,
         _ => Code::FailedPrecondition,
     }
@@ -272,6 +303,14 @@ pub(super) fn hint(rule: &str) -> &'static str {
         }
         "node.all-answer" => "start them, or remove those that are dead: `hactl node remove`",
         "node.not-last" => "a control plane keeps at least one controller",
+        "spec.current" => {
+            "look at what changed with `hactl config history`, and make the change again"
+        }
+        "spec.fixed" => "leave it as it is",
+        "spec.revision" => "see `hactl config history` for those that are kept",
+        "spec.catalogue" => {
+            "start a member, and try again in a moment; or take it unchecked with --no-validate"
+        }
         "watch.bound" => "end some watches, or ask another node",
         "node.serving" => "ask another node",
         "control-plane.same" => "check the endpoints: they belong to another control plane",
@@ -295,6 +334,11 @@ fn list(names: &[ClusterName]) -> String {
         [] => "none yet".to_owned(),
         _ => names.iter().map(ClusterName::as_str).collect::<Vec<_>>().join(", "),
     }
+}
+
+fn join_spec(problems: &[SpecProblem]) -> String {
+    let told: Vec<String> = problems.iter().take(PROBLEMS_MAX).map(|p| p.to_string()).collect();
+    told.join("; ")
 }
 
 fn join(problems: &[OperationProblem]) -> String {

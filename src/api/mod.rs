@@ -2,7 +2,8 @@
 //!
 //! Owns the service `quorate.v1.ControlPlane`, its errors, and the assembly with health and
 //! reflection. It decides nothing: it validates, asks the domain's checks, proposes, and shows.
-//! Imports `domain`, `pb`, `convert`; everything else comes through [`Source`].
+//! Imports `domain`, `pb`, `convert`, and `config` for the rules
+//! of a specification; everything else comes through [`Source`].
 //!
 //! ```text
 //! request -> request.rs (validate) -> service.rs -> Source::propose / applied / leader_view
@@ -19,6 +20,7 @@ mod operate;
 mod request;
 mod service;
 mod source;
+mod spec;
 mod status;
 mod timer;
 mod watch;
@@ -37,6 +39,7 @@ pub use service::Api;
 pub use source::{
     ClusterView, ControllerInfo, JoinTerms, Leader, LeaderView, Leadership, ProposeError, Source,
 };
+pub use spec::SpecProblem;
 
 /// Longest request that is read, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;

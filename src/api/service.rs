@@ -261,6 +261,27 @@ impl ControlPlane for Api {
         Ok(Response::new(self.operator.remove_node(request.into_inner()).await?))
     }
 
+    async fn get_spec(
+        &self,
+        request: Request<v1::GetSpecRequest>,
+    ) -> Result<Response<v1::GetSpecResponse>, Status> {
+        Ok(Response::new(self.operator.spec(request.into_inner()).await?))
+    }
+
+    async fn update_spec(
+        &self,
+        request: Request<v1::UpdateSpecRequest>,
+    ) -> Result<Response<v1::UpdateSpecResponse>, Status> {
+        Ok(Response::new(self.operator.update_spec(request.into_inner()).await?))
+    }
+
+    async fn spec_history(
+        &self,
+        request: Request<v1::SpecHistoryRequest>,
+    ) -> Result<Response<v1::SpecHistoryResponse>, Status> {
+        Ok(Response::new(self.operator.spec_revisions(request.into_inner()).await?))
+    }
+
     async fn get_connection(
         &self,
         request: Request<v1::GetConnectionRequest>,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::domain::catalogue::Catalogue;
 use crate::domain::nodes::NodesCommand;
 use crate::domain::observation::Observations;
 use crate::domain::plan::Finding;
@@ -111,6 +112,8 @@ pub struct ClusterView {
     pub findings: Vec<Finding>,
     /// Time since this leader acknowledged a renewal of the lease; `None` where it never did.
     pub lease_age: Option<Duration>,
+    /// What PostgreSQL of the cluster knows of its settings; `None` where no member has told it.
+    pub catalogue: Option<Arc<Catalogue>>,
 }
 
 /// A voter of the Raft group.

@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::follow::{Wait, finish};
 use super::operate::{refuse_on, report, requested_by};
 use super::operation::one;
-use super::output::{self, Format};
+use super::output;
 use super::when;
 use crate::pb::v1;
 
@@ -262,7 +262,7 @@ pub(super) async fn resume(mut context: Context) -> Result<(), Failure> {
     let cluster = context.cluster().await?;
     let request = v1::ResumeRequest { cluster: cluster.clone(), requested_by: requested_by() };
     let answer = context.client.resume(request).await?;
-    let people = context.format == Format::Table;
+    let people = context.format.is_for_people();
     output::value(context.format, &answer, || format!("cluster {cluster} is resumed"))?;
     if people {
         output::note("see `hactl explain` for what it does now")?;

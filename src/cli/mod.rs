@@ -6,6 +6,8 @@
 #![allow(clippy::disallowed_methods)]
 
 mod aside;
+mod config;
+mod config_document;
 mod confirm;
 mod connect;
 mod doctor;
@@ -121,6 +123,8 @@ enum Command {
     Events(events::EventsArgs),
     /// Show, add and remove the nodes of the control plane
     Node(node::NodeArgs),
+    /// Show and change the specification of a cluster: how commits wait, parameters, access rules
+    Config(config::ConfigArgs),
     /// Say what the leader waits for, and why
     Explain,
     /// Look for what is wrong, and say what to do about it: exits with 1 for warnings, 2 for problems
@@ -229,6 +233,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::History(args) => history::run(reading()?, &args).await,
         Command::Events(args) => events::run(reading()?, &args).await,
         Command::Node(args) => node::run(operating()?, &args).await,
+        Command::Config(args) => config::run(reading()?, &args).await,
         Command::Explain => explain::run(reading()?).await,
         Command::Doctor(args) => doctor::run(reading()?, &args).await,
         Command::Aside => aside::run(reading()?).await,

@@ -18,6 +18,15 @@ pub(super) enum Format {
     Json,
     /// For programs and people.
     Yaml,
+    /// For `config show`; elsewhere the same as for people.
+    Toml,
+}
+
+impl Format {
+    /// Whether a person reads it.
+    pub(super) fn is_for_people(self) -> bool {
+        matches!(self, Self::Table | Self::Toml)
+    }
 }
 
 /// Writes a line to standard output.
@@ -39,7 +48,7 @@ pub(super) fn value<T: Serialize>(
     table: impl FnOnce() -> String,
 ) -> Result<(), Failure> {
     match format {
-        Format::Table => line(folded(table().trim_end(), width(&io::stdout()))),
+        Format::Table | Format::Toml => line(folded(table().trim_end(), width(&io::stdout()))),
         Format::Json => line(serde_json::to_string_pretty(value).map_err(io::Error::other)?),
         Format::Yaml => line(serde_yaml_ng::to_string(value).map_err(io::Error::other)?.trim_end()),
     }
@@ -52,7 +61,7 @@ pub(super) fn item<T: Serialize>(
     text: impl FnOnce() -> String,
 ) -> Result<(), Failure> {
     match format {
-        Format::Table => line(folded(text().trim_end(), width(&io::stdout()))),
+        Format::Table | Format::Toml => line(folded(text().trim_end(), width(&io::stdout()))),
         Format::Json => line(serde_json::to_string(one).map_err(io::Error::other)?),
         Format::Yaml => {
             line("---")?;

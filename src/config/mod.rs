@@ -18,10 +18,12 @@ mod hooks;
 mod join;
 mod learned;
 mod machine;
+mod objects;
 mod read;
 mod reader;
 mod secret;
 mod settings;
+mod specification;
 #[cfg(test)]
 mod tests;
 mod timing;
@@ -36,8 +38,10 @@ pub use hooks::{BEFORE_PROMOTION_TIMEOUT_MS_MAX, Hooks};
 pub use join::{JoinError, JoinFile, JoinPlaces, JoiningNode};
 pub use learned::{LEARNED_FILE, Learned, learned_path, read_learned, write_learned};
 pub use machine::check_machine;
+pub use objects::{Database, DatabaseRole};
 pub use secret::{Password, PasswordRole, SECRET_CHARS_MIN, Secret};
 pub use settings::{OWNED, OwnedSetting, owned_reason};
+pub use specification::{document, specification};
 pub use timing::{KILL_MARGIN_MS_MIN, Raft, Timing};
 
 use crate::domain::types::{ClusterName, MemberName, NodeId, NodeName, Tags};
@@ -149,6 +153,12 @@ pub struct Cluster {
     pub parameters: BTreeMap<String, String>,
     /// The operator's lines of `pg_hba.conf`, in their order.
     pub hba: Vec<String>,
+    /// The operator's lines of `pg_ident.conf`, in their order.
+    pub ident: Vec<String>,
+    /// Roles that have to exist, `[[cluster.role]]`.
+    pub roles: Vec<DatabaseRole>,
+    /// Databases that have to exist, `[[cluster.database]]`.
+    pub databases: Vec<Database>,
 }
 
 /// One `[[member]]`: an instance of PostgreSQL that this node's agent runs.

@@ -13,7 +13,7 @@ use super::error::Problem;
 use super::reader::Section;
 use super::{
     Address, Cluster, Config, Controller, Fencing, Hooks, LogFormat, Member, Node, Role,
-    Synchronous, Tags, check, hba, settings, timing,
+    Synchronous, Tags, check, hba, objects, settings, timing,
 };
 use crate::domain::types::{MemberName, NodeName};
 
@@ -185,7 +185,7 @@ fn read_controller(mut s: Section, problems: &mut Vec<Problem>) -> Option<Contro
     Some(Controller { id: id?, name: name?, address: address? })
 }
 
-fn read_cluster(mut s: Section, problems: &mut Vec<Problem>) -> Option<Cluster> {
+pub(super) fn read_cluster(mut s: Section, problems: &mut Vec<Problem>) -> Option<Cluster> {
     if let Some(name) = s.peek("name").map(str::to_owned) {
         s.rename(format!("cluster[{name}]"));
     }
@@ -245,11 +245,21 @@ fn read_cluster(mut s: Section, problems: &mut Vec<Problem>) -> Option<Cluster> 
             s.refuse("hba", "", format!("line {} of the list {problem}", i + 1), mend);
         }
     }
+    let ident = s.texts("ident", "[\"map system_user database_user\"]");
+    for (i, line) in ident.iter().enumerate() {
+        if let Some((problem, mend)) = hba::ident_problem(line) {
+            s.refuse("ident", "", format!("line {} of the list {problem}", i + 1), mend);
+        }
+    }
     let parameters = s.table("parameters");
+    let roles = s.tables("role");
+    let databases = s.tables("database");
     let count = problems.len();
     let clean = s.is_clean();
     s.finish(problems);
     let parameters = settings::read(parameters, synchronous, bootstrap_members.len(), problems);
+    let roles = objects::roles(roles, problems);
+    let databases = objects::databases(databases, problems);
     if !clean || problems.len() > count {
         return None;
     }
@@ -267,6 +277,9 @@ fn read_cluster(mut s: Section, problems: &mut Vec<Problem>) -> Option<Cluster> 
         crash_window_ms,
         parameters,
         hba: lines,
+        ident,
+        roles,
+        databases,
     })
 }
 

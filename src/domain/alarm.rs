@@ -52,6 +52,8 @@ pub enum AlarmCode {
     PendingRestart,
     /// The cluster's parameters are refused by PostgreSQL.
     ParametersRefused,
+    /// A role, a database or an extension that has to exist is missing, and could not be made.
+    ObjectsMissing,
     /// What the member needs to follow is gone: it has to be copied.
     WalMissing,
     /// There is no room for the copy that the member needs.
@@ -87,6 +89,7 @@ impl AlarmCode {
             AlarmCode::SettingsChanged => "settings-changed",
             AlarmCode::PendingRestart => "pending-restart",
             AlarmCode::ParametersRefused => "parameters-refused",
+            AlarmCode::ObjectsMissing => "objects-missing",
             AlarmCode::WalMissing => "wal-missing",
             AlarmCode::NoRoomForCopy => "no-room-for-copy",
             AlarmCode::CommitsWait => "commits-wait",

@@ -5,6 +5,7 @@
 //! again, whatever the proposer believed.
 
 mod operation;
+mod spec;
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,8 @@ use super::state::{
 };
 use super::sync::{SyncConfig, Uncovered};
 use super::types::{Epoch, GuardId, MemberName, WallMillis};
+
+pub use spec::check as check_spec;
 
 /// Most synchronous configurations that may be in force at once.
 pub const SYNCS_MAX: usize = 32;
@@ -110,6 +113,13 @@ fn change(
         }
         Change::NoteHealth { member, alarms, notices, upto } => {
             note_health(state, at, member, alarms, notices, *upto)
+        }
+        Change::UpdateSpec { expect_revision, spec, by } => {
+            spec::update(state, at, *expect_revision, spec, by)
+        }
+        Change::RollBackSpec { expect_revision, to, member, setting, why } => {
+            let refused = spec::Refused { member, setting, why };
+            spec::roll_back(state, at, *expect_revision, *to, &refused)
         }
         Change::StartSwitchover { .. }
         | Change::StartFailover { .. }

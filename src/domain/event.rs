@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::alarm::{Alarm, AlarmCode, NoticeCode};
+use super::specification::SpecChange;
 use super::state::{CloseReason, Operation, OperationKind, Outcome};
 use super::sync::{SyncConfig, Uncovered};
 use super::types::{Epoch, Lsn, MemberName, NodeName, SystemId, WallMillis};
@@ -218,6 +219,38 @@ pub enum EventKind {
         code: NoticeCode,
         /// What, for a person.
         text: String,
+    },
+    /// The specification was changed.
+    SpecChanged {
+        /// Its new number.
+        revision: u64,
+        /// Who asked.
+        by: String,
+        /// What changed, at most `CHANGES_MAX`.
+        changes: Vec<SpecChange>,
+        /// How many more changes there were.
+        #[serde(default)]
+        more: u64,
+    },
+    /// A specification that PostgreSQL refused was taken back.
+    SpecRolledBack {
+        /// The new number.
+        revision: u64,
+        /// The one that was refused.
+        refused: u64,
+        /// The one whose parameters and rules are in force again.
+        to: u64,
+        /// Whose PostgreSQL refused it.
+        member: MemberName,
+        /// The setting that it named; may be empty.
+        setting: String,
+        /// What it said.
+        why: String,
+        /// What changed.
+        changes: Vec<SpecChange>,
+        /// How many more changes there were.
+        #[serde(default)]
+        more: u64,
     },
     /// An operation began.
     OperationStarted {

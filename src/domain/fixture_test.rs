@@ -101,6 +101,7 @@ pub fn report(name: &str, condition: Condition) -> Report {
         copied_for: 0,
         reloaded: None,
         about: Default::default(),
+        settings: Default::default(),
     }
 }
 

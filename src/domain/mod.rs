@@ -14,6 +14,7 @@ pub mod alarm;
 pub mod apply;
 pub mod candidate;
 pub mod cascade;
+pub mod catalogue;
 pub mod command;
 pub mod desired;
 pub mod doctor;
@@ -30,6 +31,7 @@ pub mod plan;
 pub mod reconcile;
 pub mod record;
 pub mod space;
+pub mod specification;
 pub mod state;
 pub mod sync;
 pub mod types;
@@ -68,6 +70,8 @@ mod plan_test;
 mod reconcile_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod room_test;
+#[cfg(all(test, not(quorate_mutants)))]
+mod spec_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod sync_property_test;
 #[cfg(all(test, not(quorate_mutants)))]

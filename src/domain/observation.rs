@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::alarm::{Alarm, Notice};
 use super::lineage::Lineage;
 use super::space::{Aside, Disks};
+use super::specification::SettingsReport;
 use super::state::{CloseReason, ClusterState, Stage};
 use super::sync::SyncConfig;
 use super::types::{BootTime, Epoch, GuardId, Lsn, MemberName, SystemId, WallMillis};
@@ -69,6 +70,9 @@ pub struct Report {
     /// Data directories that were replaced and kept.
     #[serde(default)]
     pub aside: Vec<Aside>,
+    /// What PostgreSQL runs with of the specification.
+    #[serde(default)]
+    pub settings: SettingsReport,
     /// The last operation by which its data was copied anew; 0 for none.
     #[serde(default)]
     pub copied_for: u64,

@@ -13,6 +13,7 @@ mod open;
 mod operation;
 mod restart;
 mod room;
+mod spec;
 mod sync;
 
 use std::time::Duration;
@@ -86,6 +87,7 @@ pub fn plan(
     let proposal = proposal
         .or_else(|| pass.attend_jobs(&mut findings))
         .or_else(|| pass.begin_scheduled(&mut findings))
+        .or_else(|| pass.roll_back_spec(&mut findings))
         .or_else(|| pass.note_position())
         .or_else(|| pass.note_health());
     if findings.is_empty() {

@@ -373,6 +373,7 @@ impl Member {
             copied_for: self.local.record.copied_for,
             reloaded: None,
             about: Default::default(),
+            settings: Default::default(),
         }
     }
 

@@ -7,9 +7,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::wire::{
-    Controller, Method, PollReply, PollRequest, RegisterReply, RegisterRequest, RenewReply,
-    RenewRequest, ReportReply, ReportRequest, SessionError, Transport, TransportError, decode,
-    encode,
+    CatalogueReply, CatalogueRequest, Controller, Method, PollReply, PollRequest, RegisterReply,
+    RegisterRequest, RenewReply, RenewRequest, ReportReply, ReportRequest, SessionError, Transport,
+    TransportError, decode, encode,
 };
 use crate::domain::mutant::{Mutant, without};
 use crate::watch;
@@ -188,6 +188,15 @@ impl<T: Transport> Client<T> {
         deadline: Duration,
     ) -> Result<PollReply, Failure> {
         self.attempt(Method::Poll, request, deadline).await
+    }
+
+    /// Tells what PostgreSQL knows of its settings.
+    pub async fn catalogue(
+        &self,
+        request: &CatalogueRequest,
+        deadline: Duration,
+    ) -> Result<CatalogueReply, Failure> {
+        self.attempt(Method::Catalogue, request, deadline).await
     }
 
     /// Renews leases.

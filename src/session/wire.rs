@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::catalogue::Catalogue;
 use crate::domain::command::Rejection;
 use crate::domain::observation::Report;
 use crate::domain::state::{ClusterSpec, ClusterState, Tags};
@@ -26,6 +27,8 @@ pub enum Method {
     Poll,
     /// [`RenewRequest`], answered by [`RenewReply`].
     Renew,
+    /// [`CatalogueRequest`], answered by [`CatalogueReply`].
+    Catalogue,
 }
 
 /// Carries one request to a node and its answer back. The simulator has its own.
@@ -128,7 +131,28 @@ pub struct ReportRequest {
 
 /// The report is taken in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ReportReply {}
+pub struct ReportReply {
+    /// Whether the leader lacks what this member's PostgreSQL knows of its settings.
+    #[serde(default)]
+    pub wants_catalogue: bool,
+}
+
+/// Says what a member's PostgreSQL knows of its settings. It stays in the leader's memory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CatalogueRequest {
+    /// Which cluster.
+    pub cluster: ClusterName,
+    /// Who.
+    pub member: MemberName,
+    /// From which node.
+    pub node: NodeName,
+    /// What.
+    pub catalogue: Catalogue,
+}
+
+/// The catalogue is taken in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CatalogueReply {}
 
 /// Asks for the agreed state of clusters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -176,6 +200,9 @@ pub struct Presence {
     pub heard: bool,
     /// For how long it has not, in milliseconds; since the election where it never did.
     pub silent_ms: u64,
+    /// Libraries of `shared_preload_libraries` that its PostgreSQL runs with, as last reported.
+    #[serde(default)]
+    pub preloaded: Vec<String>,
 }
 
 /// Renews leases: all of a node in one call.

@@ -28,7 +28,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("postgres", &["domain::types", "config"]),
     ("proxy", &["domain", "raft::handle", "clock"]),
     ("http", &["domain", "raft::handle", "clock"]),
-    ("api", &["domain", "pb", "convert"]),
+    // The rules of a specification are those of a configuration file.
+    ("api", &["domain", "pb", "convert", "config"]),
     ("client", &["pb", "transport"]),
     ("cli", &["pb", "client", "config"]),
     ("telemetry", &["config"]),

@@ -24,6 +24,7 @@ mod partitions;
 mod refusals;
 mod restarts;
 mod returns;
+mod specification;
 mod switchovers;
 mod takeovers;
 mod upkeep;

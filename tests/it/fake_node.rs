@@ -201,6 +201,7 @@ fn report(condition: Condition) -> Report {
         copied_for: 0,
         reloaded: None,
         about: Default::default(),
+        settings: Default::default(),
     }
 }
 
@@ -241,7 +242,7 @@ fn view() -> LeaderView {
         problem: "the disk is almost full".to_owned(),
     }];
     let lease_age = Some(Duration::from_millis(230));
-    let cluster = ClusterView { observations, findings, lease_age };
+    let cluster = ClusterView { observations, findings, lease_age, catalogue: None };
     LeaderView { now, clusters: BTreeMap::from([(main_cluster(), cluster)]) }
 }
 

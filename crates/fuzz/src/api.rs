@@ -14,6 +14,8 @@ mod request;
 mod service;
 #[path = "../../../src/api/source.rs"]
 mod source;
+#[path = "../../../src/api/spec.rs"]
+mod spec;
 #[path = "../../../src/api/status.rs"]
 mod status;
 #[path = "../../../src/api/timer.rs"]

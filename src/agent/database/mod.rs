@@ -8,12 +8,14 @@
 //!   settings  error           what it is told, what it tells
 //!   places  record            directories and files beside the data directory
 //!   conf                      PostgreSQL's settings for what the member has to be
+//!   specification  catalogue  the operator's part of them, whether PostgreSQL takes it; what it knows
 //!   process                   guard and postmaster: start, attach, kill, prove, stop
 //!   lead  hand_over  seal     changes of leadership
 //!   replica                   initdb, follow, rewind, copy, and questions to the primary
 //!   survey                    room on disks, and what is kept aside
 //!   observe  health           what it is, and whether it works
 //!   upkeep                    what changes slowly, looked after from time to time:
+//!   objects                   roles, databases and extensions that have to exist
 //!   slots  impostor  repair     slots of the other members, strangers, settings by hand
 //!   hooks                     programs of the operator
 //!   wal                         what is kept too long: by slots, or since it is not archived
@@ -22,6 +24,7 @@
 // This module talks to the real machine only, so it may use tokio's tasks and timers directly.
 #![allow(clippy::disallowed_methods)]
 
+mod catalogue;
 mod conf;
 mod error;
 mod hand_over;
@@ -29,6 +32,7 @@ mod health;
 mod hooks;
 mod impostor;
 mod lead;
+mod objects;
 mod observe;
 mod places;
 mod process;
@@ -38,6 +42,7 @@ mod replica;
 mod seal;
 mod settings;
 mod slots;
+mod specification;
 mod survey;
 mod upkeep;
 mod wal;
@@ -53,6 +58,7 @@ use super::driver::{
 };
 use super::hooks::Hooks;
 use crate::domain::alarm::{NOTICES_MAX, NoticeCode};
+use crate::domain::catalogue::Catalogue;
 use crate::domain::desired::{FollowDuty, Upstream};
 use crate::domain::health::{Activity, Answer, Question, Vitals};
 use crate::domain::lineage::Lineage;
@@ -102,8 +108,8 @@ pub struct PgDatabase {
 struct Memory {
     /// Bytes of a WAL segment; 0 where not read yet.
     segment_bytes: u64,
-    /// The operator's parameters last judged, and whether PostgreSQL takes them.
-    judged: Option<conf::Judged>,
+    /// The operator's part of the settings, and what PostgreSQL says to it.
+    trial: specification::Trial,
     /// The setting for which all walsenders of this life of the guard were begun anew.
     refreshed: Option<lead::Refreshed>,
     /// The setting for which they are being begun anew, and who began before it.
@@ -119,6 +125,8 @@ struct Memory {
     settled: Option<conf::Files>,
     /// Whether the running server is known to take connections, and to be a primary.
     known: observe::Known,
+    /// When a reload was asked for last, on the server's clock; 0 for none in this life of it.
+    reloaded_us: i64,
     /// What our files were last made from.
     installed: Option<conf::Files>,
     /// What the server was when it was taken over.
@@ -127,6 +135,8 @@ struct Memory {
     doubted: Option<String>,
     /// Slots of the other members.
     slots: slots::Watch,
+    /// Roles, databases and extensions that have to exist.
+    objects: objects::Watch,
     /// Who calls itself a member.
     impostors: impostor::Watch,
     /// Commits that were found to be weakened, and when that was looked for.
@@ -264,6 +274,7 @@ impl PgDatabase {
         memory.settled = None;
         memory.known = observe::Known::default();
         memory.installed = None;
+        memory.reloaded_us = 0;
         memory.taken_over = None;
         memory.doubted = None;
         memory.slots = slots::Watch::default();
@@ -428,6 +439,10 @@ impl Database for PgDatabase {
 
     async fn checkpointer(&self) -> (Activity, bool) {
         self.see_checkpointer().await
+    }
+
+    async fn catalogue(&self) -> Result<Catalogue> {
+        self.read_catalogue().await
     }
 
     async fn advance_slots(&self, members: &[(MemberName, Lsn)]) -> Result<()> {

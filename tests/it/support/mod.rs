@@ -30,7 +30,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 pub use address::Turn;
-pub use client::{APP_PASSWORD, APP_USER, Conn, Endpoint, application};
+pub use client::{APP_PASSWORD, APP_USER, Conn, Endpoint, application, superuser};
 pub use cluster::{Cluster, Hactl};
 pub use config::{CLUSTER, Options, put, text};
 pub use disk::SmallDisk;

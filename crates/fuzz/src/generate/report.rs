@@ -71,6 +71,7 @@ pub fn report(
             }],
             false => Vec::new(),
         },
+        settings: Default::default(),
     }
 }
 
