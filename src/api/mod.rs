@@ -13,6 +13,7 @@
 mod error;
 mod health;
 mod jobs;
+mod membership;
 mod operate;
 mod request;
 mod service;

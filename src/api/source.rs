@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::domain::observation::Observations;
 use crate::domain::plan::Finding;
+use crate::domain::state::ClusterSpec;
 use crate::domain::types::{BootTime, ClusterName, WallMillis};
 use crate::domain::{Command, ControlState, Reply};
 
@@ -35,6 +36,9 @@ pub trait Source: Send + Sync + 'static {
     /// Returns once this node is confirmed to be the leader by a quorum, after the call began, and
     /// has applied all that was committed before.
     async fn read_barrier(&self) -> Result<(), ProposeError>;
+    /// Reads what an operator asks of a new cluster of that name, as TOML; an error says all that is
+    /// wrong.
+    fn specification(&self, name: &ClusterName, text: &str) -> Result<ClusterSpec, String>;
     /// Wall-clock time, for histories.
     fn wall(&self) -> WallMillis;
 }

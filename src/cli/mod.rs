@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod aside;
+mod clusters;
 mod confirm;
 mod connect;
 mod explain;
@@ -14,6 +15,7 @@ mod follow;
 mod history;
 mod jobs;
 pub mod manual;
+mod member;
 mod operate;
 mod operation;
 mod output;
@@ -111,6 +113,12 @@ enum Command {
     Operation(operation::OperationArgs),
     /// Show what happened to a cluster
     History(history::HistoryArgs),
+    /// Show, add and remove members
+    #[command(subcommand)]
+    Member(member::MemberCommand),
+    /// Show, create and remove clusters
+    #[command(subcommand)]
+    Cluster(clusters::ClusterCommand),
     /// Say what the leader waits for, and why
     Explain,
     /// List data directories that were replaced and kept
@@ -135,6 +143,8 @@ struct Context {
     client: Client,
     cluster: Option<String>,
     format: Format,
+    /// Longest wait for an answer, or for the end of what was asked for.
+    limit: Duration,
 }
 
 impl Context {
@@ -146,6 +156,7 @@ impl Context {
             client: Client::new(&endpoints, limit)?,
             cluster: common.cluster.clone().or(file.cluster),
             format: common.output,
+            limit,
         })
     }
 
@@ -213,6 +224,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Resume => jobs::resume(operating()?).await,
         Command::Operation(args) => operation::run(operating()?, &args).await,
         Command::History(args) => history::run(reading()?, &args).await,
+        Command::Member(command) => member::run(operating()?, &command).await,
+        Command::Cluster(command) => clusters::run(reading()?, &command).await,
         Command::Explain => explain::run(reading()?).await,
         Command::Aside => aside::run(reading()?).await,
         Command::Dsn(args) => connect::dsn(reading()?, &args).await,

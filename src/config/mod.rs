@@ -19,6 +19,7 @@ mod read;
 mod reader;
 mod secret;
 mod settings;
+mod specification;
 #[cfg(test)]
 mod tests;
 mod timing;
@@ -29,9 +30,11 @@ use std::path::{Path, PathBuf};
 
 pub use address::Address;
 pub use error::{Error, Problem};
+pub(crate) use hba::problem as hba_problem;
 pub use machine::check_machine;
 pub use secret::{Password, PasswordRole, SECRET_CHARS_MIN, Secret};
 pub use settings::{OWNED, OwnedSetting, owned_reason};
+pub use specification::specification;
 pub use timing::{KILL_MARGIN_MS_MIN, Raft, Timing};
 
 use crate::domain::types::{ClusterName, MemberName, NodeId, NodeName, Tags};
@@ -178,6 +181,8 @@ pub struct Member {
     pub fencing: Fencing,
     /// What it is to be used for, or not.
     pub tags: Tags,
+    /// Whether the data of an existing server in `data_dir` may be adopted, see `hactl cluster adopt`.
+    pub adopt: bool,
     /// Among equally good candidates the greatest is promoted.
     pub failover_priority: i32,
     /// So many replaced data directories are kept aside.

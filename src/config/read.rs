@@ -181,7 +181,7 @@ fn read_controller(mut s: Section, problems: &mut Vec<Problem>) -> Option<Contro
     Some(Controller { id: id?, name: name?, address: address? })
 }
 
-fn read_cluster(mut s: Section, problems: &mut Vec<Problem>) -> Option<Cluster> {
+pub(super) fn read_cluster(mut s: Section, problems: &mut Vec<Problem>) -> Option<Cluster> {
     if let Some(name) = s.peek("name").map(str::to_owned) {
         s.rename(format!("cluster[{name}]"));
     }
@@ -325,6 +325,7 @@ fn read_member(
         let mend = "name another member, or remove it";
         s.refuse("replicatefrom", "", "is the member itself", mend);
     }
+    let adopt = s.flag("adopt", false);
     let failover_priority = s.number_or("failover_priority", 0..=1000, 0);
     let aside_count_max = s.number_or("aside_count_max", 0..=100, 2);
     let aside_bytes_max = s.number_or("aside_bytes_max", 0..=i64::MAX as u64, 0);
@@ -349,6 +350,7 @@ fn read_member(
         rewind_password_file,
         fencing,
         tags,
+        adopt,
         failover_priority: i32::try_from(failover_priority).unwrap_or(i32::MAX),
         aside_count_max: small(aside_count_max),
         aside_bytes_max,

@@ -10,7 +10,7 @@ use super::Memory;
 use crate::clock::Clock;
 use crate::domain::command::{Change, Command, Reply};
 use crate::domain::lease::Ticket;
-use crate::domain::state::{ClusterSpec, ClusterState};
+use crate::domain::state::{ClusterSpec, ClusterState, Phase};
 use crate::domain::types::{BootTime, ClusterName, Epoch};
 use crate::raft::{Applied, BarrierError, Handle, Leader, ProposeError};
 use crate::runtime::{self, Runtime};
@@ -103,13 +103,18 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
             let spec = request.spec.clone();
             self.propose(&request.cluster, Change::CreateCluster { spec }).await?;
         }
+        // Data that waits for its adoption is no cluster's yet: nothing is bootstrapped beside it,
+        // since its member does not report that it has none.
+        let known = self.raft.applied().get().state.clone();
+        let waits = request.adopt
+            && known.cluster(&request.cluster).is_none_or(|c| c.phase == Phase::AwaitingMembers);
         let change = Change::RegisterMember {
             member: request.member.clone(),
             node: request.node.clone(),
             address: request.address.clone(),
             priority: request.priority,
             tags: request.tags.clone(),
-            system_id: request.system_id,
+            system_id: request.system_id.filter(|_| !waits),
         };
         let outcome = self.propose(&request.cluster, change).await;
         let refusal = match &outcome {
@@ -132,8 +137,12 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
             return Err(self.not_leader());
         }
         let state = self.raft.applied().get().state.clone();
-        let member = state.cluster(&request.cluster).and_then(|c| c.members.get(&request.member));
-        if member.is_none_or(|m| m.node != request.node) {
+        let cluster = state.cluster(&request.cluster);
+        let bound = cluster.and_then(|c| {
+            let removed = || c.removed.get(&request.member).map(|r| &r.node);
+            c.members.get(&request.member).map(|m| &m.node).or_else(removed)
+        });
+        if bound != Some(&request.node) {
             let why = format!("{} is not a member on {}", request.member, request.node);
             return Err(SessionError::Unavailable { why });
         }
@@ -194,7 +203,9 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
                 presence.insert(name.clone(), known);
             }
         }
-        PollReply { index: applied.index, clusters, presence }
+        let gone = request.clusters.iter().filter(|name| news && applied.state.is_removed(name));
+        let removed = gone.cloned().collect();
+        PollReply { index: applied.index, clusters, removed, presence }
     }
 
     /// One read barrier serves all claims of a call, and all calls that wait for one. It begins

@@ -5,6 +5,7 @@
 
 mod connection;
 mod history;
+mod membership;
 mod operation;
 mod status;
 
@@ -17,6 +18,7 @@ use crate::pb::v1;
 
 pub use connection::hosts;
 pub use history::event;
+pub use membership::{cluster_summary, removed_cluster};
 pub use operation::{find_operation, latest_operation, operations};
 pub use status::{Seen, cluster, summary};
 

@@ -56,6 +56,8 @@ pub enum AlarmCode {
     WalMissing,
     /// There is no room for the copy that the member needs.
     NoRoomForCopy,
+    /// A PostgreSQL that we did not start runs on the data directory.
+    ForeignServer,
     /// Too few standbys confirm: commits wait.
     CommitsWait,
     /// The member it should replicate from cannot serve it: it follows the primary.
@@ -83,6 +85,7 @@ impl AlarmCode {
             AlarmCode::ParametersRefused => "parameters-refused",
             AlarmCode::WalMissing => "wal-missing",
             AlarmCode::NoRoomForCopy => "no-room-for-copy",
+            AlarmCode::ForeignServer => "foreign-server",
             AlarmCode::CommitsWait => "commits-wait",
             AlarmCode::UpstreamLost => "upstream-lost",
             AlarmCode::ControllerDown => "controller-down",

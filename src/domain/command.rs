@@ -3,9 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::adoption::{Adoption, AdoptionRefusal};
 use super::alarm::{Alarm, Notice};
 use super::candidate::Refusal;
+use super::clusters::ClustersChange;
 use super::lineage::Lineage;
+use super::membership::{MembershipChange, MembershipRefusal};
 use super::observation::Sealed;
 use super::observation::Sequence;
 use super::operation::{Later, Restart, Step};
@@ -232,6 +235,12 @@ pub enum Change {
         /// Of which run of the agent; its number is that of the newest notice.
         upto: Sequence,
     },
+    /// Takes over data that exists.
+    Adopt(Adoption),
+    /// Changes who belongs to the cluster.
+    Membership(MembershipChange),
+    /// Creates or removes the cluster by the operator's word.
+    Clusters(ClustersChange),
     /// Ends the operation under way.
     FinishOperation {
         /// Its number.
@@ -528,6 +537,12 @@ pub enum Rejection {
         /// Who.
         member: MemberName,
     },
+    /// A rule about the adoption of data.
+    #[error(transparent)]
+    Adoption(#[from] AdoptionRefusal),
+    /// A rule about members and clusters that come and go.
+    #[error(transparent)]
+    Membership(#[from] MembershipRefusal),
     /// The specification is not valid.
     #[error("the specification is refused: {why}")]
     BadSpec {
@@ -572,6 +587,8 @@ impl Rejection {
             Rejection::TaggedInChange { .. } => "member.settled-before-tags",
             Rejection::LastTagged { .. } => "member.last-may-lead",
             Rejection::PrimaryHealthy { .. } => "failover.primary-gone",
+            Rejection::Adoption(refusal) => refusal.rule(),
+            Rejection::Membership(refusal) => refusal.rule(),
             Rejection::BadSpec { .. } => "spec.valid",
         }
     }

@@ -10,10 +10,12 @@
 //! observations + ControlState + ledger + now -> plan -> commands, and a report of why or why not
 //! ```
 
+pub mod adoption;
 pub mod alarm;
 pub mod apply;
 pub mod candidate;
 pub mod cascade;
+pub mod clusters;
 pub mod command;
 pub mod desired;
 pub mod event;
@@ -21,6 +23,7 @@ pub mod health;
 pub mod invariants;
 pub mod lease;
 pub mod lineage;
+pub mod membership;
 pub mod mutant;
 pub mod observation;
 pub mod operation;
@@ -36,6 +39,8 @@ pub use apply::{Position, apply};
 pub use command::{Command, Rejection, Reply};
 pub use state::{ClusterState, ControlState};
 
+#[cfg(all(test, not(quorate_mutants)))]
+mod adoption_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod apply_test;
 #[cfg(all(test, not(quorate_mutants)))]
@@ -54,6 +59,8 @@ mod invariants_test;
 mod jobs_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod lease_test;
+#[cfg(all(test, not(quorate_mutants)))]
+mod membership_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod operation_test;
 #[cfg(all(test, not(quorate_mutants)))]

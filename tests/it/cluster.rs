@@ -7,6 +7,7 @@
 // Tests of real processes wait in real time.
 #![allow(clippy::disallowed_methods)]
 
+mod adoption;
 mod bootstrap;
 mod chaos;
 mod disks;
@@ -16,6 +17,7 @@ mod hung;
 mod jobs;
 mod judging;
 mod kills;
+mod members;
 mod modes;
 mod operators;
 mod partitions;

@@ -142,6 +142,9 @@ impl Source for Fake {
         *self.barriers.lock().unwrap() += 1;
         Ok(())
     }
+    fn specification(&self, _: &ClusterName, text: &str) -> Result<ClusterSpec, String> {
+        serde_json::from_str(text).map_err(|e| e.to_string())
+    }
     fn wall(&self) -> WallMillis {
         WallMillis(1_790_000_000_000)
     }
@@ -177,7 +180,8 @@ fn state() -> ControlState {
         cluster.history.push_back(Event { id, at: WallMillis(id), epoch: Epoch(3), kind });
     }
     cluster.next_event = 6;
-    ControlState { clusters: BTreeMap::from([(main_cluster(), cluster)]) }
+    let clusters = BTreeMap::from([(main_cluster(), cluster)]);
+    ControlState { clusters, ..ControlState::default() }
 }
 
 fn report(condition: Condition) -> Report {

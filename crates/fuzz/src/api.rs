@@ -4,6 +4,8 @@
 mod error;
 #[path = "../../../src/api/jobs.rs"]
 mod jobs;
+#[path = "../../../src/api/membership.rs"]
+mod membership;
 #[path = "../../../src/api/operate.rs"]
 mod operate;
 #[path = "../../../src/api/request.rs"]

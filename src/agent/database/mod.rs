@@ -20,6 +20,7 @@
 // This module talks to the real machine only, so it may use tokio's tasks and timers directly.
 #![allow(clippy::disallowed_methods)]
 
+mod adopt;
 mod conf;
 mod error;
 mod hand_over;
@@ -47,6 +48,7 @@ use super::driver::{
     Attached, Care, CopyRoom, Database, Emptiness, Error, Examined, Position, Progress, Rewound,
     RunRole, RunState, Seen, StartMode, Started, Survey, Tree, Upkeep,
 };
+use crate::domain::adoption::Adoptable;
 use crate::domain::alarm::{NOTICES_MAX, NoticeCode};
 use crate::domain::desired::{FollowDuty, Upstream};
 use crate::domain::health::{Activity, Answer, Question, Vitals};
@@ -287,6 +289,18 @@ impl Database for PgDatabase {
 
     async fn initialise(&self, spec: &ClusterSpec) -> Result<SystemId> {
         self.make_data(spec).await
+    }
+
+    async fn adoptable(&self) -> Result<Adoptable> {
+        self.look_for_adoption().await
+    }
+
+    async fn adopt(&self, system_id: SystemId, epoch: Epoch) -> Result<()> {
+        self.take_on(system_id, epoch).await
+    }
+
+    async fn stranger(&self) -> Result<Option<i32>> {
+        self.look_for_stranger().await
     }
 
     async fn examine(&self) -> Result<Examined> {

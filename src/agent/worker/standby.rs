@@ -32,8 +32,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         let recorded = match made {
             Ok(system_id) => {
                 let done = self.record(|r| {
-                    r.data = DataMark::Intact;
-                    r.system_id = Some(system_id);
+                    r.begin_anew(Some(system_id));
                     // Nobody led the first epoch, and all that there is of it is here.
                     r.held = FIRST_EPOCH;
                     r.ended = FIRST_EPOCH;

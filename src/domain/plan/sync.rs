@@ -104,8 +104,7 @@ impl Pass<'_> {
     /// Whether commits of this primary may wait for the member. What is to be copied anew has to
     /// leave first.
     fn may_confirm(&self, primary: &MemberName, name: &MemberName) -> bool {
-        self.state.members.get(name).is_some_and(|m| m.may_confirm(primary))
-            && self.state.reinitialisation_of(name).is_none()
+        self.state.may_confirm(name, primary) && self.state.reinitialisation_of(name).is_none()
     }
 
     fn may_count(&self, primary: &MemberName, name: &MemberName) -> bool {
