@@ -36,7 +36,7 @@ pub struct Adoptable {
     pub system_id: SystemId,
     /// Its timeline.
     pub epoch: Epoch,
-    /// Its latest checkpoint, or how far a standby has to replay at least.
+    /// Where its log ends, of a primary that was stopped in order; else how far it is at least.
     pub end: Lsn,
     /// As what it ran.
     pub was: Was,

@@ -17,6 +17,7 @@ use super::layout::Layout;
 use super::os_user::{self, Command, OsUser};
 use super::start;
 use crate::config::owned_reason;
+use crate::domain::types::Lsn;
 
 const SINGLE_DEADLINE: Duration = Duration::from_secs(300);
 /// Deepest nesting of included files, as in PostgreSQL.
@@ -70,6 +71,32 @@ pub struct Found {
     pub hba: Vec<String>,
     /// What is unclear, for a person.
     pub problems: Vec<String>,
+}
+
+/// Bytes of a WAL page, and of the headers of pages and of a segment's first page
+/// (`access/xlog_internal.h`).
+const PAGE: u64 = 8192;
+const PAGE_HEADER: u64 = 24;
+const SEGMENT_HEADER: u64 = 40;
+/// Bytes of a checkpoint's record: its header, that of its data, and `CheckPoint`. The same in
+/// PostgreSQL 13 to 18.
+const CHECKPOINT_RECORD: u64 = 24 + 2 + 88;
+
+/// Where the log of a server ends that was stopped in order: after its shutdown checkpoint, whose
+/// record begins at `checkpoint`. The control file has only where it begins, and a standby that has
+/// received all of it says where it ends.
+pub fn end_of_checkpoint(checkpoint: Lsn, segment_bytes: u64) -> Lsn {
+    let (mut at, mut left) = (checkpoint.0, CHECKPOINT_RECORD);
+    loop {
+        let room = PAGE - at % PAGE;
+        if left <= room {
+            // Records begin at multiples of 8.
+            return Lsn((at + left).div_ceil(8) * 8);
+        }
+        left -= room;
+        at += room;
+        at += if at.is_multiple_of(segment_bytes) { SEGMENT_HEADER } else { PAGE_HEADER };
+    }
 }
 
 /// Where Debian keeps the configuration of the cluster whose data is in `/.../<version>/<name>`,
@@ -386,6 +413,16 @@ mod tests {
             assert!(left.contains(name), "{name}: {left}");
         }
         assert!(!left.contains("password"), "{left}");
+    }
+
+    #[test]
+    fn a_checkpoint_ends_where_a_standby_says_that_it_ends() {
+        let end = |at: u64| end_of_checkpoint(Lsn(at), 16 << 20).0;
+        // Seen with PostgreSQL 15.
+        assert_eq!(end(0x0300_88A0), 0x0300_8918);
+        assert_eq!(end(8192 - 120), 8192);
+        assert_eq!(end(8192 - 112), 8192 + PAGE_HEADER + 8);
+        assert_eq!(end((16 << 20) - 64), (16 << 20) + SEGMENT_HEADER + 56);
     }
 
     #[test]

@@ -66,7 +66,10 @@ impl PgDatabase {
         Ok(Adoptable {
             system_id: control.system_id,
             epoch: timeline.epoch(),
-            end: control.checkpoint.max(control.min_recovery),
+            end: match was {
+                Was::Primary => adopt::end_of_checkpoint(control.checkpoint, control.segment_bytes),
+                Was::Standby | Was::Unclear => control.checkpoint.max(control.min_recovery),
+            },
             was,
             lineage: super::seal::lineage(timeline, timelines.as_ref()),
             problems,
