@@ -209,3 +209,29 @@ fn starts_by_itself(dir: &Path) -> bool {
     let words = text.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
     words.filter(|w| !w.is_empty()).last().unwrap_or("auto") != "disabled"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debian_starts_what_is_not_disabled() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(starts_by_itself(dir.path()), "auto is the default");
+        for (text, starts) in [
+            ("# Automatic startup configuration\n#   auto: ...\n\nauto\n", true),
+            ("manual\n", true),
+            ("# auto\ndisabled\n", false),
+            ("disabled # by hand\n", false),
+            ("", true),
+        ] {
+            std::fs::write(dir.path().join("start.conf"), text).unwrap();
+            assert_eq!(starts_by_itself(dir.path()), starts, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_data_directory_without_a_unit_says_so() {
+        assert_eq!(unit(Path::new("/nonexistent/data")), "and disable the unit that starts it");
+    }
+}
