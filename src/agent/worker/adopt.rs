@@ -81,9 +81,13 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             (record.data == unknown && record.promised == Epoch(0), found.system_id)
         };
         if fresh && found.was == Was::Standby && found.problems.is_empty() {
-            // Stopped in order as a standby: what it holds is judged by its lineage like any other.
+            // Stopped in order as a standby. Our users come to it with the log of the first epoch, so
+            // it can only be started as a follower of that; and like a copy it counts nowhere before
+            // it has caught up. In any later epoch it is copied.
+            let source = found.epoch.next();
             let marked = self.record(|r| {
-                (r.data, r.system_id) = (DataMark::Intact, Some(system_id));
+                r.data = DataMark::Copied { source, until: None };
+                r.system_id = Some(system_id);
             });
             if let Err(error) = marked.await {
                 return Some(self.after(Err(error)));
