@@ -152,12 +152,11 @@ async fn adopt(mut context: Context, args: &AdoptArgs) -> Result<(), Failure> {
     };
     let checked = send_adoption(&mut context, &request).await?;
     if args.dry_run {
-        return output::value(context.format, &checked, || adoption_text(&checked)).and_then(
-            |()| match checked.problems.is_empty() {
-                true => Ok(()),
-                false => Err(Failure::Said(REFUSED)),
-            },
-        );
+        output::value(context.format, &checked, || adoption_text(&checked))?;
+        return match checked.problems.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::Said(REFUSED)),
+        };
     }
     refuse_on(&checked.problems)?;
     if !args.consent.yes {

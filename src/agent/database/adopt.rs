@@ -34,7 +34,7 @@ impl PgDatabase {
             (problems, found, history)
         })
         .await?;
-        if u32::from(self.binaries.major()) < MAJOR_MIN {
+        if self.binaries.major() < MAJOR_MIN {
             problems.push(format!(
                 "it is PostgreSQL {}, and {MAJOR_MIN} is the oldest that can be managed",
                 self.binaries.major()
@@ -207,7 +207,7 @@ fn starts_by_itself(dir: &Path) -> bool {
     let path: PathBuf = dir.join("start.conf");
     let Ok(text) = std::fs::read_to_string(path) else { return true };
     let words = text.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
-    words.filter(|w| !w.is_empty()).last().unwrap_or("auto") != "disabled"
+    words.filter(|w| !w.is_empty()).next_back().unwrap_or("auto") != "disabled"
 }
 
 #[cfg(test)]
