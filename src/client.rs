@@ -33,6 +33,9 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Metadata of an error that names the leader's address.
 const LEADER_HEADER: &str = "quorate-leader";
 
+/// A connection to one node, as calls get it.
+pub type Connection = ControlPlaneClient<Channel>;
+
 /// What an endpoint answered where it did not do what was asked.
 #[derive(Debug, Clone)]
 pub struct Refusal {
@@ -142,6 +145,18 @@ impl Client {
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         self.call(Nature::Read, Instant::now() + self.limit, call).await
+    }
+
+    /// Makes a call that changes something: sent once.
+    ///
+    /// # Errors
+    /// [`Error::UnknownOutcome`] where it was sent and not answered clearly.
+    pub async fn change<T, F, Fut>(&mut self, call: F) -> Result<T, Error>
+    where
+        F: FnMut(ControlPlaneClient<Channel>) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.send(false, call).await
     }
 
     /// The status of a cluster, or of all where `cluster` is empty; from the leader, which has

@@ -41,7 +41,8 @@ use crate::clock::{BootClock, Clock};
 use crate::config::{self, Config, Role};
 use crate::controller::{ClusterView, Memory};
 use crate::domain::alarm::Alarm;
-use crate::domain::types::WallMillis;
+use crate::domain::state::ClusterSpec;
+use crate::domain::types::{ClusterName, WallMillis};
 use crate::domain::{Command, ControlState, Reply};
 use crate::raft::{self, Handle};
 use crate::runtime::BootRuntime;
@@ -399,6 +400,7 @@ async fn start_agent(
             address: member.address.to_string(),
             priority: member.failover_priority,
             tags: member.tags.clone(),
+            adopt: member.adopt,
             spec: spec(config, cluster),
         };
         members.push((definition, Arc::new(database)));
@@ -637,6 +639,10 @@ impl Source for Late {
             }
             Err(error) => Err(api::ProposeError::Unavailable { why: error.to_string() }),
         }
+    }
+
+    fn specification(&self, name: &ClusterName, text: &str) -> Result<ClusterSpec, String> {
+        spec::specification(name, text)
     }
 
     fn wall(&self) -> WallMillis {

@@ -164,6 +164,7 @@ fn report(name: &str, condition: Condition) -> Report {
         aside: Vec::new(),
         copied_for: 0,
         reloaded: None,
+        about: Default::default(),
         settings: Default::default(),
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::hooks::{Hooks, NoHooks};
+use crate::domain::adoption::Adoptable;
 use crate::domain::alarm::{Alarm, AlarmCode, NoticeCode};
 use crate::domain::catalogue::Catalogue;
 use crate::domain::desired::{FollowDuty, Upstream};
@@ -334,6 +335,24 @@ pub trait Database: Send + Sync + 'static {
 
     /// Makes a data directory with `initdb`: synced, with its roles, ready to be started sealed.
     fn initialise(&self, spec: &ClusterSpec) -> impl Future<Output = Result<SystemId>> + Send;
+
+    /// What a stopped data directory that was not made by us is, and what stands against taking it
+    /// over.
+    fn adoptable(&self) -> impl Future<Output = Result<Adoptable>> + Send {
+        async { Err(Error::Machine("nothing can be adopted here".to_owned())) }
+    }
+
+    /// Takes over the data directory of a stopped primary: our users are made in it, and what was
+    /// configured is kept aside.
+    fn adopt(&self, system_id: SystemId, epoch: Epoch) -> impl Future<Output = Result<()>> + Send {
+        let _ = (system_id, epoch);
+        async { Err(Error::Machine("nothing can be adopted here".to_owned())) }
+    }
+
+    /// The process of a live server on the data directory, where no tree of ours runs.
+    fn stranger(&self) -> impl Future<Output = Result<Option<i32>>> + Send {
+        async { Ok(None) }
+    }
 
     /// Looks into the stopped data directory. What is not known is the default.
     fn examine(&self) -> impl Future<Output = Result<Examined>> + Send {

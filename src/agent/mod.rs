@@ -57,6 +57,8 @@ pub struct Member {
     pub priority: i32,
     /// What the operator says of it.
     pub tags: Tags,
+    /// Whether data of a server that was not ours may be taken over.
+    pub adopt: bool,
     /// What this node's configuration asks of the cluster: used where the cluster is new.
     pub spec: ClusterSpec,
 }

@@ -1,6 +1,6 @@
 //! Keeps the agreed state at hand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ pub(super) struct Known(Arc<watch::Sender<Arc<Snapshot>>>);
 pub(super) struct Snapshot {
     pub index: u64,
     pub clusters: BTreeMap<ClusterName, Arc<ClusterState>>,
+    /// Those asked for that were removed.
+    pub removed: BTreeSet<ClusterName>,
     pub presence: BTreeMap<ClusterName, BTreeMap<MemberName, Presence>>,
 }
 
@@ -52,6 +54,7 @@ impl Known {
             if snapshot.index == held.index {
                 // No news but of presence, which wakes nobody.
                 snapshot.clusters.clone_from(&held.clusters);
+                snapshot.removed.clone_from(&held.removed);
             }
             if snapshot.index >= held.index {
                 *held = Arc::new(snapshot);
@@ -76,7 +79,8 @@ pub(super) async fn run<RT: Runtime, T: Transport>(
             Ok(reply) => {
                 client.learn(reply.controllers);
                 let clusters = reply.clusters.into_iter().map(|(k, v)| (k, Arc::new(v))).collect();
-                known.take(Snapshot { index: reply.index, clusters, presence: reply.presence });
+                let (index, removed, presence) = (reply.index, reply.removed, reply.presence);
+                known.take(Snapshot { index, clusters, removed, presence });
             }
             Err(failure) => {
                 debug!(%failure, "no news from the control plane");

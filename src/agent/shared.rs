@@ -179,6 +179,14 @@ impl<D: Database, C: Clock> Shared<D, C> {
         result
     }
 
+    /// Changes the state, and lets the leader know where that changed something.
+    pub fn update_if<R>(&self, change: impl FnOnce(&mut Inner) -> Option<R>) {
+        let changed = change(&mut self.lock()).is_some();
+        if changed {
+            self.news.notify_one();
+        }
+    }
+
     /// Says that something is wrong, or is so no more.
     pub fn problem(&self, concern: &'static str, text: Option<String>) {
         let changed = {

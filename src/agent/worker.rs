@@ -1,11 +1,13 @@
 //! Carries out what `domain::reconcile` asks for, one action at a time.
 
+mod adopt;
 mod care;
 mod end;
 mod hooks;
 mod lead;
 mod register;
 mod replace;
+mod retire;
 mod room;
 mod settings;
 mod standby;
@@ -28,8 +30,8 @@ use crate::domain::desired::{Desired, desired};
 use crate::domain::observation::Data;
 use crate::domain::reconcile::{Action, EndReason, Process, reconcile};
 use crate::domain::record::MemberRecord;
-use crate::domain::state::{ClusterState, Stage};
-use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName};
+use crate::domain::state::{ClusterState, Phase, Stage};
+use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName, SystemId};
 use crate::runtime::{self, Runtime};
 use crate::session::{Client, Transport};
 use crate::watch;
@@ -62,6 +64,8 @@ const QUICK: Duration = Duration::from_secs(10);
 const UPSTREAM: Duration = Duration::from_millis(1500);
 /// How long starting, sealing, promoting, or stopping may take.
 const SLOW: Duration = Duration::from_secs(60);
+/// What becomes of a member that was removed.
+const KEPT: &str = "PostgreSQL is stopped, and its data kept";
 
 pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
     shared: Arc<Shared<D, C>>,
@@ -89,6 +93,7 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
         delay_ms: None,
         run: None,
         astray: 0,
+        adopted: None,
         tenure: None,
         hooked: None,
         stop,
@@ -140,6 +145,8 @@ struct Worker<RT, T, D, C> {
     run: Option<RunState>,
     /// How often in a row it was found to have turned to a timeline that is not agreed.
     astray: u32,
+    /// The data that was taken over, in this life of the agent.
+    adopted: Option<SystemId>,
     /// The leadership that was seen last: its epoch, whether it is closed, and how far it is.
     tenure: Option<(Epoch, bool, Stage)>,
     /// The epoch before whose promotion the operator's program has run.
@@ -258,11 +265,29 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             return self.after(outcome);
         }
         let now = self.shared.clock.now();
+        if let Some(pause) = self.heed_stranger().await
+            && state.as_ref().is_none_or(|s| s.phase != Phase::AwaitingMembers)
+        {
+            return pause;
+        }
         let Some(state) = state else {
+            if snapshot.removed.contains(&cluster) {
+                let why = format!("cluster {cluster} was removed from the control plane: {KEPT}");
+                return self.leave(why, now).await;
+            }
             // Nothing is known of the control plane yet: what runs goes on, as long as its lease.
             return self.step_blindly(now).await;
         };
         let wanted = desired(&state, &self.shared.member.name);
+        if wanted == Desired::Removed {
+            let why = format!("this member was removed from cluster {cluster}: {KEPT}");
+            return self.leave(why, now).await;
+        }
+        self.shared.problem("membership", None);
+        self.forget_another_life(&state).await;
+        if let Some(pause) = self.look_at_adoptable(&state).await {
+            return pause;
+        }
         // Not in the condition: the lock would be held through the body, which takes it again.
         let data = self.shared.lock().data.clone();
         if let Some(foreign) = foreign(&state, &data) {
@@ -406,6 +431,8 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             }
             Action::OpenWrites { epoch } => self.open_writes(epoch, state).await,
             Action::HandOver { epoch, target } => return self.hand_over(epoch, &target).await,
+            Action::Adopt { system_id, epoch } => return self.adopt(system_id, epoch).await,
+            Action::Retire => return self.retire().await,
             Action::Follow(duty) => self.follow(&duty, state).await,
             Action::Rewind(duty) => {
                 let work = self.rewind(&duty, spec).await;

@@ -8,6 +8,7 @@ use super::nodes::NodeProblem;
 use super::source::{Leader, ProposeError};
 use super::spec::SpecProblem;
 use crate::domain::Rejection;
+use crate::domain::membership::MembershipRefusal;
 use crate::domain::plan::OperationProblem;
 use crate::domain::types::ClusterName;
 use crate::pb::{details, v1};
@@ -235,6 +236,8 @@ fn rejection_code(rejection: &Rejection) -> Code {
         Rejection::StaleRevision { .. } => Code::Aborted,
         Rejection::NoSuchRevision { .. } => Code::NotFound,
         Rejection::BadSpec { .. } => Code::InvalidArgument,
+        Rejection::Membership(MembershipRefusal::NotActive) => Code::Aborted,
+        Rejection::Membership(MembershipRefusal::ClusterExists { .. }) => Code::AlreadyExists,
         _ => Code::FailedPrecondition,
     }
 }
@@ -268,6 +271,26 @@ pub(super) fn hint(rule: &str) -> &'static str {
             "wait until it has caught up, see `hactl status`, or name another standby"
         }
         "switchover.target" => "see `hactl status` for the state of each standby",
+        "member.remove-standby" => "use `hactl switchover`, then remove it",
+        "member.remove-while-active" => "wait until there is a primary: see `hactl explain`",
+        "member.last" => "use `hactl cluster remove`",
+        "member.leaving" => "see `hactl member list`",
+        "member.counts" => "wait a moment, see `hactl explain`",
+        "member.write-quorum" | "member.others-stream" => {
+            "add a member or wait for one first, or lower write_quorum_min"
+        }
+        "adopt.all-members" | "adopt.data" => "see `hactl explain` for what each member holds",
+        "adopt.ready" => "do what it says, then try again: `hactl cluster adopt --dry-run`",
+        "adopt.one-cluster" | "adopt.valid" => "see `hactl explain`",
+        "adopt.one-primary" | "adopt.newest" | "adopt.primary" => {
+            "see `hactl explain`, and name the primary: `hactl cluster adopt --primary NAME`"
+        }
+        "member.removed" => "permit it again: `hactl member add NAME`",
+        "cluster.removed" => "create it again: `hactl cluster create NAME -f SPEC.toml`",
+        "cluster.new" => "see `hactl cluster list`",
+        "cluster.members-run" => {
+            "stop hanode on their nodes or remove them first, or give --force: they are stopped then"
+        }
         "failover.primary-gone" => "use `hactl switchover`",
         "cluster.paused" => "`hactl resume` first",
         "cluster.is-paused" => "see `hactl status`",

@@ -15,6 +15,7 @@ mod doctor;
 mod error;
 mod health;
 mod jobs;
+mod membership;
 mod nodes;
 mod operate;
 mod request;

@@ -288,4 +288,46 @@ impl ControlPlane for Api {
     ) -> Result<Response<v1::GetConnectionResponse>, Status> {
         Ok(Response::new(self.connection(request.get_ref())?))
     }
+
+    async fn remove_member(
+        &self,
+        request: Request<v1::RemoveMemberRequest>,
+    ) -> Result<Response<v1::RemoveMemberResponse>, Status> {
+        Ok(Response::new(self.operator.remove_member(request.into_inner()).await?))
+    }
+
+    async fn permit_member(
+        &self,
+        request: Request<v1::PermitMemberRequest>,
+    ) -> Result<Response<v1::PermitMemberResponse>, Status> {
+        Ok(Response::new(self.operator.permit_member(request.into_inner()).await?))
+    }
+
+    async fn create_cluster(
+        &self,
+        request: Request<v1::CreateClusterRequest>,
+    ) -> Result<Response<v1::CreateClusterResponse>, Status> {
+        Ok(Response::new(self.operator.create_cluster(request.into_inner()).await?))
+    }
+
+    async fn remove_cluster(
+        &self,
+        request: Request<v1::RemoveClusterRequest>,
+    ) -> Result<Response<v1::RemoveClusterResponse>, Status> {
+        Ok(Response::new(self.operator.remove_cluster(request.into_inner()).await?))
+    }
+
+    async fn adopt_cluster(
+        &self,
+        request: Request<v1::AdoptClusterRequest>,
+    ) -> Result<Response<v1::AdoptClusterResponse>, Status> {
+        Ok(Response::new(self.operator.adopt_cluster(request.into_inner()).await?))
+    }
+
+    async fn list_clusters(
+        &self,
+        _: Request<v1::ListClustersRequest>,
+    ) -> Result<Response<v1::ListClustersResponse>, Status> {
+        Ok(Response::new(self.operator.list_clusters().await?))
+    }
 }

@@ -10,6 +10,7 @@ use crate::domain::catalogue::Catalogue;
 use crate::domain::nodes::NodesCommand;
 use crate::domain::observation::Observations;
 use crate::domain::plan::Finding;
+use crate::domain::state::ClusterSpec;
 use crate::domain::types::{BootTime, ClusterName, NodeId, WallMillis};
 use crate::domain::{Command, ControlState, Reply};
 
@@ -37,6 +38,9 @@ pub trait Source: Send + Sync + 'static {
     /// Returns once this node is confirmed to be the leader by a quorum, after the call began, and
     /// has applied all that was committed before.
     async fn read_barrier(&self) -> Result<(), ProposeError>;
+    /// Reads what an operator asks of a new cluster of that name, as TOML; an error says all that is
+    /// wrong.
+    fn specification(&self, name: &ClusterName, text: &str) -> Result<ClusterSpec, String>;
     /// Wall-clock time, for histories.
     fn wall(&self) -> WallMillis;
     /// Members of the Raft group without a vote.

@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod aside;
+mod clusters;
 mod config;
 mod config_document;
 mod confirm;
@@ -19,6 +20,7 @@ mod history;
 mod jobs;
 mod kinds;
 pub mod manual;
+mod member;
 mod node;
 mod operate;
 mod operation;
@@ -125,6 +127,12 @@ enum Command {
     Node(node::NodeArgs),
     /// Show and change the specification of a cluster: how commits wait, parameters, access rules
     Config(config::ConfigArgs),
+    /// Show, add and remove members
+    #[command(subcommand)]
+    Member(member::MemberCommand),
+    /// Show, create and remove clusters
+    #[command(subcommand)]
+    Cluster(clusters::ClusterCommand),
     /// Say what the leader waits for, and why
     Explain,
     /// Look for what is wrong, and say what to do about it: exits with 1 for warnings, 2 for problems
@@ -151,6 +159,8 @@ struct Context {
     client: Client,
     cluster: Option<String>,
     format: Format,
+    /// Longest wait for an answer, or for the end of what was asked for.
+    limit: Duration,
 }
 
 impl Context {
@@ -164,6 +174,7 @@ impl Context {
             client: Client::new(&endpoints, answer)?.patient(limit),
             cluster: common.cluster.clone().or(file.cluster),
             format: common.output,
+            limit,
         })
     }
 
@@ -234,6 +245,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Events(args) => events::run(reading()?, &args).await,
         Command::Node(args) => node::run(operating()?, &args).await,
         Command::Config(args) => config::run(reading()?, &args).await,
+        Command::Member(command) => member::run(operating()?, &command).await,
+        Command::Cluster(command) => clusters::run(reading()?, &command).await,
         Command::Explain => explain::run(reading()?).await,
         Command::Doctor(args) => doctor::run(reading()?, &args).await,
         Command::Aside => aside::run(reading()?).await,

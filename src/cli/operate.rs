@@ -157,6 +157,22 @@ pub(super) fn report<T: serde::Serialize>(
     if problems.is_empty() { Ok(()) } else { Err(Failure::Said(REFUSED)) }
 }
 
+/// Says what a dry run found of what has no target.
+pub(super) fn report_checks<T: serde::Serialize>(
+    format: Format,
+    answer: &T,
+    problems: &[v1::Check],
+) -> Result<(), Failure> {
+    output::value(format, answer, || {
+        let each = problems.iter().map(|p| format!("\n  {} (rule {})", p.message, p.rule));
+        match problems {
+            [] => "nothing stands against it".to_owned(),
+            _ => format!("it would be refused:{}", each.collect::<String>()),
+        }
+    })?;
+    if problems.is_empty() { Ok(()) } else { Err(Failure::Said(REFUSED)) }
+}
+
 pub(super) fn refuse_on(problems: &[v1::Check]) -> Result<(), Failure> {
     match problems {
         [] => Ok(()),

@@ -12,6 +12,7 @@
 
 mod address;
 mod check;
+mod definition;
 mod error;
 pub(crate) mod hba;
 mod hooks;
@@ -33,7 +34,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use address::Address;
+pub use definition::definition;
 pub use error::{Error, Problem};
+pub(crate) use hba::problem as hba_problem;
 pub use hooks::{BEFORE_PROMOTION_TIMEOUT_MS_MAX, Hooks};
 pub use join::{JoinError, JoinFile, JoinPlaces, JoiningNode};
 pub use learned::{LEARNED_FILE, Learned, learned_path, read_learned, write_learned};
@@ -194,6 +197,8 @@ pub struct Member {
     pub fencing: Fencing,
     /// What it is to be used for, or not.
     pub tags: Tags,
+    /// Whether the data of an existing server in `data_dir` may be adopted, see `hactl cluster adopt`.
+    pub adopt: bool,
     /// Among equally good candidates the greatest is promoted.
     pub failover_priority: i32,
     /// So many replaced data directories are kept aside.

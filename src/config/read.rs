@@ -343,6 +343,7 @@ fn read_member(
         let mend = "name another member, or remove it";
         s.refuse("replicatefrom", "", "is the member itself", mend);
     }
+    let adopt = s.flag("adopt", false);
     let failover_priority = s.number_or("failover_priority", 0..=1000, 0);
     let aside_count_max = s.number_or("aside_count_max", 0..=100, 2);
     let aside_bytes_max = s.number_or("aside_bytes_max", 0..=i64::MAX as u64, 0);
@@ -370,6 +371,7 @@ fn read_member(
         rewind_password_file,
         fencing,
         tags,
+        adopt,
         failover_priority: i32::try_from(failover_priority).unwrap_or(i32::MAX),
         aside_count_max: small(aside_count_max),
         aside_bytes_max,

@@ -12,7 +12,7 @@ use crate::domain::catalogue::ENTRIES_MAX;
 use crate::domain::command::{Change, Command, Reply};
 use crate::domain::lease::Ticket;
 use crate::domain::nodes::Node;
-use crate::domain::state::{ClusterSpec, ClusterState};
+use crate::domain::state::{ClusterSpec, ClusterState, Phase};
 use crate::domain::types::{BootTime, ClusterName, Epoch, MemberName, NodeName};
 use crate::raft::{Applied, BarrierError, Handle, Leader, ProposeError};
 use crate::runtime::{self, Runtime};
@@ -110,13 +110,18 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
             let spec = request.spec.clone();
             self.propose(&request.cluster, Change::CreateCluster { spec }).await?;
         }
+        // Data that waits for its adoption is no cluster's yet: nothing is bootstrapped beside it,
+        // since its member does not report that it has none.
+        let known = self.raft.applied().get().state.clone();
+        let waits = request.adopt
+            && known.cluster(&request.cluster).is_none_or(|c| c.phase == Phase::AwaitingMembers);
         let change = Change::RegisterMember {
             member: request.member.clone(),
             node: request.node.clone(),
             address: request.address.clone(),
             priority: request.priority,
             tags: request.tags.clone(),
-            system_id: request.system_id,
+            system_id: request.system_id.filter(|_| !waits),
         };
         let outcome = self.propose(&request.cluster, change).await;
         let refusal = match &outcome {
@@ -174,8 +179,11 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
         node: &NodeName,
     ) -> Result<(), SessionError> {
         let state = self.raft.applied().get().state.clone();
-        let known = state.cluster(cluster).and_then(|c| c.members.get(member));
-        if known.is_none_or(|m| m.node != *node) {
+        let bound = state.cluster(cluster).and_then(|c| {
+            let removed = || c.removed.get(member).map(|r| &r.node);
+            c.members.get(member).map(|m| &m.node).or_else(removed)
+        });
+        if bound != Some(node) {
             let why = format!("{member} is not a member on {node}");
             return Err(SessionError::Unavailable { why });
         }
@@ -237,7 +245,9 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
             address: n.address.clone(),
         };
         let controllers = applied.state.nodes.voters().map(controller).collect();
-        PollReply { index: applied.index, clusters, presence, controllers }
+        let gone = request.clusters.iter().filter(|name| news && applied.state.is_removed(name));
+        let removed = gone.cloned().collect();
+        PollReply { index: applied.index, clusters, removed, presence, controllers }
     }
 
     /// One read barrier serves all claims of a call, and all calls that wait for one. It begins

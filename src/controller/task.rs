@@ -7,7 +7,9 @@ use tracing::{info, warn};
 
 use super::Memory;
 use crate::clock::Clock;
+use crate::domain::clusters::ClustersChange;
 use crate::domain::command::{Change, Command, Reply};
+use crate::domain::membership::MembershipChange;
 use crate::domain::observation::Condition;
 use crate::domain::plan::{self, Finding};
 use crate::domain::state::Stage;
@@ -100,6 +102,8 @@ impl<RT: Runtime, C: Clock> Task<RT, C> {
             let Some(leadership) = memory.as_mut() else { return false };
             let now = self.clock.now();
             let wall = self.clock.wall();
+            leadership.observations.retain(|name, _| state.clusters.contains_key(name));
+            leadership.findings.retain(|name, _| state.clusters.contains_key(name));
             for (name, cluster) in &state.clusters {
                 let observed = leadership.observations.entry(name.clone()).or_default();
                 observed.note_state(cluster, now);
@@ -268,5 +272,12 @@ fn change_name(change: &Change) -> &'static str {
         Change::UpdateSpec { .. } => "change the specification",
         Change::RollBackSpec { .. } => "roll the specification back",
         Change::FinishOperation { .. } => "finish operation",
+        Change::Adopt(_) => "begin adoption",
+        Change::Membership(MembershipChange::BeginRemoval { .. }) => "begin removal",
+        Change::Membership(MembershipChange::AbandonRemoval { .. }) => "abandon removal",
+        Change::Membership(MembershipChange::FinishRemoval { .. }) => "remove member",
+        Change::Membership(MembershipChange::Permit { .. }) => "permit member",
+        Change::Clusters(ClustersChange::Create { .. }) => "create cluster",
+        Change::Clusters(ClustersChange::Remove { .. }) => "remove cluster",
     }
 }

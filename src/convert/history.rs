@@ -79,6 +79,39 @@ fn kind(kind: &EventKind) -> Kind {
                 address: address.clone(),
             })
         }
+        EventKind::AdoptionStarted { member, system_id, epoch, named, by } => {
+            Kind::AdoptionStarted(v1::AdoptionStarted {
+                member: member.to_string(),
+                system_id: system_id.to_string(),
+                timeline: epoch.0,
+                named: *named,
+                by: by.clone(),
+            })
+        }
+        EventKind::Adopted { member, system_id, epoch } => Kind::Adopted(v1::Adopted {
+            member: member.to_string(),
+            system_id: system_id.to_string(),
+            timeline: epoch.0,
+        }),
+        EventKind::ClusterDefined { by } => {
+            Kind::ClusterDefined(v1::ClusterDefined { by: by.clone() })
+        }
+        EventKind::MemberRemovalStarted { member, by } => {
+            let (member, by) = (member.to_string(), by.clone());
+            Kind::MemberRemovalStarted(v1::MemberRemovalStarted { member, by })
+        }
+        EventKind::MemberRemovalAbandoned { member, why } => {
+            let (member, why) = (member.to_string(), why.clone());
+            Kind::MemberRemovalAbandoned(v1::MemberRemovalAbandoned { member, why })
+        }
+        EventKind::MemberRemoved { member, by } => {
+            let (member, by) = (member.to_string(), by.clone());
+            Kind::MemberRemoved(v1::MemberRemoved { member, by })
+        }
+        EventKind::MemberPermitted { member, by } => {
+            let (member, by) = (member.to_string(), by.clone());
+            Kind::MemberPermitted(v1::MemberPermitted { member, by })
+        }
         EventKind::MemberChanged { member } => {
             Kind::MemberChanged(v1::MemberChanged { member: member.to_string() })
         }
@@ -212,6 +245,29 @@ fn text(kind: &EventKind) -> String {
         EventKind::ClusterCreated => "cluster created".to_owned(),
         EventKind::MemberRegistered { member, node, address } => {
             format!("member {member} registered: node {node}, PostgreSQL at {address}")
+        }
+        EventKind::AdoptionStarted { member, system_id, epoch, named, by } => {
+            let named = if *named { " by name" } else { "" };
+            format!(
+                "the data of {member} is to be adopted, system identifier {system_id}, timeline \
+                 {epoch}, asked for{named} by {by}"
+            )
+        }
+        EventKind::Adopted { member, system_id, epoch } => {
+            format!("adopted the data of {member}, system identifier {system_id}, timeline {epoch}")
+        }
+        EventKind::ClusterDefined { by } => format!("cluster created, asked for by {by}"),
+        EventKind::MemberRemovalStarted { member, by } => {
+            format!("{member} is to be removed, asked for by {by}")
+        }
+        EventKind::MemberRemovalAbandoned { member, why } => {
+            format!("{member} stays a member: {why}")
+        }
+        EventKind::MemberRemoved { member, by } => {
+            format!("{member} was removed, asked for by {by}: its data is kept")
+        }
+        EventKind::MemberPermitted { member, by } => {
+            format!("{member} may register again, asked for by {by}")
         }
         EventKind::MemberChanged { member } => format!("member {member} registered anew"),
         EventKind::BootstrapStarted { member } => {

@@ -5,6 +5,7 @@
 
 mod connection;
 mod history;
+mod membership;
 mod operation;
 mod spec;
 mod status;
@@ -18,6 +19,7 @@ use crate::pb::v1;
 
 pub use connection::hosts;
 pub use history::event;
+pub use membership::{cluster_summary, removed_cluster};
 pub use operation::{find_operation, latest_operation, operations};
 pub use spec::{member_settings, spec, spec_change, spec_from, spec_revision};
 pub use status::{Seen, cluster, summary};

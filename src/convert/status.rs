@@ -59,6 +59,11 @@ pub fn cluster(name: &ClusterName, state: &ClusterState, seen: Option<Seen<'_>>)
         members,
         last_operation: state.next_operation.saturating_sub(1),
         sync_policy: Some(policy(&state.spec)),
+        removed_members: state
+            .removed
+            .iter()
+            .map(|(name, removed)| super::membership::removed_member(name, removed))
+            .collect(),
         recent_crashes: u32::try_from(state.crashes.len()).unwrap_or(u32::MAX),
         spec_revision: state.spec_revision,
     }
@@ -127,6 +132,7 @@ pub fn summary(state: &ClusterState) -> String {
             format!("there is no data yet: members {} have to report first", names.join(", "))
         }
         Phase::Bootstrapping { member } => format!("{member} makes the first data directory"),
+        Phase::Adopting { member, .. } => format!("the data of {member} is taken over"),
         Phase::Running => match &state.tenure {
             None => "data exists, and no epoch was granted yet".to_owned(),
             Some(t) => tenure_summary(t),
@@ -191,6 +197,7 @@ fn member(
         tags: Some(tags(&member.tags)),
         alarms: state.alarms.get(name).into_iter().flatten().map(super::alarm).collect(),
         data: v1::DataState::Unknown.into(),
+        leaving: state.leaving.contains_key(name),
         ..Default::default()
     };
     let Some(seen) = seen else { return agreed };
@@ -239,7 +246,9 @@ fn member(
 fn role(name: &MemberName, condition: &Condition, state: &ClusterState) -> v1::MemberRole {
     match condition {
         Condition::Unknown => v1::MemberRole::Unknown,
-        Condition::Down | Condition::BootstrapFailed { .. } => v1::MemberRole::Down,
+        Condition::Down | Condition::BootstrapFailed { .. } | Condition::Adoptable(_) => {
+            v1::MemberRole::Down
+        }
         Condition::Starting => v1::MemberRole::Starting,
         Condition::Initialising => v1::MemberRole::Initialising,
         Condition::Rewinding => v1::MemberRole::Rewinding,
@@ -322,6 +331,7 @@ fn phase(phase: &Phase) -> v1::ClusterPhase {
     match phase {
         Phase::AwaitingMembers => v1::ClusterPhase::AwaitingMembers,
         Phase::Bootstrapping { .. } => v1::ClusterPhase::Bootstrapping,
+        Phase::Adopting { .. } => v1::ClusterPhase::Adopting,
         Phase::Running => v1::ClusterPhase::Running,
     }
 }

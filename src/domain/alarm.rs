@@ -58,6 +58,8 @@ pub enum AlarmCode {
     WalMissing,
     /// There is no room for the copy that the member needs.
     NoRoomForCopy,
+    /// A PostgreSQL that we did not start runs on the data directory.
+    ForeignServer,
     /// Too few standbys confirm: commits wait.
     CommitsWait,
     /// The member it should replicate from cannot serve it: it follows the primary.
@@ -92,6 +94,7 @@ impl AlarmCode {
             AlarmCode::ObjectsMissing => "objects-missing",
             AlarmCode::WalMissing => "wal-missing",
             AlarmCode::NoRoomForCopy => "no-room-for-copy",
+            AlarmCode::ForeignServer => "foreign-server",
             AlarmCode::CommitsWait => "commits-wait",
             AlarmCode::UpstreamLost => "upstream-lost",
             AlarmCode::ControllerDown => "controller-down",

@@ -4,6 +4,9 @@
 //! randomness, no unordered map. A rejected command changes nothing. Every guard is checked here
 //! again, whatever the proposer believed.
 
+mod adopt;
+mod clusters;
+mod members;
 mod operation;
 mod spec;
 
@@ -44,16 +47,12 @@ pub struct Position {
 /// Applies one command.
 pub fn apply(state: &mut ControlState, position: Position, command: &Command) -> Reply {
     if let Change::CreateCluster { spec } = &command.change {
-        if state.clusters.contains_key(&command.cluster) {
-            return Reply::Nothing;
-        }
-        if let Some(why) = super::invariants::spec_problem(spec) {
-            return Reply::Rejected(Rejection::BadSpec { why });
-        }
-        let mut cluster = ClusterState::new(spec.clone());
-        record(&mut cluster, command.at, EventKind::ClusterCreated);
-        state.clusters.insert(command.cluster.clone(), cluster);
-        return Reply::Applied { operation: None };
+        return clusters::come(state, command.at, &command.cluster, spec)
+            .unwrap_or_else(Reply::Rejected);
+    }
+    if let Change::Clusters(change) = &command.change {
+        return clusters::change(state, command.at, &command.cluster, change)
+            .unwrap_or_else(Reply::Rejected);
     }
     let Some(cluster) = state.clusters.get_mut(&command.cluster) else {
         return Reply::Rejected(Rejection::UnknownCluster { cluster: command.cluster.clone() });
@@ -74,7 +73,7 @@ fn change(
     change: &Change,
 ) -> Result<Reply, Rejection> {
     match change {
-        Change::CreateCluster { .. } => Ok(Reply::Nothing),
+        Change::CreateCluster { .. } | Change::Clusters(_) => Ok(Reply::Nothing),
         Change::RegisterMember { .. } => register(state, at, change),
         Change::BeginBootstrap { member } => begin_bootstrap(state, at, member),
         Change::AbandonBootstrap { member, why } => abandon_bootstrap(state, at, member, why),
@@ -121,6 +120,8 @@ fn change(
             let refused = spec::Refused { member, setting, why };
             spec::roll_back(state, at, *expect_revision, *to, &refused)
         }
+        Change::Adopt(adoption) => adopt::begin(state, at, adoption),
+        Change::Membership(change) => members::change(state, at, change),
         Change::StartSwitchover { .. }
         | Change::StartFailover { .. }
         | Change::StartRestart { .. }
@@ -231,8 +232,8 @@ fn check_sync(
     }
     for member in &sync.members {
         expect_member(state, member)?;
-        if state.members.get(member).is_some_and(|m| !m.may_confirm(primary)) {
-            return bad(format!("{member} is tagged, so it counts in no quorum"));
+        if !state.may_confirm(member, primary) {
+            return bad(format!("{member} is tagged or leaves, so it counts in no quorum"));
         }
         if state.is_given_up(member) {
             return bad(format!("the data of {member} is given up for a copy"));
@@ -245,6 +246,7 @@ fn phase_name(phase: &Phase) -> String {
     match phase {
         Phase::AwaitingMembers => "waiting for its members".to_owned(),
         Phase::Bootstrapping { member } => format!("being bootstrapped by {member}"),
+        Phase::Adopting { member, .. } => format!("being adopted with the data of {member}"),
         Phase::Running => "running".to_owned(),
     }
 }
@@ -291,6 +293,7 @@ fn register(state: &mut ClusterState, at: WallMillis, change: &Change) -> Result
     let Change::RegisterMember { member, node, address, priority, tags, system_id } = change else {
         return Ok(Reply::Nothing);
     };
+    members::expect_not_removed(state, member)?;
     if let Some(existing) = state.members.get(member)
         && existing.node != *node
     {
@@ -324,7 +327,9 @@ fn register(state: &mut ClusterState, at: WallMillis, change: &Change) -> Result
         (Some(expected), Some(found)) if expected != found => {
             return Err(Rejection::ForeignData { member: member.clone(), found, expected });
         }
-        (None, Some(found)) if !matches!(&state.phase, Phase::Bootstrapping { member: m } if m == member) =>
+        (None, Some(found))
+            if !matches!(&state.phase, Phase::Bootstrapping { member: m } if m == member)
+                && !matches!(&state.phase, Phase::Adopting { system_id, .. } if *system_id == found) =>
         {
             return Err(Rejection::UnknownData { member: member.clone(), found });
         }
@@ -408,16 +413,22 @@ fn finish_bootstrap(
     let Change::FinishBootstrap { member, system_id, epoch } = change else {
         return Ok(Reply::Nothing);
     };
-    if state.phase != (Phase::Bootstrapping { member: member.clone() }) {
-        return Err(Rejection::WrongPhase { phase: phase_name(&state.phase) });
-    }
+    let (lineage, adopted) = match &state.phase {
+        Phase::Bootstrapping { member: m } if m == member => (Lineage::root(*epoch), false),
+        Phase::Adopting { member: m, system_id: id, epoch: e, lineage }
+            if (m, id, e) == (member, system_id, epoch) =>
+        {
+            (lineage.clone(), true)
+        }
+        phase => return Err(Rejection::WrongPhase { phase: phase_name(phase) }),
+    };
     if epoch.0 == 0 || epoch.0 >= u64::from(u32::MAX) {
         return Err(Rejection::BadSpec { why: format!("no data begins at timeline {epoch}") });
     }
     state.phase = Phase::Running;
     state.system_id = Some(*system_id);
     state.epoch = *epoch;
-    state.lineage = Lineage::root(*epoch);
+    state.lineage = lineage;
     // Nobody led this epoch. Only the member that has the data covers it, so only that member can
     // be granted the next.
     let root = SyncConfig::asynchronous(*epoch, state.next_sync);
@@ -430,7 +441,11 @@ fn finish_bootstrap(
         closed: Some(Closed { reason: CloseReason::Initial, at }),
         stopped: true,
     });
-    let kind = EventKind::BootstrapFinished { member: member.clone(), system_id: *system_id };
+    let (member, system_id) = (member.clone(), *system_id);
+    let kind = match adopted {
+        true => EventKind::Adopted { member, system_id, epoch: *epoch },
+        false => EventKind::BootstrapFinished { member, system_id },
+    };
     record(state, at, kind);
     Ok(APPLIED)
 }
@@ -534,6 +549,7 @@ fn apply_grant(
     } else {
         add_sync(state, grant.sync.clone());
     }
+    members::keep_granted(state, at, &grant.member);
     let kind = EventKind::Granted {
         member: grant.member.clone(),
         wal_epoch,

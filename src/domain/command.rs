@@ -3,9 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::adoption::{Adoption, AdoptionRefusal};
 use super::alarm::{Alarm, Notice};
 use super::candidate::Refusal;
+use super::clusters::ClustersChange;
 use super::lineage::Lineage;
+use super::membership::{MembershipChange, MembershipRefusal};
 use super::nodes::NodesRejection;
 use super::observation::Sealed;
 use super::observation::Sequence;
@@ -257,6 +260,12 @@ pub enum Change {
         /// What it said.
         why: String,
     },
+    /// Takes over data that exists.
+    Adopt(Adoption),
+    /// Changes who belongs to the cluster.
+    Membership(MembershipChange),
+    /// Creates or removes the cluster by the operator's word.
+    Clusters(ClustersChange),
     /// Ends the operation under way.
     FinishOperation {
         /// Its number.
@@ -583,6 +592,12 @@ pub enum Rejection {
         /// Those that are.
         kept: Vec<u64>,
     },
+    /// A rule about the adoption of data.
+    #[error(transparent)]
+    Adoption(#[from] AdoptionRefusal),
+    /// A rule about members and clusters that come and go.
+    #[error(transparent)]
+    Membership(#[from] MembershipRefusal),
     /// The specification is not valid.
     #[error("the specification is refused: {why}")]
     BadSpec {
@@ -628,6 +643,8 @@ impl Rejection {
             Rejection::LastTagged { .. } => "member.last-may-lead",
             Rejection::PrimaryHealthy { .. } => "failover.primary-gone",
             Rejection::Nodes(rejection) => rejection.rule(),
+            Rejection::Adoption(refusal) => refusal.rule(),
+            Rejection::Membership(refusal) => refusal.rule(),
             Rejection::BadSpec { .. } => "spec.valid",
             Rejection::StaleRevision { .. } => "spec.current",
             Rejection::SpecFixed { .. } => "spec.fixed",

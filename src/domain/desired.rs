@@ -3,13 +3,22 @@
 use super::lineage::Lineage;
 use super::state::{ClusterState, Phase, Stage};
 use super::sync::SyncConfig;
-use super::types::{Epoch, GuardId, MemberName};
+use super::types::{Epoch, GuardId, MemberName, SystemId};
 
 /// What one member has to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Desired {
     /// It is not registered yet.
     Register,
+    /// It makes data that exists ready to be led.
+    Adopt {
+        /// The system identifier.
+        system_id: SystemId,
+        /// Its timeline, which nobody leads.
+        epoch: Epoch,
+    },
+    /// It was removed: its PostgreSQL is stopped, and its data kept.
+    Removed,
     /// Nothing, for now.
     Wait {
         /// Why.
@@ -105,13 +114,22 @@ pub struct Upstream {
 /// What `state` asks of `member`.
 pub fn desired(state: &ClusterState, member: &MemberName) -> Desired {
     if !state.members.contains_key(member) {
-        return Desired::Register;
+        return match state.removed.contains_key(member) {
+            true => Desired::Removed,
+            false => Desired::Register,
+        };
     }
     match &state.phase {
         Phase::AwaitingMembers => return Desired::Wait { why: "the cluster has no data yet" },
         Phase::Bootstrapping { member: chosen } if chosen == member => return Desired::Bootstrap,
         Phase::Bootstrapping { .. } => {
             return Desired::Wait { why: "another member makes the data directory" };
+        }
+        Phase::Adopting { member: chosen, system_id, epoch, .. } if chosen == member => {
+            return Desired::Adopt { system_id: *system_id, epoch: *epoch };
+        }
+        Phase::Adopting { .. } => {
+            return Desired::Wait { why: "the data of another member is taken over" };
         }
         Phase::Running => {}
     }

@@ -11,6 +11,8 @@ use super::types::Epoch;
 fn asked(bench: &Bench) -> Vec<String> {
     let of = |name: &str| match desired(bench.state(), &m(name)) {
         Desired::Register => "register".to_owned(),
+        Desired::Removed => "removed".to_owned(),
+        Desired::Adopt { epoch, .. } => format!("adopt {epoch}"),
         Desired::Wait { .. } => "wait".to_owned(),
         Desired::Bootstrap => "bootstrap".to_owned(),
         Desired::Sealed { promise } => format!("sealed {promise}"),

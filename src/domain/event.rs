@@ -115,6 +115,61 @@ pub enum EventKind {
         /// Its PostgreSQL address.
         address: String,
     },
+    /// Data that exists is to be taken over.
+    AdoptionStarted {
+        /// Whose data is the primary's.
+        member: MemberName,
+        /// Its system identifier.
+        system_id: SystemId,
+        /// Its timeline.
+        epoch: Epoch,
+        /// Whether the operator named the member.
+        named: bool,
+        /// Who asked.
+        by: String,
+    },
+    /// Data that existed is the cluster's.
+    Adopted {
+        /// Whose it was.
+        member: MemberName,
+        /// Its system identifier.
+        system_id: SystemId,
+        /// Its timeline.
+        epoch: Epoch,
+    },
+    /// The operator created the cluster.
+    ClusterDefined {
+        /// Who asked.
+        by: String,
+    },
+    /// A member is to be removed.
+    MemberRemovalStarted {
+        /// Who.
+        member: MemberName,
+        /// Who asked.
+        by: String,
+    },
+    /// A member that was to be removed stays.
+    MemberRemovalAbandoned {
+        /// Who.
+        member: MemberName,
+        /// Why.
+        why: String,
+    },
+    /// A member was removed.
+    MemberRemoved {
+        /// Who.
+        member: MemberName,
+        /// Who asked.
+        by: String,
+    },
+    /// The name of a removed member may register again.
+    MemberPermitted {
+        /// Who.
+        member: MemberName,
+        /// Who asked.
+        by: String,
+    },
     /// A member's address, priority or tag changed.
     MemberChanged {
         /// Who.

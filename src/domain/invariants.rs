@@ -40,6 +40,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("no primary waits for itself", primary_not_in_sync),
     ("the lineage is in order and ends at or before the epoch", lineage_in_order),
     ("no two members share a slot name or an address", members_distinct),
+    ("who leaves is a member, and who was removed is none", leaving_and_removed),
     ("histories are bounded and numbered", histories_bounded),
     ("operations are numbered, and each is in its place", operations_in_place),
     ("revisions of the specification are numbered, and the newest is in force", revisions_in_order),
@@ -69,7 +70,9 @@ pub fn check_step(before: &ControlState, after: &ControlState) -> Vec<Violation>
             violations.push(Violation { cluster: name.clone(), invariant, found });
         };
         let Some(new) = after.clusters.get(name) else {
-            broken("a cluster is not forgotten", "it is gone".to_owned());
+            if !after.is_removed(name) {
+                broken("a cluster is not forgotten", "it is gone".to_owned());
+            }
             continue;
         };
         if new.epoch < old.epoch {
@@ -100,6 +103,13 @@ pub fn check_step(before: &ControlState, after: &ControlState) -> Vec<Violation>
         }
         if new.spec.timing != old.spec.timing {
             broken("the times of leases never change", format!("{:?}", new.spec.timing));
+        }
+        let counted = |m: &MemberName| old.syncs.iter().any(|c| c.members.contains(m));
+        for gone in old.members.keys().filter(|m| !new.members.contains_key(*m)) {
+            let led = old.tenure.as_ref().is_some_and(|t| t.member == *gone);
+            if led || counted(gone) {
+                broken("nobody is removed whom a takeover may need", gone.to_string());
+            }
         }
         if new.next_event < old.next_event || new.next_operation < old.next_operation {
             broken("numbers of events and operations only grow", String::new());
@@ -200,6 +210,15 @@ fn members_distinct(s: &ClusterState) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn leaving_and_removed(s: &ClusterState) -> Result<(), String> {
+    let stranger = s.leaving.keys().find(|m| !s.members.contains_key(*m));
+    let both = s.removed.keys().find(|m| s.members.contains_key(*m));
+    match stranger.or(both) {
+        Some(name) => Err(name.to_string()),
+        None => Ok(()),
+    }
 }
 
 fn histories_bounded(s: &ClusterState) -> Result<(), String> {

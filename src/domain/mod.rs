@@ -10,11 +10,13 @@
 //! observations + ControlState + ledger + now -> plan -> commands, and a report of why or why not
 //! ```
 
+pub mod adoption;
 pub mod alarm;
 pub mod apply;
 pub mod candidate;
 pub mod cascade;
 pub mod catalogue;
+pub mod clusters;
 pub mod command;
 pub mod desired;
 pub mod doctor;
@@ -23,6 +25,7 @@ pub mod health;
 pub mod invariants;
 pub mod lease;
 pub mod lineage;
+pub mod membership;
 pub mod mutant;
 pub mod nodes;
 pub mod observation;
@@ -40,6 +43,8 @@ pub use apply::{Position, apply};
 pub use command::{Command, Rejection, Reply};
 pub use state::{ClusterState, ControlState};
 
+#[cfg(all(test, not(quorate_mutants)))]
+mod adoption_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod apply_test;
 #[cfg(all(test, not(quorate_mutants)))]
@@ -60,6 +65,8 @@ mod invariants_test;
 mod jobs_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod lease_test;
+#[cfg(all(test, not(quorate_mutants)))]
+mod membership_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod operation_test;
 #[cfg(all(test, not(quorate_mutants)))]

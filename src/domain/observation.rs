@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::adoption::Adoptable;
 use super::alarm::{Alarm, Notice};
 use super::lineage::Lineage;
 use super::space::{Aside, Disks};
@@ -150,6 +151,8 @@ pub enum Condition {
         /// Why.
         why: String,
     },
+    /// PostgreSQL does not run, and its data is that of a server that may be adopted.
+    Adoptable(Adoptable),
     /// A rewind runs.
     Rewinding,
     /// A base backup runs.
@@ -278,6 +281,8 @@ pub struct Observations {
     pub operations_seen: BTreeMap<u64, BootTime>,
     /// When it first saw that by this operation the primary is to leave its role.
     pub handover_seen: Option<(u64, BootTime)>,
+    /// When this leader first saw that a member is to leave.
+    pub leaving_seen: BTreeMap<MemberName, BootTime>,
     /// Members that gave a granted epoch up before it was active, and when.
     pub gave_up: BTreeMap<MemberName, BootTime>,
     /// The furthest position that the primary of an epoch has itself told this leader.
@@ -352,6 +357,10 @@ impl Observations {
             }
             Some(_) => {}
             None => self.closed_seen = None,
+        }
+        self.leaving_seen.retain(|member, _| state.leaving.contains_key(member));
+        for member in state.leaving.keys() {
+            self.leaving_seen.entry(member.clone()).or_insert(now);
         }
         self.operations_seen.retain(|id, _| state.under_way().any(|op| op.id == *id));
         for op in state.under_way() {

@@ -3,6 +3,7 @@
 //! A pure function of agreed state, observations, ledger and time. It proposes at most one change;
 //! the next pass sees its effect. Whatever it proposes, `apply` checks again.
 
+mod adoption;
 mod advice;
 mod bootstrap;
 mod closed;
@@ -11,6 +12,7 @@ mod health;
 mod jobs;
 mod open;
 mod operation;
+mod removal;
 mod restart;
 mod room;
 mod spec;
@@ -23,9 +25,11 @@ use super::lease::LeaderLedger;
 use super::observation::{Condition, Observations, Observed};
 use super::state::{ClusterState, Phase, Tenure};
 use super::types::{BootTime, ClusterName, MemberName, WallMillis};
+pub use adoption::adoption_check;
 pub use finding::Finding;
 pub use jobs::progress;
 pub use operation::{OperationProblem, failover_check, reinitialise_check, switchover_check};
+pub use removal::{member_removal_check, running_members};
 pub use restart::restart_check;
 
 /// How old a report may be to say what a member is doing now.
@@ -51,6 +55,8 @@ pub const FAILOVER_TARGET_WAIT: Duration = Duration::from_secs(10);
 pub const FAILOVER_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a takeover looks for a proof before the operator's acceptance of data loss is used.
 pub const LOSS_SETTLE: Duration = Duration::from_secs(5);
+/// How long a member that leaves may go on to count before its removal is given up.
+pub const REMOVAL_DEADLINE: Duration = Duration::from_secs(60);
 /// Most bytes that the target of a switchover may be behind.
 pub const SWITCHOVER_LAG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -77,6 +83,9 @@ pub fn plan(
     let proposal = match &state.phase {
         Phase::AwaitingMembers => pass.begin_bootstrap(&mut findings),
         Phase::Bootstrapping { member } => pass.follow_bootstrap(member, &mut findings),
+        Phase::Adopting { member, system_id, epoch, .. } => {
+            pass.follow_adoption(member, *system_id, *epoch, &mut findings)
+        }
         Phase::Running => match &state.tenure {
             Some(t) if t.closed.is_none() => pass.watch_over(t, &mut findings),
             Some(t) => pass.take_over(t, &mut findings),

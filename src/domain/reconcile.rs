@@ -11,7 +11,7 @@ use super::observation::{Confirmed, Data, Sealed};
 use super::record::{DataMark, MemberRecord};
 use super::state::Stage;
 use super::sync::SyncConfig;
-use super::types::{BootTime, Epoch, GuardId, MemberName};
+use super::types::{BootTime, Epoch, GuardId, MemberName, SystemId};
 
 /// What a member is, as its agent knows it.
 #[derive(Debug, Clone, PartialEq)]
@@ -142,6 +142,15 @@ pub enum Action {
     Follow(FollowDuty),
     /// Start as a standby that follows: for data that is consistent only with the primary's WAL.
     StartFollowing(FollowDuty),
+    /// Make our users in the stopped data directory, and call it the cluster's.
+    Adopt {
+        /// The system identifier that it must have.
+        system_id: SystemId,
+        /// Its timeline.
+        epoch: Epoch,
+    },
+    /// Stop in order, and keep the data.
+    Retire,
     /// Stop, rewind to the primary's lineage, and follow.
     Rewind(FollowDuty),
     /// Stop in order, to start again.
@@ -175,6 +184,8 @@ pub fn reconcile(member: &MemberName, desired: &Desired, local: &Local, now: Boo
     }
     match desired {
         Desired::Register => Action::Nothing { why: "not registered yet" },
+        Desired::Adopt { system_id, epoch } => adopt(*system_id, *epoch, local),
+        Desired::Removed => retire(local),
         Desired::Wait { why } => Action::Nothing { why },
         Desired::Bootstrap => bootstrap(local),
         Desired::Sealed { promise } => sealed(*promise, local),
@@ -198,7 +209,12 @@ fn must_end(epoch: Epoch, desired: &Desired, local: &Local, now: BootTime) -> Op
         }
         Desired::Follow(duty) => duty.epoch >= epoch,
         Desired::Sealed { promise } => *promise > epoch,
-        Desired::Register | Desired::Wait { .. } | Desired::Bootstrap => false,
+        // It is stopped in order, as long as its lease allows.
+        Desired::Register
+        | Desired::Removed
+        | Desired::Adopt { .. }
+        | Desired::Wait { .. }
+        | Desired::Bootstrap => false,
     };
     if lost {
         return Some(EndReason::NotOurs);
@@ -209,6 +225,23 @@ fn must_end(epoch: Epoch, desired: &Desired, local: &Local, now: BootTime) -> Op
         }
         _ if local.hung => Some(EndReason::Hung),
         _ => None,
+    }
+}
+
+fn adopt(system_id: SystemId, epoch: Epoch, local: &Local) -> Action {
+    match (&local.process, &local.data) {
+        (Process::Down, Data::Present { system_id: found }) if *found == system_id => {
+            Action::Adopt { system_id, epoch }
+        }
+        (Process::Down, _) => Action::Nothing { why: "the data to be taken over is not here" },
+        _ => Action::Nothing { why: "it runs" },
+    }
+}
+
+fn retire(local: &Local) -> Action {
+    match local.process {
+        Process::Down => Action::Nothing { why: "it was removed: its data is kept" },
+        _ => Action::Retire,
     }
 }
 

@@ -117,7 +117,13 @@ fn short(action: &Action) -> String {
 }
 
 fn every_desired() -> Vec<Desired> {
-    let mut all = vec![Desired::Register, Desired::Wait { why: "test" }, Desired::Bootstrap];
+    let mut all = vec![
+        Desired::Adopt { system_id: SYSTEM, epoch: Epoch(3) },
+        Desired::Removed,
+        Desired::Register,
+        Desired::Wait { why: "test" },
+        Desired::Bootstrap,
+    ];
     for epoch in [4, 5, 6] {
         all.push(Desired::Sealed { promise: Epoch(epoch) });
         all.push(follow(epoch, false));
@@ -226,6 +232,14 @@ fn no_combination_does_anything_unsafe() {
                         let runs = confirmed.as_ref().and_then(|c| c.syncs.last()).map(|c| c.seq);
                         assert!(syncs.last().map(|c| c.seq) >= runs, "never back: {why}");
                     }
+                }
+                Action::Adopt { system_id, .. } => {
+                    assert!(matches!(desired, Desired::Adopt { .. }), "{why}");
+                    let present = Data::Present { system_id: *system_id };
+                    assert!(local.process == Process::Down && local.data == present, "{why}");
+                }
+                Action::Retire => {
+                    assert!(desired == Desired::Removed && local.process != Process::Down, "{why}");
                 }
                 Action::Initialise => {
                     assert!(desired == Desired::Bootstrap, "{why}");

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::mutant::{self, Mutant};
+use super::observation::Data;
 use super::types::{ClusterName, Epoch, GuardId, Lsn, MemberName, SystemId};
 
 /// The durable record of a member. It lies beside the data directory, never in it, so that a
@@ -82,6 +83,21 @@ impl MemberRecord {
             copied_for: 0,
             bootstrap_hook: false,
         }
+    }
+
+    /// Forgets what it promised and held in another life of the cluster: one that was removed, and
+    /// whose data is not here any more. Which of its guards have ended stays known.
+    pub fn begin_anew(&mut self, system_id: Option<SystemId>) {
+        let (cluster, member) = (self.cluster.clone(), self.member.clone());
+        let (running, emptied) = (self.running.take(), std::mem::take(&mut self.emptied));
+        *self = Self { system_id, running, emptied, ..Self::new(cluster, member) };
+    }
+
+    /// Whether it is about data that is gone, of another cluster than the one with this system
+    /// identifier: its promises say nothing of that.
+    pub fn is_of_another(&self, data: &Data, system_id: Option<SystemId>) -> bool {
+        let other = self.system_id.is_some_and(|own| system_id.is_some_and(|id| id != own));
+        *data == Data::Empty && other
     }
 
     /// Notes that nothing of the process tree that ran last is left. Only a proof is remembered as

@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::alarm::Alarm;
+use super::clusters::RemovedCluster;
 use super::event::Event;
 use super::lease::Timing;
 use super::lineage::Lineage;
+use super::membership::{Leaving, Removed};
 use super::nodes::Nodes;
 use super::observation::Sequence;
 use super::operation::Later;
@@ -34,6 +36,9 @@ pub struct ControlState {
     /// The nodes of the control plane itself.
     #[serde(default)]
     pub nodes: Nodes,
+    /// Clusters that were removed, oldest first.
+    #[serde(default)]
+    pub removed_clusters: VecDeque<RemovedCluster>,
 }
 
 impl ControlState {
@@ -63,6 +68,12 @@ pub struct ClusterState {
     /// Registered members by name.
     #[serde(default)]
     pub members: BTreeMap<MemberName, Member>,
+    /// Members that are to be removed, and count until they need not any more.
+    #[serde(default)]
+    pub leaving: BTreeMap<MemberName, Leaving>,
+    /// Names that were removed: they do not register by themselves.
+    #[serde(default)]
+    pub removed: BTreeMap<MemberName, Removed>,
     /// The highest epoch that was ever granted.
     #[serde(default)]
     pub epoch: Epoch,
@@ -131,6 +142,8 @@ impl ClusterState {
             phase: Phase::AwaitingMembers,
             system_id: None,
             members: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            removed: BTreeMap::new(),
             epoch: Epoch(0),
             tenure: None,
             syncs: Vec::new(),
@@ -160,6 +173,12 @@ impl ClusterState {
     /// The member that is primary and open for writes, by the agreed state.
     pub fn active_primary(&self) -> Option<&MemberName> {
         self.open_tenure().filter(|t| matches!(t.stage, Stage::Active { .. })).map(|t| &t.member)
+    }
+
+    /// Whether commits of this primary may wait for that member: it may confirm, and does not leave.
+    pub fn may_confirm(&self, member: &MemberName, primary: &MemberName) -> bool {
+        !self.leaving.contains_key(member)
+            && self.members.get(member).is_some_and(|m| m.may_confirm(primary))
     }
 
     /// The synchronous configuration that the primary has to run with: the newest in force.
@@ -296,6 +315,17 @@ pub enum Phase {
     Bootstrapping {
         /// Who runs `initdb`.
         member: MemberName,
+    },
+    /// This member takes over data that exists, which nobody led under this control plane.
+    Adopting {
+        /// Who has the primary's data.
+        member: MemberName,
+        /// Its system identifier.
+        system_id: SystemId,
+        /// Its timeline.
+        epoch: Epoch,
+        /// Where each of its timelines begins.
+        lineage: Lineage,
     },
     /// Data exists: from here on `initdb` never runs again.
     Running,

@@ -191,14 +191,16 @@ impl Member {
     pub fn act(&mut self, action: &Action, source: Option<&Member>, caught_up: bool, ms: u64) {
         let record = &mut self.local.record;
         match action {
-            Action::Nothing { .. } => {}
+            Action::Nothing { .. } | Action::Adopt { .. } => {}
             Action::Initialise => {
                 self.wal = vec![(1, 0)];
                 self.local.data = Data::Present { system_id: SYSTEM };
                 record.held = Epoch(1);
                 record.data = DataMark::Intact;
             }
-            Action::ProveEnd | Action::EndEpoch { .. } | Action::Restart => self.emptied(),
+            Action::ProveEnd | Action::EndEpoch { .. } | Action::Restart | Action::Retire => {
+                self.emptied()
+            }
             Action::Disown { epoch } => record.ended = record.ended.max(*epoch),
             Action::StartSealed { promise } => {
                 record.promised = record.promised.max(*promise);

@@ -4,10 +4,27 @@ use crate::config::{self, Config};
 use crate::domain::lease::Timing;
 use crate::domain::specification::{DatabaseSpec, RoleSpec};
 use crate::domain::state::{ClusterSpec, SynchronousMode};
+use crate::domain::types::ClusterName;
 
 /// What the configuration asks of a cluster.
 pub fn spec(config: &Config, cluster: &config::Cluster) -> ClusterSpec {
-    let t = &config.timing;
+    of(&config.timing, cluster)
+}
+
+/// What the operator hands in for a new cluster, as TOML.
+///
+/// # Errors
+/// All that is wrong with it, for a person.
+pub fn specification(name: &ClusterName, text: &str) -> Result<ClusterSpec, String> {
+    match config::definition(name, text) {
+        Ok((cluster, timing)) => Ok(of(&timing, &cluster)),
+        Err(problems) => {
+            Err(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        }
+    }
+}
+
+fn of(t: &config::Timing, cluster: &config::Cluster) -> ClusterSpec {
     ClusterSpec {
         timing: Timing {
             renew_ms: t.renew_ms,

@@ -24,6 +24,7 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod activity;
+pub mod adopt;
 pub mod barrier;
 pub mod basebackup;
 pub mod binaries;

@@ -421,10 +421,34 @@ pub fn check_port(listen_addresses: &str, port: u16) -> Result<(), Error> {
     Ok(())
 }
 
+/// The process of a live server that has this data directory and is none of our tree: by its lock
+/// file, the name of its program, and its working directory, since the number alone could be that
+/// of anybody. To be asked where no tree of ours runs.
+pub fn stranger(layout: &Layout) -> Result<Option<i32>, files::Error> {
+    let Some(content) = files::read_if_exists(&layout.pgdata.join("postmaster.pid"))? else {
+        return Ok(None);
+    };
+    let text = String::from_utf8_lossy(&content);
+    let pid: Option<i32> = text.lines().next().and_then(|line| line.trim().parse().ok());
+    let Some(pid) = pid.filter(|pid| *pid > 0) else { return Ok(None) };
+    let proc = Path::new("/proc").join(pid.to_string());
+    let name = std::fs::read_to_string(proc.join("comm")).unwrap_or_default();
+    let (Ok(cwd), Ok(pgdata)) =
+        (std::fs::read_link(proc.join("cwd")), std::fs::canonicalize(&layout.pgdata))
+    else {
+        return Ok(None);
+    };
+    Ok((name.trim() == "postgres" && cwd == pgdata).then_some(pid))
+}
+
 /// Removes the lock files of a server that is gone: `postmaster.pid` and the socket's. Only after
 /// its process tree was *proven* empty. They hold process ids of a namespace that is gone, which
 /// can be those of strangers here. Returns whether there were any.
 pub fn remove_stale_locks(layout: &Layout, port: u16) -> Result<bool, Error> {
+    if stranger(layout)?.is_some() {
+        // It is not ours, and would stop at once without its lock file.
+        return Ok(false);
+    }
     let socket = format!(".s.PGSQL.{port}");
     let mut any = false;
     for path in [

@@ -1,6 +1,6 @@
 //! Messages of the session, and the transport that carries them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
 
@@ -107,6 +107,9 @@ pub struct RegisterRequest {
     pub tags: Tags,
     /// The system identifier of the data that it holds.
     pub system_id: Option<SystemId>,
+    /// Whether that data waits to be adopted where the cluster has none.
+    #[serde(default)]
+    pub adopt: bool,
 }
 
 /// The member is registered.
@@ -173,6 +176,9 @@ pub struct PollReply {
     /// The clusters asked for that exist, their histories left out. Empty where the index is the
     /// one that the agent has: there is no news.
     pub clusters: BTreeMap<ClusterName, ClusterState>,
+    /// The clusters asked for that were removed; empty where there is no news.
+    #[serde(default)]
+    pub removed: BTreeSet<ClusterName>,
     /// What the leader knows of the members of each.
     pub presence: BTreeMap<ClusterName, BTreeMap<MemberName, Presence>>,
     /// The controllers that vote, as of that index. Empty from a version that does not tell.

@@ -7,6 +7,7 @@
 // Tests of real processes wait in real time.
 #![allow(clippy::disallowed_methods)]
 
+mod adoption;
 mod bootstrap;
 mod chaos;
 mod disks;
@@ -17,6 +18,7 @@ mod hung;
 mod jobs;
 mod judging;
 mod kills;
+mod members;
 mod modes;
 mod nodes;
 mod operators;

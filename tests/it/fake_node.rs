@@ -142,6 +142,9 @@ impl Source for Fake {
         *self.barriers.lock().unwrap() += 1;
         Ok(())
     }
+    fn specification(&self, _: &ClusterName, text: &str) -> Result<ClusterSpec, String> {
+        serde_json::from_str(text).map_err(|e| e.to_string())
+    }
     fn wall(&self) -> WallMillis {
         WallMillis(1_790_000_000_000)
     }

@@ -1,9 +1,13 @@
 //! The API without its transport: the service, the checks of requests, and what is done with them.
 
+#[path = "../../../src/api/doctor.rs"]
+mod doctor;
 #[path = "../../../src/api/error.rs"]
 mod error;
 #[path = "../../../src/api/jobs.rs"]
 mod jobs;
+#[path = "../../../src/api/membership.rs"]
+mod membership;
 #[path = "../../../src/api/nodes.rs"]
 mod nodes;
 #[path = "../../../src/api/operate.rs"]

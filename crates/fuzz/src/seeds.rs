@@ -97,6 +97,7 @@ fn session(all: &mut Vec<Seed>) {
         address: "a:5432".to_owned(),
         priority: 1,
         tags: Default::default(),
+        adopt: false,
         system_id: None,
     };
     put(0, "register", json(&register));
@@ -116,6 +117,7 @@ fn session(all: &mut Vec<Seed>) {
     let answer = PollReply {
         index: 7,
         clusters: [(cluster.clone(), running())].into(),
+        removed: Default::default(),
         presence: Default::default(),
         controllers: Vec::new(),
     };

@@ -242,6 +242,7 @@ impl<M: MakeDatabase> Sim<M> {
                 address: format!("{name}:5432"),
                 priority: member.priority,
                 tags: member.tags.clone(),
+                adopt: false,
                 spec: settings.spec.clone(),
             });
             let setup = Setup {

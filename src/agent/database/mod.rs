@@ -24,6 +24,7 @@
 // This module talks to the real machine only, so it may use tokio's tasks and timers directly.
 #![allow(clippy::disallowed_methods)]
 
+mod adopt;
 mod catalogue;
 mod conf;
 mod error;
@@ -57,6 +58,7 @@ use super::driver::{
     RunRole, RunState, Seen, StartMode, Started, Survey, Tree, Upkeep,
 };
 use super::hooks::Hooks;
+use crate::domain::adoption::Adoptable;
 use crate::domain::alarm::{NOTICES_MAX, NoticeCode};
 use crate::domain::catalogue::Catalogue;
 use crate::domain::desired::{FollowDuty, Upstream};
@@ -306,6 +308,18 @@ impl Database for PgDatabase {
 
     async fn initialise(&self, spec: &ClusterSpec) -> Result<SystemId> {
         self.make_data(spec).await
+    }
+
+    async fn adoptable(&self) -> Result<Adoptable> {
+        self.look_for_adoption().await
+    }
+
+    async fn adopt(&self, system_id: SystemId, epoch: Epoch) -> Result<()> {
+        self.take_on(system_id, epoch).await
+    }
+
+    async fn stranger(&self) -> Result<Option<i32>> {
+        self.look_for_stranger().await
     }
 
     async fn examine(&self) -> Result<Examined> {

@@ -108,7 +108,7 @@ impl PgDatabase {
         Ok(control.system_id)
     }
 
-    fn refuse_running(&self) -> Result<()> {
+    pub(super) fn refuse_running(&self) -> Result<()> {
         match self.client() {
             Some(_) => Err(Error::Failed("a process tree is there".to_owned())),
             None => Ok(()),

@@ -77,7 +77,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     }
 
     /// From here on no renewal of the epoch leaves any more, and its process tree is to end.
-    fn begin_end(&mut self, epoch: Epoch, crashed: bool) {
+    pub(super) fn begin_end(&mut self, epoch: Epoch, crashed: bool) {
         self.ending = Some((epoch, crashed));
         let mut inner = self.shared.lock();
         inner.claim = None;

@@ -42,6 +42,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             address: member.address.clone(),
             priority: member.priority,
             tags: member.tags.clone(),
+            adopt: member.adopt,
             system_id: match &data {
                 Data::Present { system_id } => Some(*system_id),
                 _ => None,

@@ -34,9 +34,8 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             Ok(system_id) => {
                 let hooked = self.shared.database.hooks().has(Hook::AfterBootstrap);
                 let done = self.record(|r| {
+                    r.begin_anew(Some(system_id));
                     r.bootstrap_hook = hooked;
-                    r.data = DataMark::Intact;
-                    r.system_id = Some(system_id);
                     // Nobody led the first epoch, and all that there is of it is here.
                     r.held = FIRST_EPOCH;
                     r.ended = FIRST_EPOCH;

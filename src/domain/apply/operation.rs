@@ -105,7 +105,7 @@ fn start(
 // ---- guards ----
 
 /// The member has no job.
-fn expect_free(state: &ClusterState, member: &MemberName) -> Result<(), Rejection> {
+pub(super) fn expect_free(state: &ClusterState, member: &MemberName) -> Result<(), Rejection> {
     expect_member(state, member)?;
     match state.jobs.get(member) {
         Some(job) => Err(Rejection::MemberBusy { member: member.clone(), id: job.id }),

@@ -58,7 +58,9 @@ pub(super) fn follows(p: &Patient<'_>, found: &mut Vec<Diagnosis>) {
                 format!("{name} still runs as primary of epoch {}", view.epoch),
                 "it is being ended; see hanode's log there if that lasts",
             ),
-            Condition::Down => (format!("PostgreSQL of {name} does not run"), log),
+            Condition::Down | Condition::Adoptable(_) => {
+                (format!("PostgreSQL of {name} does not run"), log)
+            }
             Condition::Starting => (
                 format!("PostgreSQL of {name} starts or recovers"),
                 "wait; a long recovery is shown in PostgreSQL's log",

@@ -2,17 +2,23 @@
 
 use super::super::candidate::Refusal;
 use super::super::command::Change;
-use super::super::observation::{Condition, Data};
+use super::super::observation::{Condition, Data, Observed};
 use super::super::types::{Epoch, MemberName};
 use super::{Finding, Pass};
+
+fn adoptable(report: Option<&Observed>) -> bool {
+    report.is_some_and(|o| matches!(o.report.condition, Condition::Adoptable(_)))
+}
 
 impl Pass<'_> {
     pub(super) fn begin_bootstrap(&self, findings: &mut Vec<Finding>) -> Option<Change> {
         let mut ready = true;
         for member in &self.state.spec.bootstrap_members {
             let report = self.state.members.get(member).and_then(|_| self.fresh(member));
+            self.adoptable_findings(member, findings);
             match report.map(|o| &o.report.data) {
                 Some(Data::Empty) => {}
+                Some(_) if adoptable(report) => ready = false,
                 Some(Data::Present { system_id }) => {
                     let (member, system_id) = (member.clone(), *system_id);
                     findings.push(Finding::UnknownData { member, system_id });

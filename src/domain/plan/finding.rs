@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::super::adoption::{Adoptable, Was};
 use super::super::candidate::Refusal;
 use super::super::sync::SyncConfig;
 use super::super::types::{Epoch, MemberName, SystemId};
@@ -18,6 +19,10 @@ pub enum Finding {
     UnknownData { member: MemberName, system_id: SystemId },
     /// `initdb` is under way, or failed.
     Bootstrapping { member: MemberName, problem: Option<String> },
+    /// A member holds data that can be adopted.
+    Adoptable { member: MemberName, found: Box<Adoptable> },
+    /// Data is being taken over, or could not be.
+    Adopting { member: MemberName, problem: Option<String> },
     /// The holder proved that its epoch ended.
     HolderStopped { member: MemberName, epoch: Epoch },
     /// No renewal has come for the suspicion time.
@@ -54,6 +59,8 @@ pub enum Finding {
     Rolling { operation: u64, text: String },
     /// What is due cannot begin yet.
     ScheduledWaits { operation: u64, why: String },
+    /// A member is to be removed, once it counts nowhere any more.
+    MemberLeaving { member: MemberName },
     /// An operation was given up.
     OperationFailed { why: String },
     /// A member does not report.
@@ -75,6 +82,8 @@ impl Finding {
             Finding::AwaitingMember { .. } => "bootstrap.all-members",
             Finding::UnknownData { .. } => "data.no-bootstrap-beside",
             Finding::Bootstrapping { .. } => "bootstrap",
+            Finding::Adoptable { .. } => "adopt.waits",
+            Finding::Adopting { .. } => "adopt",
             Finding::HolderStopped { .. } => "takeover.proven-stop",
             Finding::HolderSilent { .. } => "takeover.lease-lost",
             Finding::TakeoverWouldFail { .. } => "takeover.likely-quorum",
@@ -92,6 +101,7 @@ impl Finding {
             Finding::Paused { .. } => "cluster.paused",
             Finding::Working { .. } | Finding::Rolling { .. } => "operation.under-way",
             Finding::ScheduledWaits { .. } => "operation.scheduled",
+            Finding::MemberLeaving { .. } => "member.leaving",
             Finding::OperationFailed { .. } => "operation.failed",
             Finding::MemberSilent { .. } => "member.reports",
             Finding::RegistrationRefused { rule, .. } => rule,
@@ -106,6 +116,8 @@ impl Finding {
             Finding::AwaitingMember { member }
             | Finding::UnknownData { member, .. }
             | Finding::Bootstrapping { member, .. }
+            | Finding::Adoptable { member, .. }
+            | Finding::Adopting { member, .. }
             | Finding::HolderStopped { member, .. }
             | Finding::HolderSilent { member, .. }
             | Finding::Promoting { member, .. }
@@ -115,6 +127,7 @@ impl Finding {
             | Finding::Granting { member, .. }
             | Finding::SwitchingOver { target: member }
             | Finding::Working { member, .. }
+            | Finding::MemberLeaving { member }
             | Finding::MemberSilent { member }
             | Finding::RegistrationRefused { member, .. }
             | Finding::SpecRefused { member, .. }
@@ -141,6 +154,28 @@ impl fmt::Display for Finding {
             }
             Finding::Bootstrapping { member, problem: Some(why) } => {
                 write!(f, "{member} could not make the data directory and tries again: {why}")
+            }
+            Finding::Adoptable { member, found } => {
+                let was = match found.was {
+                    Was::Primary => "was stopped in order as a primary",
+                    Was::Standby => "was stopped in order as a standby",
+                    Was::Unclear => "was not stopped in order, or runs",
+                };
+                write!(
+                    f,
+                    "{member} holds data with system identifier {}, timeline {}, up to {}, and {was}",
+                    found.system_id, found.epoch, found.end
+                )?;
+                match found.problems.as_slice() {
+                    [] => write!(f, "; `hactl cluster adopt` takes the cluster over"),
+                    problems => write!(f, "; before it can be adopted: {}", problems.join("; ")),
+                }
+            }
+            Finding::Adopting { member, problem: None } => {
+                write!(f, "{member} takes over the data that it has")
+            }
+            Finding::Adopting { member, problem: Some(why) } => {
+                write!(f, "{member} could not take over its data and tries again: {why}")
             }
             Finding::HolderStopped { member, epoch } => {
                 write!(f, "{member} proved that it stopped epoch {epoch}")
@@ -209,6 +244,9 @@ impl fmt::Display for Finding {
             }
             Finding::ScheduledWaits { operation, why } => {
                 write!(f, "operation {operation} is due and cannot begin: {why}")
+            }
+            Finding::MemberLeaving { member } => {
+                write!(f, "{member} is to be removed, once it counts in no configuration any more")
             }
             Finding::OperationFailed { why } => write!(f, "the operation was given up: {why}"),
             Finding::MemberSilent { member } => write!(f, "{member} does not report"),

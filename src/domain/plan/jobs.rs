@@ -219,7 +219,7 @@ fn of(condition: Option<&Condition>) -> String {
     match condition {
         None => "has not reported".to_owned(),
         Some(Condition::Unknown) => "cannot be looked at".to_owned(),
-        Some(Condition::Down) => "is down".to_owned(),
+        Some(Condition::Down | Condition::Adoptable(_)) => "is down".to_owned(),
         Some(Condition::Starting) => "starts".to_owned(),
         Some(Condition::Initialising) => "makes its data directory".to_owned(),
         Some(Condition::BootstrapFailed { why }) => format!("could not make its data: {why}"),

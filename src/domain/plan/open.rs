@@ -57,7 +57,8 @@ impl Pass<'_> {
             Stage::Active { .. } => self
                 .finish_sync_change(tenure, view, findings)
                 .or_else(|| self.attend_operation(tenure, findings))
-                .or(sync_change),
+                .or(sync_change)
+                .or_else(|| self.attend_removals(tenure, findings)),
         }
     }
 

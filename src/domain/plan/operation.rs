@@ -258,7 +258,7 @@ pub(super) fn best_target(
     }
 }
 
-fn primary_of<'a>(
+pub(super) fn primary_of<'a>(
     state: &ClusterState,
     observed: &'a Observations,
     now: BootTime,

@@ -111,9 +111,7 @@ impl Pass<'_> {
     fn may_confirm(&self, primary: &MemberName, name: &MemberName) -> bool {
         let leaves =
             self.state.active_primary().is_some() && self.state.reinitialisation_of(name).is_some();
-        self.state.members.get(name).is_some_and(|m| m.may_confirm(primary))
-            && !leaves
-            && !self.state.is_given_up(name)
+        self.state.may_confirm(name, primary) && !leaves && !self.state.is_given_up(name)
     }
 
     fn may_count(&self, primary: &MemberName, name: &MemberName) -> bool {

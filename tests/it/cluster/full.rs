@@ -252,6 +252,7 @@ impl Bulk {
             address: "127.0.0.1:1".to_owned(),
             priority: 0,
             tags: Tags::default(),
+            adopt: false,
             system_id: None,
         };
         Bulk { client, request, count: AtomicUsize::new(0) }

@@ -13,7 +13,7 @@
 mod address;
 mod client;
 mod cluster;
-mod config;
+pub mod config;
 mod disk;
 mod journal;
 mod net;

@@ -4,7 +4,9 @@ use super::operation::operation;
 use super::{cluster, epoch, guard, lineage, lsn, member, node, sealed, sync, system_id};
 use crate::domain::alarm::{Alarm, AlarmCode, Notice, NoticeCode};
 use crate::domain::candidate::{self, Proof};
+use crate::domain::clusters::ClustersChange;
 use crate::domain::command::{Basis, Change, Command, Grant};
+use crate::domain::membership::MembershipChange;
 use crate::domain::observation::{Sealed, Sequence};
 use crate::domain::state::{CloseReason, ClusterSpec, Outcome, SynchronousMode, Tags};
 use crate::domain::sync::SyncConfig;
@@ -26,7 +28,13 @@ pub fn command(input: &mut Input<'_>, state: &ControlState, at: WallMillis, term
     let cluster = cluster(input);
     let at = if input.stray() { WallMillis(input.number(at.0)) } else { at };
     let change = match state.clusters.get(&cluster) {
-        None => Change::CreateCluster { spec: spec(input) },
+        None => match input.flag() {
+            true => Change::CreateCluster { spec: spec(input) },
+            false => {
+                let (spec, by) = (spec(input), input.text());
+                Change::Clusters(ClustersChange::Create { spec, by })
+            }
+        },
         Some(agreed) => change(input, agreed, term),
     };
     Command { cluster, at, change }
@@ -170,7 +178,8 @@ fn change(input: &mut Input<'_>, state: &ClusterState, term: u64) -> Change {
             }),
             upto: Sequence { run: input.number(1), number: input.number(5) },
         },
-        246..=253 => Change::FinishOperation {
+        246..=249 => membership(input, current),
+        250..=253 => Change::FinishOperation {
             operation: input.number(state.operation.as_ref().map_or(0, |o| o.id)),
             outcome: match input.flag() {
                 true => Outcome::Done { primary: member(input) },
@@ -179,6 +188,22 @@ fn change(input: &mut Input<'_>, state: &ClusterState, term: u64) -> Change {
         },
         _ => Change::CreateCluster { spec: spec(input) },
     }
+}
+
+fn membership(input: &mut Input<'_>, expect_epoch: Epoch) -> Change {
+    let member = member(input);
+    Change::Membership(match input.below(5) {
+        0 | 1 => MembershipChange::BeginRemoval { expect_epoch, member, by: input.text() },
+        2 => MembershipChange::FinishRemoval { expect_epoch, member },
+        3 => MembershipChange::AbandonRemoval { member, why: input.text() },
+        _ => match input.flag() {
+            true => MembershipChange::Permit { member, by: input.text() },
+            false => {
+                let (forced, by) = (input.flag(), input.text());
+                return Change::Clusters(ClustersChange::Remove { expect_epoch, forced, by });
+            }
+        },
+    })
 }
 
 /// A list that is now and then longer than what is taken of it.

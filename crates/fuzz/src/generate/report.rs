@@ -62,6 +62,7 @@ pub fn report(
         },
         copied_for: if input.stray() { input.number(1) } else { 0 },
         reloaded: None,
+        about: Default::default(),
         aside: match input.stray() {
             true => vec![Aside {
                 path: input.text(),

@@ -10,7 +10,8 @@ use tonic::{Code, Request, Response, Status};
 use crate::api::{Api, ClusterView, ControllerInfo, LeaderView, Leadership, ProposeError, Source};
 use crate::domain::apply::Position;
 use crate::domain::observation::Observations;
-use crate::domain::types::{BootTime, WallMillis};
+use crate::domain::state::ClusterSpec;
+use crate::domain::types::{BootTime, ClusterName, WallMillis};
 use crate::domain::{Command, ControlState, Reply};
 use crate::input::Input;
 use crate::pb::v1::control_plane_server::ControlPlane;
@@ -163,6 +164,10 @@ impl Source for Node {
 
     fn controllers(&self) -> Vec<ControllerInfo> {
         Vec::new()
+    }
+
+    fn specification(&self, name: &ClusterName, text: &str) -> Result<ClusterSpec, String> {
+        crate::spec::specification(name, text)
     }
 
     async fn propose(&self, command: Command) -> Result<Reply, ProposeError> {

@@ -121,8 +121,12 @@ impl Tables {
                 (Desired::Follow(_), Run::Following { .. }, Mark::Copied(_)) => Step::Care,
                 _ => Step::Nothing,
             },
-            // No operator of the model restarts anybody.
-            Action::Initialise | Action::ProveEnd | Action::Restart => Step::Nothing,
+            // No operator of the model restarts, removes or adopts anybody.
+            Action::Initialise
+            | Action::ProveEnd
+            | Action::Restart
+            | Action::Retire
+            | Action::Adopt { .. } => Step::Nothing,
             Action::EndEpoch { .. } => Step::End,
             Action::Disown { epoch } => Step::Disown(small(epoch)),
             Action::StartSealed { promise } => Step::StartSealed(small(promise)),

@@ -105,6 +105,15 @@ pub fn words(event: &Event) -> String {
         EventKind::ClusterCreated => "the cluster is created".to_owned(),
         EventKind::MemberRegistered { member, .. } => format!("{member} registers"),
         EventKind::MemberChanged { member } => format!("{member} has changed"),
+        EventKind::AdoptionStarted { member, .. } => {
+            format!("the data of {member} is to be adopted")
+        }
+        EventKind::Adopted { member, .. } => format!("the data of {member} is adopted"),
+        EventKind::ClusterDefined { by } => format!("{by} creates the cluster"),
+        EventKind::MemberRemovalStarted { member, .. } => format!("{member} is to be removed"),
+        EventKind::MemberRemovalAbandoned { member, why } => format!("{member} stays: {why}"),
+        EventKind::MemberRemoved { member, .. } => format!("{member} is removed"),
+        EventKind::MemberPermitted { member, .. } => format!("{member} may come back"),
         EventKind::BootstrapStarted { member } => format!("{member} is to make the data"),
         EventKind::BootstrapFinished { member, .. } => format!("{member} has made the data"),
         EventKind::BootstrapAbandoned { member, why } => {

@@ -49,6 +49,7 @@ impl World {
             aside: Vec::new(),
             copied_for: local.record.copied_for,
             reloaded: None,
+            about: Default::default(),
             settings: Default::default(),
         })
     }

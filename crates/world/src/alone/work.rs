@@ -299,7 +299,9 @@ impl World {
         match action {
             Action::Nothing { .. } => Then::Done,
             Action::Initialise => self.initialise(m, stage),
-            Action::ProveEnd => self.prove_end(m, stage),
+            // No operator of this world removes or adopts anybody.
+            Action::Adopt { .. } => Then::Done,
+            Action::ProveEnd | Action::Retire => self.prove_end(m, stage),
             Action::EndEpoch { epoch, why } => {
                 if stage == 0
                     && let Some(agent) = self.agent(m)

@@ -1,0 +1,237 @@
+//! Data that somebody else's server made: what it is, and how it becomes ours.
+
+use std::path::{Path, PathBuf};
+
+use tracing::info;
+
+use super::error::{self, Result};
+use super::{PgDatabase, blocking};
+use crate::agent::driver::Error;
+use crate::domain::adoption::{Adoptable, IMPORTED_MAX, Was};
+use crate::domain::types::{Epoch, SystemId};
+use crate::postgres::controldata::{self, ClusterState};
+use crate::postgres::layout::Layout;
+use crate::postgres::os_user::OsUser;
+use crate::postgres::{adopt, files, history, start};
+
+/// Oldest version that can be managed.
+const MAJOR_MIN: u32 = 13;
+
+impl PgDatabase {
+    /// See [`crate::agent::driver::Database::adoptable`].
+    pub(super) async fn look_for_adoption(&self) -> Result<Adoptable> {
+        let layout = &self.settings.layout;
+        let control = controldata::read(&self.binaries, &self.user, &layout.pgdata)
+            .await
+            .map_err(error::control)?;
+        let (places, user) = (layout.clone(), self.user.clone());
+        let timeline = control.newest_timeline();
+        let (mut problems, found, timelines) = blocking(move || {
+            let problems = problems(&places, &user);
+            let configuration = adopt::places(&places.pgdata, None);
+            let found = adopt::read(&places.pgdata, &configuration);
+            let history = history::read(&places.wal_dir(), timeline);
+            (problems, found, history)
+        })
+        .await?;
+        if self.binaries.major() < MAJOR_MIN {
+            problems.push(format!(
+                "it is PostgreSQL {}, and {MAJOR_MIN} is the oldest that can be managed",
+                self.binaries.major()
+            ));
+        }
+        if control.backup_end_required {
+            problems.push("it is a base backup that was never finished: make it anew".to_owned());
+        }
+        let found = found.unwrap_or_else(|e| {
+            problems.push(format!("its configuration cannot be read: {e}"));
+            adopt::Found::default()
+        });
+        problems.extend(found.problems);
+        if found.parameters.len().max(found.hba.len()) > IMPORTED_MAX {
+            problems.push(format!("it has more than {IMPORTED_MAX} settings or rules"));
+        }
+        let timelines = timelines.map_err(|e| Error::Failed(e.to_string()))?;
+        if timelines.is_none() && timeline.0 > 1 {
+            problems.push(format!(
+                "its pg_wal lacks the history file of timeline {timeline}: restore it from the \
+                 archive"
+            ));
+        }
+        let was = match control.state {
+            ClusterState::ShutDown => Was::Primary,
+            ClusterState::ShutDownInRecovery => Was::Standby,
+            _ => Was::Unclear,
+        };
+        Ok(Adoptable {
+            system_id: control.system_id,
+            epoch: timeline.epoch(),
+            end: match was {
+                Was::Primary => adopt::end_of_checkpoint(control.checkpoint, control.segment_bytes),
+                Was::Standby | Was::Unclear => control.checkpoint.max(control.min_recovery),
+            },
+            was,
+            lineage: super::seal::lineage(timeline, timelines.as_ref()),
+            problems,
+            parameters: found.parameters,
+            left_out: found.left_out,
+            hba: found.hba,
+        })
+    }
+
+    /// See [`crate::agent::driver::Database::adopt`].
+    pub(super) async fn take_on(&self, system_id: SystemId, epoch: Epoch) -> Result<()> {
+        self.refuse_running()?;
+        let found = self.look_for_adoption().await?;
+        if found.system_id != system_id || found.epoch != epoch {
+            return Err(Error::Failed(format!(
+                "the data has system identifier {} and timeline {} now, and not {system_id} and \
+                 {epoch}",
+                found.system_id, found.epoch
+            )));
+        }
+        if let Some(problem) = found.problems.into_iter().next() {
+            return Err(Error::Failed(problem));
+        }
+        self.prepare().await?;
+        let layout = &self.settings.layout;
+        let control = controldata::read(&self.binaries, &self.user, &layout.pgdata)
+            .await
+            .map_err(error::control)?;
+        let aside = self.settings.state_dir.join("adopted");
+        let (places, owner) = (layout.clone(), self.owner.clone());
+        blocking(move || {
+            let configuration = adopt::places(&places.pgdata, None);
+            adopt::keep_aside(&places.pgdata, &configuration, &aside, &owner)
+        })
+        .await?
+        .map_err(failed)?;
+        let level = found.parameters.get("wal_level").map(String::as_str);
+        adopt::make_users(
+            &self.binaries,
+            &self.user,
+            layout,
+            &self.settings.credentials,
+            &control,
+            level,
+        )
+        .await
+        .map_err(failed)?;
+        let (places, user) = (layout.clone(), self.user.clone());
+        blocking(move || adopt::clear_files(&places, &user)).await?.map_err(failed)?;
+        info!(%system_id, timeline = %epoch, "a data directory is taken over");
+        Ok(())
+    }
+
+    /// See [`crate::agent::driver::Database::stranger`].
+    pub(super) async fn look_for_stranger(&self) -> Result<Option<i32>> {
+        let layout = self.settings.layout.clone();
+        blocking(move || start::stranger(&layout)).await?.map_err(error::file)
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)]
+fn failed(error: adopt::Error) -> Error {
+    Error::Failed(error.to_string())
+}
+
+/// What stands in the way on this machine, and what to do.
+fn problems(layout: &Layout, user: &OsUser) -> Vec<String> {
+    let mut problems = Vec::new();
+    let pgdata = &layout.pgdata;
+    let debian = adopt::debian_config(pgdata);
+    let unit = unit(pgdata);
+    match start::stranger(layout) {
+        Ok(None) => {}
+        Ok(Some(pid)) => problems.push(format!(
+            "PostgreSQL runs on {} (process {pid}): stop it, {unit}",
+            pgdata.display()
+        )),
+        Err(e) => problems.push(e.to_string()),
+    }
+    if let Some(dir) = &debian
+        && starts_by_itself(dir)
+    {
+        problems.push(format!(
+            "Debian would start it: write `disabled` into {}",
+            dir.join("start.conf").display()
+        ));
+    }
+    let spaces = std::fs::read_dir(pgdata.join("pg_tblspc")).map(|mut e| e.next().is_some());
+    if spaces.unwrap_or(false) {
+        problems.push(
+            "it has tablespaces outside of its data directory, which are neither copied nor \
+             rewound here: move their tables to pg_default and drop them first"
+                .to_owned(),
+        );
+    }
+    for file in ["backup_label", "recovery.signal"] {
+        if files::exists(&pgdata.join(file)).unwrap_or(true) {
+            problems.push(format!("{file} is in it: let its recovery end first"));
+        }
+    }
+    match std::fs::metadata(pgdata) {
+        Ok(meta) => {
+            use std::os::unix::fs::MetadataExt;
+            if meta.uid() != user.uid() {
+                problems.push(format!(
+                    "{} belongs to user {}, and PostgreSQL runs as {}: set run_as, or change the \
+                     owner",
+                    pgdata.display(),
+                    meta.uid(),
+                    user.name()
+                ));
+            }
+        }
+        Err(e) => problems.push(format!("{}: {e}", pgdata.display())),
+    }
+    problems
+}
+
+/// How to keep the distribution's unit from starting it.
+fn unit(pgdata: &Path) -> String {
+    let name = |p: Option<&Path>| {
+        p.and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    match adopt::debian_config(pgdata) {
+        Some(_) => {
+            let unit = format!("postgresql@{}-{}", name(pgdata.parent()), name(Some(pgdata)));
+            format!("and keep it stopped: systemctl disable --now {unit}; systemctl mask {unit}")
+        }
+        None => "and disable the unit that starts it".to_owned(),
+    }
+}
+
+/// Whether Debian's `start.conf` lets the server be started (`pg_createcluster(1)`).
+fn starts_by_itself(dir: &Path) -> bool {
+    let path: PathBuf = dir.join("start.conf");
+    let Ok(text) = std::fs::read_to_string(path) else { return true };
+    let words = text.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
+    words.filter(|w| !w.is_empty()).next_back().unwrap_or("auto") != "disabled"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debian_starts_what_is_not_disabled() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(starts_by_itself(dir.path()), "auto is the default");
+        for (text, starts) in [
+            ("# Automatic startup configuration\n#   auto: ...\n\nauto\n", true),
+            ("manual\n", true),
+            ("# auto\ndisabled\n", false),
+            ("disabled # by hand\n", false),
+            ("", true),
+        ] {
+            std::fs::write(dir.path().join("start.conf"), text).unwrap();
+            assert_eq!(starts_by_itself(dir.path()), starts, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_data_directory_without_a_unit_says_so() {
+        assert_eq!(unit(Path::new("/nonexistent/data")), "and disable the unit that starts it");
+    }
+}

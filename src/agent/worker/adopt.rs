@@ -1,0 +1,141 @@
+//! Data of a server that was not ours: it is looked at until the operator has it adopted, and made
+//! ready then.
+
+use std::time::Duration;
+
+use tracing::{error, info};
+
+use super::{BACKOFF_MAX, Pause, QUICK, SLOW, TICK, Worker};
+use crate::agent::driver::{Database, Error};
+use crate::clock::Clock;
+use crate::domain::adoption::Was;
+use crate::domain::alarm::{Alarm, AlarmCode};
+use crate::domain::observation::{Condition, Data};
+use crate::domain::reconcile::Process;
+use crate::domain::record::DataMark;
+use crate::domain::state::{ClusterState, Phase};
+use crate::domain::types::{Epoch, SystemId};
+use crate::runtime::Runtime;
+use crate::session::Transport;
+
+/// How often the data is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
+    /// Nothing is done to a data directory that somebody else's server runs on, and it is said. That
+    /// server is not killed.
+    pub(super) async fn heed_stranger(&mut self) -> Option<Pause> {
+        if self.shared.lock().process != Process::Down {
+            return None;
+        }
+        let database = self.shared.database.clone();
+        let found = self.bounded("looking for another server", QUICK, database.stranger()).await;
+        let pid = match found {
+            Ok(found) => found,
+            Err(error) => return Some(self.after(Err(error))),
+        };
+        let alarm = pid.map(|pid| {
+            let text = format!(
+                "a PostgreSQL that Quorate did not start runs on this member's data directory \
+                 (process {pid}): it is left alone, and the member waits until it is stopped, with \
+                 pg_ctl stop or kill -INT {pid}"
+            );
+            Alarm::about(AlarmCode::ForeignServer, String::new(), text)
+        });
+        self.shared.set_alarms(&[AlarmCode::ForeignServer], alarm.into_iter().collect());
+        pid.map(|_| Pause::For(LOOK))
+    }
+
+    /// Looks at data that waits for its adoption.
+    pub(super) async fn look_at_adoptable(&mut self, state: &ClusterState) -> Option<Pause> {
+        let waits = state.phase == Phase::AwaitingMembers
+            && state.members.contains_key(&self.shared.member.name);
+        if !self.shared.member.adopt || !waits {
+            self.shared.update_if(|inner| {
+                let stale = matches!(inner.busy, Some(Condition::Adoptable(_)))
+                    && !matches!(state.phase, Phase::Adopting { .. });
+                stale.then(|| inner.busy = None)
+            });
+            return None;
+        }
+        let database = self.shared.database.clone();
+        let data = match self.bounded("looking at the data", QUICK, database.inspect()).await {
+            Ok(data) => data,
+            Err(error) => return Some(self.after(Err(error))),
+        };
+        self.shared.lock().data = data.clone();
+        if !matches!(data, Data::Present { .. }) {
+            self.shared.update_if(|inner| inner.busy.take());
+            return Some(Pause::For(LOOK));
+        }
+        let looked = self.bounded("looking at the data", QUICK, database.adoptable()).await;
+        let found = match looked {
+            Ok(found) => found,
+            Err(error) => return Some(self.after(Err(error))),
+        };
+        self.shared.problem("action", None);
+        let (fresh, system_id) = {
+            let inner = self.shared.lock();
+            let record = &inner.record;
+            let unknown = DataMark::Copied { source: Epoch(0), until: None };
+            (record.data == unknown && record.promised == Epoch(0), found.system_id)
+        };
+        if fresh && found.was == Was::Standby && found.problems.is_empty() {
+            // Stopped in order as a standby. Our users come to it with the log of the first epoch, so
+            // it can only be started as a follower of that; and like a copy it counts nowhere before
+            // it has caught up. In any later epoch it is copied.
+            let source = found.epoch.next();
+            let marked = self.record(|r| {
+                r.data = DataMark::Copied { source, until: None };
+                r.system_id = Some(system_id);
+            });
+            if let Err(error) = marked.await {
+                return Some(self.after(Err(error)));
+            }
+        }
+        self.shared.update_if(|inner| {
+            let busy = Some(Condition::Adoptable(found));
+            (inner.busy != busy).then(|| inner.busy = busy)
+        });
+        Some(Pause::For(LOOK))
+    }
+
+    pub(super) async fn adopt(&mut self, system_id: SystemId, epoch: Epoch) -> Pause {
+        if self.adopted == Some(system_id) {
+            return Pause::For(TICK);
+        }
+        self.shared.update(|inner| inner.busy = Some(Condition::Initialising));
+        let database = self.shared.database.clone();
+        let work = database.adopt(system_id, epoch);
+        let taken = self.bounded("taking over the data", SLOW.saturating_mul(6), work).await;
+        let recorded: Result<(), Error> = match taken {
+            Ok(()) => {
+                let done = self.record(|r| {
+                    r.begin_anew(Some(system_id));
+                    r.data = DataMark::Intact;
+                    // Nobody led this timeline under this control plane, and all of it is here.
+                    (r.held, r.ended) = (epoch, epoch);
+                });
+                done.await
+            }
+            Err(error) => Err(error),
+        };
+        match recorded {
+            Ok(()) => {
+                info!(member = %self.shared.member.name, %system_id, "the data is taken over");
+                self.adopted = Some(system_id);
+                self.shared.update(|inner| {
+                    inner.data = Data::Present { system_id };
+                    inner.busy = None;
+                });
+                Pause::None
+            }
+            Err(error) => {
+                error!(member = %self.shared.member.name, %error, "the data was not taken over");
+                let why = error.to_string();
+                self.shared.update(|inner| inner.busy = Some(Condition::BootstrapFailed { why }));
+                Pause::Firmly(BACKOFF_MAX)
+            }
+        }
+    }
+}

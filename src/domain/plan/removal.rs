@@ -1,0 +1,95 @@
+//! Members that leave, and clusters that are removed: what stands against it, and the way out.
+
+use std::time::Duration;
+
+use super::super::command::Change;
+use super::super::membership::{MembershipChange, MembershipRefusal};
+use super::super::observation::{Condition, Observations};
+use super::super::state::{ClusterState, SynchronousMode, Tenure};
+use super::super::types::{BootTime, MemberName};
+use super::operation::primary_of;
+use super::{Finding, Pass, REMOVAL_DEADLINE, fresh};
+
+impl Pass<'_> {
+    /// Removes members that are in no configuration any more. The planner's ordinary change of the
+    /// configuration leaves them out.
+    pub(super) fn attend_removals(
+        &self,
+        tenure: &Tenure,
+        findings: &mut Vec<Finding>,
+    ) -> Option<Change> {
+        let mut proposal = None;
+        for member in self.state.leaving.keys() {
+            findings.push(Finding::MemberLeaving { member: member.clone() });
+            let seen = self.observed.leaving_seen.get(member);
+            let waited = seen.map_or(Duration::ZERO, |at| self.now.since(*at));
+            let counts = self.state.syncs.iter().any(|c| c.members.contains(member));
+            let free = self.state.operation.is_none() && !self.state.jobs.contains_key(member);
+            let change = if !counts && free {
+                let (expect_epoch, member) = (tenure.epoch, member.clone());
+                MembershipChange::FinishRemoval { expect_epoch, member }
+            } else if waited >= REMOVAL_DEADLINE {
+                let why = format!(
+                    "after {} s it still counts in a synchronous configuration: the others do not \
+                     confirm a new one",
+                    waited.as_secs()
+                );
+                MembershipChange::AbandonRemoval { member: member.clone(), why }
+            } else {
+                continue;
+            };
+            proposal = proposal.or(Some(Change::Membership(change)));
+        }
+        proposal
+    }
+}
+
+/// What the leader sees that stands against the removal of a member; what the agreed state says
+/// against it, `apply` knows.
+pub fn member_removal_check(
+    state: &ClusterState,
+    observed: &Observations,
+    member: &MemberName,
+    now: BootTime,
+) -> Result<(), MembershipRefusal> {
+    let counts = state.syncs.iter().any(|c| c.members.contains(member));
+    let floor = match state.spec.synchronous {
+        SynchronousMode::Async => 0,
+        SynchronousMode::Quorum | SynchronousMode::Priority => state.spec.write_quorum_min,
+    };
+    let Some(primary) = state.active_primary().filter(|_| counts && floor > 0) else {
+        return Ok(());
+    };
+    let view = primary_of(state, observed, now);
+    let streams = |name: &&MemberName| {
+        let seen = view.and_then(|v| v.standbys.get(*name));
+        *name != member
+            && state.may_confirm(name, primary)
+            && seen.is_some_and(|s| s.streaming)
+            && fresh(observed, name, now).is_some()
+    };
+    let streaming = state.members.keys().filter(streams).count();
+    let streaming = u32::try_from(streaming).unwrap_or(u32::MAX);
+    match streaming < floor {
+        true => Err(MembershipRefusal::OthersStream { member: member.clone(), streaming, floor }),
+        false => Ok(()),
+    }
+}
+
+/// Members of a cluster that run, or may run, by their own fresh reports.
+pub fn running_members(
+    state: &ClusterState,
+    observed: &Observations,
+    now: BootTime,
+) -> Vec<MemberName> {
+    let runs = |name: &&MemberName| {
+        let down = |c: &Condition| {
+            matches!(
+                c,
+                Condition::Down | Condition::BootstrapFailed { .. } | Condition::Adoptable(_)
+            )
+        };
+        fresh(observed, name, now).is_some_and(|o| !down(&o.report.condition))
+    };
+    state.members.keys().filter(runs).cloned().collect()
+}

@@ -1,0 +1,434 @@
+//! A data directory that was made by somebody else (PostgreSQL manual, sections 20.1 and 21.1).
+//!
+//! Owns what is read of its configuration, wherever that lies, and how our users get into it: in
+//! single-user mode, with SCRAM verifiers, so that nobody has to tell a password. What the operator
+//! had is kept aside before anything is changed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::binaries::Binaries;
+use super::controldata::ControlData;
+use super::credentials::Credentials;
+use super::files;
+use super::initdb;
+use super::layout::Layout;
+use super::os_user::{self, Command, OsUser};
+use super::start;
+use crate::config::owned_reason;
+use crate::domain::types::Lsn;
+
+const SINGLE_DEADLINE: Duration = Duration::from_secs(300);
+/// Deepest nesting of included files, as in PostgreSQL.
+const DEPTH_MAX: usize = 10;
+
+/// Why a data directory was not taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Single-user mode refused a statement.
+    #[error("the users could not be made: {message}")]
+    Users {
+        /// What PostgreSQL said.
+        message: String,
+    },
+    /// A file cannot be read as configuration.
+    #[error("{}: {why}", path.display())]
+    Conf {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// A program failed.
+    #[error(transparent)]
+    Run(#[from] os_user::Error),
+    /// The server's signal file could not be set.
+    #[error(transparent)]
+    Start(#[from] Box<start::Error>),
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] files::Error),
+}
+
+/// Where the configuration of a server lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// `postgresql.conf`.
+    pub main: PathBuf,
+    /// `pg_hba.conf`.
+    pub hba: PathBuf,
+}
+
+/// What a server was configured with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Settings that are the operator's.
+    pub parameters: BTreeMap<String, String>,
+    /// Names of settings that are not taken over, with the reason.
+    pub left_out: Vec<String>,
+    /// Lines of `pg_hba.conf` that have the right form.
+    pub hba: Vec<String>,
+    /// What is unclear, for a person.
+    pub problems: Vec<String>,
+}
+
+/// Bytes of a WAL page, and of the headers of pages and of a segment's first page
+/// (`access/xlog_internal.h`).
+const PAGE: u64 = 8192;
+const PAGE_HEADER: u64 = 24;
+const SEGMENT_HEADER: u64 = 40;
+/// Bytes of a checkpoint's record: its header, that of its data, and `CheckPoint`. The same in
+/// PostgreSQL 13 to 18.
+const CHECKPOINT_RECORD: u64 = 24 + 2 + 88;
+
+/// Where the log of a server ends that was stopped in order: after its shutdown checkpoint, whose
+/// record begins at `checkpoint`. The control file has only where it begins, and a standby that has
+/// received all of it says where it ends.
+pub fn end_of_checkpoint(checkpoint: Lsn, segment_bytes: u64) -> Lsn {
+    let (mut at, mut left) = (checkpoint.0, CHECKPOINT_RECORD);
+    loop {
+        let room = PAGE - at % PAGE;
+        if left <= room {
+            // Records begin at multiples of 8.
+            return Lsn((at + left).div_ceil(8) * 8);
+        }
+        left -= room;
+        at += room;
+        at += if at.is_multiple_of(segment_bytes) { SEGMENT_HEADER } else { PAGE_HEADER };
+    }
+}
+
+/// Where Debian keeps the configuration of the cluster whose data is in `/.../<version>/<name>`,
+/// see `pg_createcluster(1)`; `None` where there is none.
+pub fn debian_config(pgdata: &Path) -> Option<PathBuf> {
+    let name = pgdata.file_name()?;
+    let version = pgdata.parent()?.file_name()?;
+    let dir = Path::new("/etc/postgresql").join(version).join(name);
+    dir.join("postgresql.conf").exists().then_some(dir)
+}
+
+/// The configuration of a data directory: in it, or where Debian keeps it.
+pub fn places(pgdata: &Path, config_dir: Option<&Path>) -> Places {
+    let own = pgdata.join("postgresql.conf");
+    let dir = match config_dir {
+        Some(dir) => dir.to_path_buf(),
+        None if own.exists() => pgdata.to_path_buf(),
+        None => debian_config(pgdata).unwrap_or_else(|| pgdata.to_path_buf()),
+    };
+    Places { main: dir.join("postgresql.conf"), hba: dir.join("pg_hba.conf") }
+}
+
+/// Reads the configuration. Values of settings that are ours are not looked at.
+pub fn read(pgdata: &Path, places: &Places) -> Result<Found, Error> {
+    let mut all = BTreeMap::new();
+    settings(&places.main, 0, &mut all)?;
+    let auto = pgdata.join("postgresql.auto.conf");
+    if files::exists(&auto)? {
+        settings(&auto, 0, &mut all)?;
+    }
+    let mut found = Found::default();
+    for (name, value) in all {
+        match kept(&name, &value) {
+            Ok(()) => _ = found.parameters.insert(name, value),
+            Err(why) => found.left_out.push(format!("{name}: {why}")),
+        }
+    }
+    let hba = files::read_if_exists(&places.hba)?.unwrap_or_default();
+    for line in String::from_utf8_lossy(&hba).lines().map(str::trim) {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        match crate::config::hba_problem(line) {
+            None => found.hba.push(line.to_owned()),
+            // Not shown: its options can hold a password.
+            Some((why, _)) => found.left_out.push(format!("a rule of pg_hba.conf that {why}")),
+        }
+    }
+    Ok(found)
+}
+
+/// Why a setting is not the operator's here, if so.
+fn kept(name: &str, value: &str) -> Result<(), String> {
+    let off = ["off", "false", "no", "0"].contains(&value.to_ascii_lowercase().as_str());
+    match name {
+        "data_directory"
+        | "config_file"
+        | "hba_file"
+        | "ident_file"
+        | "external_pid_file"
+        | "stats_temp_directory" => Err("it says where files are".to_owned()),
+        "fsync" | "full_page_writes" if off => Err("it is unsafe".to_owned()),
+        "wal_level" if !["replica", "logical"].contains(&value) => {
+            Err("standbys could not follow".to_owned())
+        }
+        "synchronous_commit" => Err("the cluster's synchronous mode says it".to_owned()),
+        "log_destination" | "logging_collector" | "log_directory" | "log_filename" => {
+            Err("logs go where hanode puts them".to_owned())
+        }
+        // The cluster's own answer to the number of members.
+        "max_wal_senders" | "max_replication_slots" => Err("it is managed".to_owned()),
+        _ => match owned_reason(name) {
+            Some(owned) => Err(owned.reason.to_owned()),
+            None => Ok(()),
+        },
+    }
+}
+
+/// Settings of a file and of those that it includes; the last one of a name counts.
+fn settings(path: &Path, depth: usize, all: &mut BTreeMap<String, String>) -> Result<(), Error> {
+    let bad = |why: String| Error::Conf { path: path.to_path_buf(), why };
+    if depth > DEPTH_MAX {
+        return Err(bad("files are included too deeply".to_owned()));
+    }
+    let Some(content) = files::read_if_exists(path)? else {
+        return Err(bad("there is no such file".to_owned()));
+    };
+    let text = String::from_utf8(content).map_err(|e| bad(e.to_string()))?;
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    for (i, line) in text.lines().enumerate() {
+        let Some((name, value)) =
+            setting(line).map_err(|why| bad(format!("line {}: {why}", i + 1)))?
+        else {
+            continue;
+        };
+        match name.as_str() {
+            "include" => settings(&dir.join(&value), depth + 1, all)?,
+            "include_if_exists" => {
+                let path = dir.join(&value);
+                if files::exists(&path)? {
+                    settings(&path, depth + 1, all)?;
+                }
+            }
+            "include_dir" => {
+                for path in conf_files(&dir.join(&value))? {
+                    settings(&path, depth + 1, all)?;
+                }
+            }
+            _ => _ = all.insert(name, value),
+        }
+    }
+    Ok(())
+}
+
+/// Files of an `include_dir` in the order of PostgreSQL.
+fn conf_files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = std::fs::read_dir(dir).map_err(|e| files::Error::new("list", dir, e))?;
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| {
+            let name = p.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            name.ends_with(".conf") && !name.starts_with('.') && p.is_file()
+        })
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+/// Name and value of a line; `None` where it has none.
+fn setting(line: &str) -> Result<Option<(String, String)>, &'static str> {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with('#') {
+        return Ok(None);
+    }
+    let end = line.find(|c: char| !(c.is_ascii_alphanumeric() || "_.$".contains(c)));
+    let (name, rest) = line.split_at(end.unwrap_or(line.len()));
+    if name.is_empty() {
+        return Err("is no setting");
+    }
+    let rest = rest.trim_start();
+    let rest = rest.strip_prefix('=').unwrap_or(rest).trim_start();
+    let value = match rest.strip_prefix('\'') {
+        Some(quoted) => unquote(quoted)?,
+        None => {
+            let end = rest.find(|c: char| c.is_whitespace() || c == '#').unwrap_or(rest.len());
+            rest.get(..end).unwrap_or_default().to_owned()
+        }
+    };
+    Ok(Some((name.to_ascii_lowercase(), value)))
+}
+
+/// The value after its first quote. Quotes are doubled or have a backslash before them.
+fn unquote(text: &str) -> Result<String, &'static str> {
+    let mut value = String::new();
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\'' if chars.peek() == Some(&'\'') => {
+                chars.next();
+                value.push('\'');
+            }
+            '\'' => return Ok(value),
+            '\\' => match chars.next() {
+                Some(next @ ('\'' | '\\')) => value.push(next),
+                Some('n') => value.push('\n'),
+                Some('t') => value.push('\t'),
+                _ => return Err("has an escape that is not understood"),
+            },
+            c => value.push(c),
+        }
+    }
+    Err("has a quote that is not closed")
+}
+
+/// Keeps the configuration aside in `dir`, once: what is there is not overwritten.
+pub fn keep_aside(pgdata: &Path, places: &Places, dir: &Path, user: &OsUser) -> Result<(), Error> {
+    files::ensure_dir(dir, 0o700, user)?;
+    let auto = pgdata.join("postgresql.auto.conf");
+    for from in [&places.main, &places.hba, &auto] {
+        let Some(name) = from.file_name() else { continue };
+        let to = dir.join(name);
+        if let Some(content) = files::read_if_exists(from)?
+            && !files::exists(&to)?
+        {
+            files::write_atomic(&to, &content, 0o600, user)?;
+        }
+    }
+    Ok(())
+}
+
+/// What was configured is in the specification from now on: the files of the data directory say
+/// nothing more than what ours say. They were kept aside before.
+pub fn clear_files(layout: &Layout, user: &OsUser) -> Result<(), Error> {
+    let base = layout.pgdata.join("postgresql.base.conf");
+    if !files::exists(&base)? {
+        let text =
+            b"# What was configured before this cluster was adopted is in its specification.\n";
+        files::write_atomic(&base, text, 0o600, user)?;
+        let auto = layout.pgdata.join("postgresql.auto.conf");
+        files::write_atomic(&auto, b"# Do not edit this file manually!\n", 0o600, user)?;
+    }
+    Ok(())
+}
+
+/// Makes our users in the stopped data directory of a primary, or gives them our passwords.
+/// `superuser` is made where it is not there.
+pub async fn make_users(
+    binaries: &Binaries,
+    user: &OsUser,
+    layout: &Layout,
+    credentials: &Credentials,
+    control: &ControlData,
+    wal_level: Option<&str>,
+) -> Result<(), Error> {
+    start::set_signal(layout, user, start::Signal::None).map_err(Box::new)?;
+    let conf = layout.pgdata.join("quorate.adopt.conf");
+    files::write_atomic(&conf, b"", 0o600, user)?;
+    let mut config = std::ffi::OsString::from("config_file=");
+    config.push(&conf);
+    let mut command = Command::new(&binaries.program("postgres"), user, SINGLE_DEADLINE)
+        .arg("--single")
+        .arg("-D")
+        .arg(&layout.pgdata)
+        .arg("-c")
+        .arg(config)
+        .args(["-c", "exit_on_error=on", "-c", "log_statement=none"])
+        .args(["-c", "log_min_error_statement=panic"]);
+    // What a standby must not have lower stays as it was.
+    for (name, value) in &control.floor {
+        command = command.arg("-c").arg(format!("{name}={value}"));
+    }
+    if let Some(level) = wal_level {
+        command = command.arg("-c").arg(format!("wal_level={level}"));
+    }
+    let output =
+        command.arg("postgres").stdin(statements(credentials).join("\n") + "\n").run().await;
+    files::remove_if_exists(&conf)?;
+    let output = output?;
+    let bad = |l: &&str| ["ERROR:", "FATAL:", "PANIC:"].iter().any(|level| l.contains(level));
+    if let Some(line) = output.stderr.lines().find(bad) {
+        return Err(Error::Users { message: line.to_owned() });
+    }
+    os_user::check("postgres --single", output)?;
+    Ok(())
+}
+
+/// Statements that can be run again, one a line.
+fn statements(credentials: &Credentials) -> Vec<String> {
+    let mut all = Vec::new();
+    let (superuser, replication) = (&credentials.superuser, &credentials.replication);
+    for (login, rights) in [
+        (superuser, "SUPERUSER"),
+        (replication, "REPLICATION"),
+        (&credentials.rewind, "NOSUPERUSER"),
+    ] {
+        let name = login.user();
+        all.push(format!(
+            "DO $$BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{name}') \
+             THEN CREATE ROLE \"{name}\"; END IF; END$$;"
+        ));
+        if name == replication.user() && rights == "NOSUPERUSER" {
+            continue;
+        }
+        let verifier = login.password().verifier();
+        all.push(format!("ALTER ROLE \"{name}\" LOGIN {rights} PASSWORD '{verifier}';"));
+    }
+    let grants = initdb::user_statements(credentials);
+    all.extend(grants.into_iter().filter(|s| s.starts_with("GRANT ")));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_like_postgresql_reads_them() {
+        let pair = |n: &str, v: &str| Ok(Some((n.to_owned(), v.to_owned())));
+        let cases = [
+            ("work_mem = 4MB", pair("work_mem", "4MB")),
+            ("  Work_Mem 4MB # more", pair("work_mem", "4MB")),
+            ("search_path='\"it''s\", x' # y", pair("search_path", "\"it's\", x")),
+            ("a.b = 'x\\'y\\\\'", pair("a.b", "x'y\\")),
+            ("port=5432#x", pair("port", "5432")),
+            ("# comment", Ok(None)),
+            ("", Ok(None)),
+        ];
+        for (line, want) in cases {
+            assert_eq!(setting(line), want, "{line}");
+        }
+        for bad in ["= 3", "x = 'open", "x = '\\q'"] {
+            assert!(setting(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn includes_are_followed_and_what_is_ours_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        std::fs::create_dir(dir.path().join("conf.d")).unwrap();
+        let main = "work_mem = 4MB\nport = 5433\nfsync = off\ninclude_dir 'conf.d'\n\
+                    include_if_exists 'none.conf'\ndata_directory = '/x'\n";
+        put("postgresql.conf", main);
+        put("conf.d/10.conf", "work_mem = 8MB\nstatement_timeout = '5s'\n");
+        put("conf.d/20.txt", "work_mem = 16MB\n");
+        put("postgresql.auto.conf", "statement_timeout = '7s'\nprimary_conninfo = 'password=x'\n");
+        put("pg_hba.conf", "# x\nhost all all 10.0.0.0/8 md5\nhost all all\n");
+        let found = read(dir.path(), &places(dir.path(), None)).unwrap();
+        let want = [("statement_timeout", "7s"), ("work_mem", "8MB")];
+        assert_eq!(found.parameters, want.map(|(n, v)| (n.to_owned(), v.to_owned())).into());
+        assert_eq!(found.hba, ["host all all 10.0.0.0/8 md5"]);
+        let left = found.left_out.join("; ");
+        for name in ["port", "fsync", "data_directory", "primary_conninfo", "too few"] {
+            assert!(left.contains(name), "{name}: {left}");
+        }
+        assert!(!left.contains("password"), "{left}");
+    }
+
+    #[test]
+    fn a_checkpoint_ends_where_a_standby_says_that_it_ends() {
+        let end = |at: u64| end_of_checkpoint(Lsn(at), 16 << 20).0;
+        // Seen with PostgreSQL 15.
+        assert_eq!(end(0x0300_88A0), 0x0300_8918);
+        assert_eq!(end(8192 - 120), 8192);
+        assert_eq!(end(8192 - 112), 8192 + PAGE_HEADER + 8);
+        assert_eq!(end((16 << 20) - 64), (16 << 20) + SEGMENT_HEADER + 56);
+    }
+
+    #[test]
+    fn an_include_of_itself_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("postgresql.conf"), "include 'postgresql.conf'\n").unwrap();
+        assert!(read(dir.path(), &places(dir.path(), None)).is_err());
+    }
+}
