@@ -47,7 +47,7 @@ pub(super) fn begin(
     if let Some(why) = invariants::spec_problem(&spec) {
         return Err(Rejection::BadSpec { why });
     }
-    state.spec = spec;
+    super::spec::import(state, at, spec, &adoption.by);
     state.phase = Phase::Adopting {
         member: member.clone(),
         system_id: adoption.system_id,

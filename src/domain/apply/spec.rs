@@ -30,12 +30,20 @@ pub(super) fn update(
     if *spec == state.spec {
         return Ok(Reply::Nothing);
     }
-    let (changes, more) = told(&state.spec, spec);
+    import(state, at, spec.clone(), by);
+    Ok(APPLIED)
+}
+
+/// Takes what an adopted server had into the specification: checked before, and a revision like any.
+pub(super) fn import(state: &mut ClusterState, at: WallMillis, spec: ClusterSpec, by: &str) {
+    if spec == state.spec {
+        return;
+    }
+    let (changes, more) = told(&state.spec, &spec);
     let by = bounded(by);
-    replace(state, at, spec.clone(), by.clone(), changes.clone(), None);
+    replace(state, at, spec, by.clone(), changes.clone(), None);
     let revision = state.spec_revision;
     record(state, at, EventKind::SpecChanged { revision, by, changes, more });
-    Ok(APPLIED)
 }
 
 /// What stands against a new specification, whoever asks for it. The API asks the same for a dry
