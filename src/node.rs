@@ -15,14 +15,12 @@ mod alarms;
 mod controller;
 mod spec;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
@@ -37,6 +35,7 @@ use crate::domain::alarm::Alarm;
 use crate::domain::types::WallMillis;
 use crate::domain::{Command, ControlState, Reply};
 use crate::raft::{self, Handle};
+use crate::rescue::{self, file};
 use crate::runtime::BootRuntime;
 use crate::service_manager::ServiceManager;
 use crate::session;
@@ -90,14 +89,9 @@ pub enum Error {
         /// What the system says.
         source: std::io::Error,
     },
-    /// Another daemon runs on the same directory.
-    #[error("{path} is locked: another hanode runs with this data directory (process {pid})")]
-    Running {
-        /// The lock.
-        path: PathBuf,
-        /// The other daemon's process, as it wrote it down.
-        pid: String,
-    },
+    /// Another daemon or a tool works on the same directory.
+    #[error(transparent)]
+    Locked(#[from] rescue::LockError),
     /// The port or a client.
     #[error(transparent)]
     Transport(#[from] transport::Error),
@@ -189,7 +183,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         .map_err(|problem| Error::Secret { file: file.clone(), problem })?;
     let token = secret.rpc_token(&config.control_plane);
     let identity = Identity::new(&config.control_plane, token.expose())?;
-    let _lock = lock(&config.node.data_dir)?;
+    let _lock = rescue::lock(&config.node.data_dir)?;
     let clock = Arc::new(BootClock);
     let (shutdown, shutting_down) = watch::channel(false);
     let (stop, stopping) = crate::watch::channel(false);
@@ -319,26 +313,6 @@ fn prepare_directories(config: &Config) -> Result<(), Error> {
             .map_err(|source| Error::Path { path: dir.clone(), source })?;
     }
     Ok(())
-}
-
-/// One daemon a data directory. The lock ends with the process, however that ends.
-fn lock(data_dir: &Path) -> Result<Flock<File>, Error> {
-    let path = data_dir.join("hanode.pid");
-    let error = |source| Error::Path { path: path.clone(), source };
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o644)
-        .open(&path)
-        .map_err(error)?;
-    let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, _)| {
-        let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
-        Error::Running { path: path.clone(), pid }
-    })?;
-    lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(error)?;
-    Ok(lock)
 }
 
 fn client_options() -> ClientOptions {
@@ -559,6 +533,30 @@ impl Source for Late {
             }
             Err(error) => Err(api::ProposeError::Unavailable { why: error.to_string() }),
         }
+    }
+
+    fn snapshot(&self) -> Result<Vec<u8>, api::ProposeError> {
+        let unavailable = |why: String| api::ProposeError::Unavailable { why };
+        let raft = self.raft()?;
+        let applied = raft.applied().get();
+        let metrics = raft.metrics();
+        let controller = |(id, peer): (u64, raft::Peer)| file::Controller {
+            id,
+            name: peer.name,
+            address: peer.address,
+        };
+        let saved = file::Saved {
+            control_plane: self.control_plane.clone(),
+            generation: raft.generation(),
+            node: self.node_name.clone(),
+            from_leader: self.leadership().established,
+            at: self.clock.wall(),
+            term: applied.term,
+            index: applied.index,
+            controllers: metrics.voters.into_iter().map(controller).collect(),
+            state: (*applied.state).clone(),
+        };
+        saved.encode().map_err(|e| unavailable(e.to_string()))
     }
 
     fn wall(&self) -> WallMillis {

@@ -1,6 +1,6 @@
 //! Events: the typed form for programs, and one sentence for people.
 
-use super::{lsn, operation, sync_config};
+use super::{lsn, operation, rescue, sync_config};
 use crate::domain::event::{AtStake, Event, EventKind};
 use crate::domain::state::{CloseReason, Outcome};
 use crate::pb::v1;
@@ -13,7 +13,7 @@ pub fn event(event: &Event) -> v1::Event {
         at_unix_ms: event.at.0,
         epoch: event.epoch.0,
         text: text(&event.kind),
-        kind: Some(kind(&event.kind)),
+        kind: kind(&event.kind),
     }
 }
 
@@ -25,6 +25,7 @@ pub(super) fn close_reason(reason: CloseReason) -> v1::CloseReason {
         CloseReason::LeaseLost => v1::CloseReason::LeaseLost,
         CloseReason::Switchover => v1::CloseReason::Switchover,
         CloseReason::Failover => v1::CloseReason::Failover,
+        CloseReason::Recovered => v1::CloseReason::Recovered,
     }
 }
 
@@ -37,6 +38,7 @@ pub(super) fn close_text(reason: CloseReason) -> &'static str {
         CloseReason::LeaseLost => "the lease was not renewed",
         CloseReason::Switchover => "switchover",
         CloseReason::Failover => "failover by the operator",
+        CloseReason::Recovered => "the control plane was recovered",
     }
 }
 
@@ -66,8 +68,8 @@ fn stake_text(stake: &AtStake) -> String {
     )
 }
 
-fn kind(kind: &EventKind) -> Kind {
-    match kind {
+fn kind(kind: &EventKind) -> Option<Kind> {
+    Some(match kind {
         EventKind::ClusterCreated => Kind::ClusterCreated(v1::ClusterCreated {}),
         EventKind::MemberRegistered { member, node, address } => {
             Kind::MemberRegistered(v1::MemberRegistered {
@@ -174,7 +176,10 @@ fn kind(kind: &EventKind) -> Kind {
                 failure,
             })
         }
-    }
+        EventKind::ControlPlaneRecovered { .. } | EventKind::EpochRaised { .. } => {
+            return rescue::kind(kind);
+        }
+    })
 }
 
 fn text(kind: &EventKind) -> String {
@@ -252,5 +257,8 @@ fn text(kind: &EventKind) -> String {
             Outcome::Cancelled { by } => format!("operation {id} called off by {by}"),
             Outcome::Failed { why } => format!("operation {id} failed: {why}"),
         },
+        EventKind::ControlPlaneRecovered { .. } | EventKind::EpochRaised { .. } => {
+            rescue::text(kind)
+        }
     }
 }

@@ -6,6 +6,7 @@
 mod connection;
 mod history;
 mod operation;
+mod rescue;
 mod status;
 
 use std::time::Duration;

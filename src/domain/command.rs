@@ -1,6 +1,8 @@
 //! Commands: the only way in which replicated state changes. Each names what it expects, so that
 //! one which was decided on an older state is rejected instead of applied.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::alarm::{Alarm, Notice};
@@ -83,6 +85,15 @@ pub enum Change {
     RecordStop {
         /// Which epoch.
         expect_epoch: Epoch,
+    },
+    /// After a recovery of the control plane: raises the epoch above all that members know.
+    RaiseEpoch {
+        /// The epoch that must be the highest granted, and closed.
+        expect_epoch: Epoch,
+        /// The highest epoch that each member has heard of.
+        known: BTreeMap<MemberName, Epoch>,
+        /// The failover by which the operator accepts that members are missing.
+        accept_missing: Option<u64>,
     },
     /// Grants the next epoch.
     Grant(Grant),
@@ -528,12 +539,35 @@ pub enum Rejection {
         /// Who.
         member: MemberName,
     },
+    /// After a recovery of the control plane, before its state is proven to be the newest.
+    #[error(
+        "the control plane was recovered, and its state may lack epochs that were granted: these \
+         members have not said what they know: {}",
+        names(missing)
+    )]
+    Unverified {
+        /// Who has to be heard of.
+        missing: Vec<MemberName>,
+    },
+    /// The recovered state is of a time before the cluster had data.
+    #[error(
+        "the recovered state is of a time before this cluster had data, and a member knows of \
+         epoch {known}: take the data over as a new cluster"
+    )]
+    Outlived {
+        /// The highest epoch that a member knows.
+        known: Epoch,
+    },
     /// The specification is not valid.
     #[error("the specification is refused: {why}")]
     BadSpec {
         /// Why.
         why: String,
     },
+}
+
+fn names(members: &[MemberName]) -> String {
+    members.iter().map(MemberName::as_str).collect::<Vec<_>>().join(", ")
 }
 
 impl Rejection {
@@ -572,6 +606,8 @@ impl Rejection {
             Rejection::TaggedInChange { .. } => "member.settled-before-tags",
             Rejection::LastTagged { .. } => "member.last-may-lead",
             Rejection::PrimaryHealthy { .. } => "failover.primary-gone",
+            Rejection::Unverified { .. } => "recovery.all-members",
+            Rejection::Outlived { .. } => "recovery.state-too-old",
             Rejection::BadSpec { .. } => "spec.valid",
         }
     }

@@ -88,6 +88,7 @@ pub fn report(name: &str, condition: Condition) -> Report {
         guard: Some(guard(name.as_bytes()[0])),
         sequence: Sequence::default(),
         ended: Epoch(0),
+        promised: Epoch(0),
         emptied: Vec::new(),
         crashed: false,
         data: Data::Present { system_id: SYSTEM },

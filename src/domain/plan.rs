@@ -13,6 +13,7 @@ mod operation;
 mod restart;
 mod room;
 mod sync;
+mod verify;
 
 use std::time::Duration;
 
@@ -72,10 +73,12 @@ pub fn plan(
 ) -> Plan {
     let pass = Pass { cluster, state, observed, ledger, now, wall };
     let mut findings = pass.member_findings();
-    let proposal = match &state.phase {
-        Phase::AwaitingMembers => pass.begin_bootstrap(&mut findings),
-        Phase::Bootstrapping { member } => pass.follow_bootstrap(member, &mut findings),
-        Phase::Running => match &state.tenure {
+    let doubt = pass.doubt(&mut findings);
+    let proposal = match (doubt, &state.phase) {
+        (verify::Doubt::Holds(change), _) => change,
+        (_, Phase::AwaitingMembers) => pass.begin_bootstrap(&mut findings),
+        (_, Phase::Bootstrapping { member }) => pass.follow_bootstrap(member, &mut findings),
+        (_, Phase::Running) => match &state.tenure {
             Some(t) if t.closed.is_none() => pass.watch_over(t, &mut findings),
             Some(t) => pass.take_over(t, &mut findings),
             None => None,

@@ -19,6 +19,7 @@ use openraft::AsyncRuntime;
 use super::network::{AskError, Caller};
 use super::types::Peer;
 use super::wire::{Hello, HelloReply, Method, StoreId, Transport};
+use crate::domain::generation::Generation;
 use crate::domain::mutant::{Mutant, without};
 
 const HELLO_DEADLINE: Duration = Duration::from_secs(1);
@@ -66,6 +67,12 @@ pub(super) enum Verdict {
     Wait(Vec<u64>),
 }
 
+/// The newest generation among groups that exist; the first where none does.
+pub(super) fn generation(answers: &BTreeMap<u64, HelloReply>) -> Generation {
+    let groups = answers.values().filter(|a| a.established).map(|a| a.generation);
+    groups.max().unwrap_or(Generation::FIRST)
+}
+
 /// Decides from what the other members answered; `None` is no answer.
 pub(super) fn judge(
     node_id: u64,
@@ -75,6 +82,7 @@ pub(super) fn judge(
     answers: &BTreeMap<u64, HelloReply>,
 ) -> Result<Verdict, FormationError> {
     let others = members.iter().filter(|(id, _)| **id != node_id);
+    let newest = generation(answers);
     let mut missing = Vec::new();
     let mut exists = false;
     for (id, peer) in others {
@@ -82,6 +90,10 @@ pub(super) fn judge(
             missing.push(*id);
             continue;
         };
+        // What is left of an older generation does not speak for the group.
+        if answer.established && answer.generation < newest {
+            continue;
+        }
         if let Some(known) = answer.known.as_ref().filter(|known| *known != store)
             && !without(Mutant::OtherStoreAdmitted)
         {
@@ -107,7 +119,7 @@ pub(super) async fn settle<RT: AsyncRuntime, T: Transport>(
     store: &StoreId,
     members_digest: u32,
     members: &BTreeMap<u64, Peer>,
-) -> Result<Verdict, FormationError> {
+) -> Result<(Verdict, Generation), FormationError> {
     let hello = Hello { members: members_digest };
     let mut round = 0_u32;
     loop {
@@ -130,7 +142,7 @@ pub(super) async fn settle<RT: AsyncRuntime, T: Transport>(
                     );
                 }
             }
-            verdict => return Ok(verdict),
+            verdict => return Ok((verdict, generation(&answers))),
         }
         round = round.wrapping_add(1);
         RT::sleep(RETRY_AFTER).await;
@@ -148,7 +160,7 @@ mod tests {
             .iter()
             .map(|(id, established, known)| {
                 let known = known.map(|b| StoreId::from_bytes([b; 16]));
-                (*id, HelloReply { established: *established, known, members: 5 })
+                (*id, HelloReply { generation: Generation::FIRST, established: *established, known, members: 5 })
             })
             .collect();
         judge(1, &store, 5, &members, &answers)
@@ -172,7 +184,12 @@ mod tests {
     fn different_members_are_refused_and_a_single_node_founds() {
         let store = StoreId::from_bytes([1; 16]);
         let members: BTreeMap<_, _> = [(1, Peer::default()), (2, Peer::default())].into();
-        let answer = HelloReply { established: false, known: None, members: 6 };
+        let answer = HelloReply {
+            generation: Generation::NONE,
+            established: false,
+            known: None,
+            members: 6,
+        };
         let answers = [(2, answer)].into();
         let result = judge(1, &store, 5, &members, &answers);
         assert!(matches!(result, Err(FormationError::MembersDiffer { .. })));

@@ -20,6 +20,7 @@ use super::types::{Snapshot, SnapshotMeta, TypeConfig, Vote};
 use super::wire::{
     self, Chunk, ChunkReply, Hello, HelloReply, Message, Method, Refusal, SNAPSHOT_BYTES_MAX,
 };
+use crate::domain::generation::Generation;
 
 /// The Raft node of this crate.
 pub(super) type Core<RT> = Raft<TypeConfig<RT>, StateMachine>;
@@ -103,12 +104,16 @@ impl<RT: AsyncRuntime> Service<RT> {
         if header.to != own.node_id {
             return Err(Refusal::WrongNode { node: own.node_id });
         }
+        if method != Method::Hello || header.generation != Generation::NONE {
+            own.standing.check(header.generation)?;
+        }
         if method == Method::Hello {
             let _: Hello = message.body()?;
             let reply = HelloReply {
                 established: self.0.log.is_established(),
                 known: self.0.peers.get(header.from),
                 members: self.0.members_digest,
+                generation: own.standing.own(),
             };
             return self.encode(header.from, &Ok(reply));
         }
