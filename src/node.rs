@@ -149,6 +149,19 @@ impl Error {
         }
     }
 
+    /// Whether the store never takes part again, by the operator's word or since a higher
+    /// generation of the control plane exists.
+    fn is_for_good(&self) -> bool {
+        use raft::{FatalReason, IdentityError, StartError};
+        matches!(
+            self,
+            Error::Core(FatalReason::Superseded { .. })
+                | Error::Raft(StartError::Identity(
+                    IdentityError::Retired | IdentityError::Superseded { .. }
+                ))
+        )
+    }
+
     /// Whether the store is damaged.
     fn is_damage(&self) -> bool {
         matches!(
@@ -382,6 +395,8 @@ struct Late {
     controllers: Vec<config::Controller>,
     clock: Arc<BootClock>,
     part: Mutex<Option<Part>>,
+    /// Why no part is taken, where a failure is why.
+    down: Mutex<Option<String>>,
     applied: watch::Sender<(u64, Arc<ControlState>)>,
 }
 
@@ -401,8 +416,14 @@ impl Late {
             controllers: config.controllers.clone(),
             clock,
             part: Mutex::new(None),
+            down: Mutex::default(),
             applied: watch::Sender::default(),
         }
+    }
+
+    /// From now on this is why no part is taken.
+    fn down(&self, why: Option<String>) {
+        *self.down.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// From now on this part is shown, or none: then the state that was known last stays.
@@ -435,8 +456,11 @@ impl Late {
 
     fn raft(&self) -> Result<Raft, api::ProposeError> {
         let part = self.part().ok_or_else(|| api::ProposeError::Unavailable {
-            why: "this controller takes no part now: it waits for the others, or for its disk"
-                .to_owned(),
+            why: match self.down.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+                Some(why) => format!("this controller takes no part: {why}"),
+                None => "this controller takes no part now: it waits for the others, or for its disk"
+                    .to_owned(),
+            },
         })?;
         Ok(part.raft)
     }

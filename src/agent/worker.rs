@@ -2,6 +2,7 @@
 
 mod care;
 mod end;
+mod generation;
 mod lead;
 mod register;
 mod replace;
@@ -92,6 +93,8 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
         runtime: PhantomData,
     };
     worker.begin().await;
+    let obeyed = worker.shared.lock().record.generation;
+    known.raise(obeyed);
     loop {
         if *worker.stop.borrow_and_update() {
             if worker.stop().await {
@@ -224,7 +227,10 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         let state = self.news.borrow().clusters.get(&cluster).cloned();
         self.register(state.as_deref()).await;
         let snapshot = self.news.borrow_and_update().clone();
-        let state = snapshot.clusters.get(&cluster).cloned();
+        let state = match self.obeys(snapshot.generation).await {
+            true => snapshot.clusters.get(&cluster).cloned(),
+            false => None,
+        };
         self.notice_tenure(tenure_of(state.as_ref()));
         let by_hand = {
             let inner = &mut *self.shared.lock();

@@ -154,6 +154,8 @@ pub enum NoticeCode {
     AsideRemoved,
     /// PostgreSQL was stopped to start again, as the operator asked.
     Restarted,
+    /// A new generation of the control plane is obeyed.
+    GenerationObeyed,
 }
 
 impl NoticeCode {
@@ -173,6 +175,7 @@ impl NoticeCode {
             NoticeCode::Ended => "ended",
             NoticeCode::AsideRemoved => "aside-removed",
             NoticeCode::Restarted => "restarted",
+            NoticeCode::GenerationObeyed => "generation-obeyed",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::generation::Generation;
 use super::mutant::{self, Mutant};
 use super::types::{ClusterName, Epoch, GuardId, Lsn, MemberName, SystemId};
 
@@ -33,6 +34,10 @@ pub struct MemberRecord {
     /// The last operation by which its data was copied anew; 0 for none.
     #[serde(default)]
     pub copied_for: u64,
+    /// The highest generation of the control plane that it has obeyed: nothing of a lower one is
+    /// ever done again.
+    #[serde(default)]
+    pub generation: Generation,
 }
 
 /// How many emptied guards are remembered.
@@ -76,6 +81,7 @@ impl MemberRecord {
             running: None,
             emptied: Vec::new(),
             copied_for: 0,
+            generation: Generation::FIRST,
         }
     }
 

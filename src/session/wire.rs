@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::command::Rejection;
+use crate::domain::generation::Generation;
 use crate::domain::observation::Report;
 use crate::domain::state::{ClusterSpec, ClusterState, Tags};
 use crate::domain::types::{ClusterName, Epoch, GuardId, Lsn, MemberName, NodeName, SystemId};
@@ -73,6 +74,17 @@ pub enum SessionError {
         /// Why.
         why: String,
     },
+    /// The controller and the caller are of different generations of the control plane.
+    #[error(
+        "rule generation.current: generation {own} of the control plane counts here, and the call is \
+         of generation {got}"
+    )]
+    Generation {
+        /// The highest that the controller knows of.
+        own: Generation,
+        /// The caller's.
+        got: Generation,
+    },
     /// A rule refused it.
     #[error("{0}")]
     Rejected(Rejection),
@@ -104,6 +116,10 @@ pub struct RegisterRequest {
     pub tags: Tags,
     /// The system identifier of the data that it holds.
     pub system_id: Option<SystemId>,
+    /// The highest generation of the control plane that the agent obeys. A controller of a lower one
+    /// ends for good.
+    #[serde(default)]
+    pub generation: Generation,
 }
 
 /// The member is registered.
@@ -124,6 +140,10 @@ pub struct ReportRequest {
     pub node: NodeName,
     /// What.
     pub report: Report,
+    /// The highest generation of the control plane that the agent obeys. A controller of a lower one
+    /// ends for good.
+    #[serde(default)]
+    pub generation: Generation,
 }
 
 /// The report is taken in.
@@ -139,6 +159,10 @@ pub struct PollRequest {
     pub known_index: u64,
     /// How long the answer may wait for news, in milliseconds.
     pub wait_ms: u64,
+    /// The highest generation of the control plane that the agent obeys. A controller of a lower one
+    /// ends for good.
+    #[serde(default)]
+    pub generation: Generation,
 }
 
 /// The agreed state.
@@ -151,6 +175,10 @@ pub struct PollReply {
     pub clusters: BTreeMap<ClusterName, ClusterState>,
     /// What the leader knows of the members of each.
     pub presence: BTreeMap<ClusterName, BTreeMap<MemberName, Presence>>,
+    /// Of which generation of the control plane the state is. A higher one is newer, whatever its
+    /// index.
+    #[serde(default)]
+    pub generation: Generation,
 }
 
 /// What a leader knows of a member: nothing is decided by it but what is kept for it.
@@ -171,6 +199,10 @@ pub struct RenewRequest {
     pub node: NodeName,
     /// What it claims.
     pub claims: Vec<Claim>,
+    /// The highest generation of the control plane that the agent obeys. A controller of a lower one
+    /// ends for good.
+    #[serde(default)]
+    pub generation: Generation,
 }
 
 /// A claim to a lease.
@@ -191,6 +223,9 @@ pub struct Claim {
 pub struct RenewReply {
     /// One for each claim.
     pub renewals: Vec<Renewal>,
+    /// Of which generation the leader is.
+    #[serde(default)]
+    pub generation: Generation,
 }
 
 /// The answer to one claim.

@@ -253,6 +253,7 @@ impl Bulk {
             priority: 0,
             tags: Tags::default(),
             system_id: None,
+            generation: Default::default(),
         };
         Bulk { client, request, count: AtomicUsize::new(0) }
     }

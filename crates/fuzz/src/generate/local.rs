@@ -41,6 +41,7 @@ pub fn local(
         running: input.option(|_| guard.clone()),
         emptied: Vec::new(),
         copied_for: if input.stray() { input.number(1) } else { 0 },
+        generation: Default::default(),
     };
     let of = epoch(input, state.epoch);
     let lease = input.option(|i| HolderLease {
