@@ -458,8 +458,10 @@ impl Late {
         let part = self.part().ok_or_else(|| api::ProposeError::Unavailable {
             why: match self.down.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
                 Some(why) => format!("this controller takes no part: {why}"),
-                None => "this controller takes no part now: it waits for the others, or for its disk"
-                    .to_owned(),
+                None => {
+                    "this controller takes no part now: it waits for the others, or for its disk"
+                        .to_owned()
+                }
             },
         })?;
         Ok(part.raft)
@@ -531,7 +533,11 @@ impl Source for Late {
             last_contact: None,
             lag_entries: lag(c.id),
         };
-        self.controllers.iter().map(info).collect()
+        // Who votes is in the log; before that is known, what is configured.
+        let votes = |c: &&config::Controller| {
+            metrics.as_ref().is_none_or(|m| m.voters.is_empty() || m.voters.contains_key(&c.id))
+        };
+        self.controllers.iter().filter(votes).map(info).collect()
     }
 
     async fn propose(&self, command: Command) -> Result<Reply, api::ProposeError> {
@@ -557,6 +563,10 @@ impl Source for Late {
             }
             Err(error) => Err(api::ProposeError::Unavailable { why: error.to_string() }),
         }
+    }
+
+    fn generation(&self) -> u64 {
+        self.part().map_or(0, |part| part.raft.generation().0)
     }
 
     fn snapshot(&self) -> Result<Vec<u8>, api::ProposeError> {

@@ -62,8 +62,7 @@ impl Known {
 
     fn take(&self, mut snapshot: Snapshot) {
         self.0.send_if_modified(|held| {
-            let (new, old) =
-                ((snapshot.generation, snapshot.index), (held.generation, held.index));
+            let (new, old) = ((snapshot.generation, snapshot.index), (held.generation, held.index));
             let newer = new > old;
             if new == old {
                 // No news but of presence, which wakes nobody.

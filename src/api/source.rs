@@ -35,6 +35,10 @@ pub trait Source: Send + Sync + 'static {
     /// Returns once this node is confirmed to be the leader by a quorum, after the call began, and
     /// has applied all that was committed before.
     async fn read_barrier(&self) -> Result<(), ProposeError>;
+    /// Of which generation of the control plane this node is; 0 where that is not known.
+    fn generation(&self) -> u64 {
+        0
+    }
     /// The state as it is applied here, as the content of a file.
     fn snapshot(&self) -> Result<Vec<u8>, ProposeError> {
         Err(ProposeError::Unavailable { why: "this node holds no agreed state".to_owned() })

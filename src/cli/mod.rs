@@ -13,6 +13,7 @@ mod failure;
 mod follow;
 mod history;
 mod jobs;
+mod leaderless;
 pub mod manual;
 mod operate;
 mod operation;

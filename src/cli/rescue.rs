@@ -78,12 +78,7 @@ impl Others {
 
     /// Shows what will be done, and asks for it where that is needed. `false` where it is only
     /// shown.
-    pub(super) fn agreed(
-        &self,
-        format: Format,
-        plan: &Plan,
-        note: &str,
-    ) -> Result<bool, Failure> {
+    pub(super) fn agreed(&self, format: Format, plan: &Plan, note: &str) -> Result<bool, Failure> {
         if self.dry_run {
             output::value(format, &plan.recovery, || format!("{}{note}", describe(plan)))?;
             return Ok(false);
@@ -155,7 +150,10 @@ pub(super) fn retire(args: &RetireArgs, format: Format) -> Result<(), Failure> {
 }
 
 /// A store's contents as a snapshot.
-pub(super) fn saved_of(contents: &offline::Contents, at: crate::domain::types::WallMillis) -> Saved {
+pub(super) fn saved_of(
+    contents: &offline::Contents,
+    at: crate::domain::types::WallMillis,
+) -> Saved {
     let voters = contents.voters.iter().flatten();
     let controller = |id: &u64| {
         let peer = contents.nodes.get(id).cloned().unwrap_or_default();

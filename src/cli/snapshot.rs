@@ -157,8 +157,7 @@ pub(super) fn restore(args: &RestoreArgs, format: Format) -> Result<(), Failure>
         .map_err(|e| Failure::refused(format!("no randomness: {e}"), ""))?;
     let store = StoreId::from_bytes(random);
     let above = Generation(args.above);
-    let plan =
-        restore::plan(&saved, &node, store, &statement, above).map_err(|e| refused(&e))?;
+    let plan = restore::plan(&saved, &node, store, &statement, above).map_err(|e| refused(&e))?;
     let note = format!(
         "  the state is of {}; members that joined the cluster since are not waited for: start \
          them before this controller\n",

@@ -82,9 +82,7 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
     /// Whether this node leads, and can do so. One that is not fit may have been deposed for long:
     /// an agent that goes on to ask it would be heard by nobody.
     fn leads(&self) -> bool {
-        self.raft.role().get().established
-            && self.raft.is_fit()
-            && self.raft.superseded().is_none()
+        self.raft.role().get().established && self.raft.is_fit() && self.raft.superseded().is_none()
     }
 
     /// Refuses whoever obeys a higher generation of the control plane, and ends by that.

@@ -419,12 +419,7 @@ fn finish_bootstrap(
 
 // ---- epochs ----
 
-pub(super) fn close(
-    state: &mut ClusterState,
-    at: WallMillis,
-    reason: CloseReason,
-    stopped: bool,
-) {
+pub(super) fn close(state: &mut ClusterState, at: WallMillis, reason: CloseReason, stopped: bool) {
     let Some(tenure) = &mut state.tenure else { return };
     tenure.closed = Some(Closed { reason, at });
     tenure.stopped = stopped;

@@ -179,9 +179,8 @@ pub fn wish(state: &ClusterState, now: WallMillis) -> Option<MemberName> {
 /// could write in that epoch.
 fn counted(state: &ClusterState, evidence: &[Sealed]) -> Vec<Sealed> {
     // An epoch that was raised to has no holder.
-    let is_grant = |t: &&Tenure| {
-        t.closed.as_ref().is_some_and(|c| c.reason != CloseReason::Recovered)
-    };
+    let is_grant =
+        |t: &&Tenure| t.closed.as_ref().is_some_and(|c| c.reason != CloseReason::Recovered);
     let granted = state.tenure.as_ref().filter(is_grant);
     let mut counted = evidence.to_vec();
     for sealed in &mut counted {

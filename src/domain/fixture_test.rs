@@ -28,6 +28,9 @@ pub const WALL: WallMillis = WallMillis(1_700_000_000_000);
 /// The Raft term of every entry and ledger, unless a test says otherwise.
 pub const TERM: u64 = 4;
 
+/// Longer than the window that a new leader waits, in milliseconds.
+pub const QUIET_MS: u64 = 4_000;
+
 pub fn cluster() -> ClusterName {
     ClusterName::new("main").unwrap()
 }

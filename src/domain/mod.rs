@@ -65,6 +65,8 @@ mod plan_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod reconcile_test;
 #[cfg(all(test, not(quorate_mutants)))]
+mod rescue_test;
+#[cfg(all(test, not(quorate_mutants)))]
 mod room_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod sync_property_test;

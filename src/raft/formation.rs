@@ -160,7 +160,15 @@ mod tests {
             .iter()
             .map(|(id, established, known)| {
                 let known = known.map(|b| StoreId::from_bytes([b; 16]));
-                (*id, HelloReply { generation: Generation::FIRST, established: *established, known, members: 5 })
+                (
+                    *id,
+                    HelloReply {
+                        generation: Generation::FIRST,
+                        established: *established,
+                        known,
+                        members: 5,
+                    },
+                )
             })
             .collect();
         judge(1, &store, 5, &members, &answers)

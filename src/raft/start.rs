@@ -109,7 +109,8 @@ impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
         }
         let (publish, role) = watch::channel(role::initial(clock.now()));
         // Dropping a handle detaches its task; both end with the core.
-        let following = role::follow(core.clone(), members.clone(), clock, publish, standing.clone());
+        let following =
+            role::follow(core.clone(), members.clone(), clock, publish, standing.clone());
         drop(RT::spawn(following));
         let ending = generation::end_when_superseded::<RT>(standing.clone(), engine, core.clone());
         drop(RT::spawn(ending));

@@ -11,7 +11,9 @@ use nix::fcntl::{Flock, FlockArg};
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process holds it.
-    #[error("{path} is locked: another hanode, or a tool, works on this data directory (process {pid})")]
+    #[error(
+        "{path} is locked: another hanode, or a tool, works on this data directory (process {pid})"
+    )]
     Held {
         /// The lock.
         path: PathBuf,

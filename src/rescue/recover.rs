@@ -14,8 +14,8 @@ use crate::domain::generation::Generation;
 use crate::domain::rescue::{self, Recovery, Source};
 use crate::domain::types::WallMillis;
 use crate::raft::Peer;
-use crate::raft::offline::{Beginning, Contents};
 use crate::raft::identity::Ended;
+use crate::raft::offline::{Beginning, Contents};
 
 /// What the operator says.
 #[derive(Debug, Clone, Default)]
@@ -161,16 +161,16 @@ pub fn plan(contents: &Contents, statement: &Statement) -> Result<Plan, Refusal>
             return Err(Refusal::Twice((*node).clone()));
         }
     }
-    let spoken_for = |id: &u64| {
-        *id == contents.node_id || retired.contains_key(id) || lost.contains(&name(id))
-    };
+    let spoken_for =
+        |id: &u64| *id == contents.node_id || retired.contains_key(id) || lost.contains(&name(id));
     let silent: Vec<String> = voters.iter().filter(|id| !spoken_for(id)).map(name).collect();
     if !silent.is_empty() {
         return Err(Refusal::Unaccounted(silent));
     }
     // A receipt binds its store; what a lost node may have is not known.
     let held = |id: &u64| *id == contents.node_id || retired.contains_key(id);
-    let proven = contents.voters.iter().all(|set| 2 * set.iter().filter(|id| held(id)).count() > set.len());
+    let proven =
+        contents.voters.iter().all(|set| 2 * set.iter().filter(|id| held(id)).count() > set.len());
     let terms = retired.values().map(|r| r.vote_term.max(r.last.0));
     let term = terms.fold(contents.vote_term.max(contents.last.0), u64::max) + 1;
     let recovery = Recovery {

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use super::file::{Controller, Saved};
-use super::recover::{Plan, Refusal, Statement};
 use super::generation_after;
+use super::recover::{Plan, Refusal, Statement};
 use crate::domain::generation::Generation;
 use crate::domain::rescue::{self, Recovery, Source};
 use crate::raft::Peer;

@@ -50,10 +50,7 @@ pub(super) fn seal<T: Serialize>(kind: &str, value: &T) -> Result<Vec<u8>, SealE
 }
 
 /// Reads a text of this kind.
-pub(super) fn unseal<T: DeserializeOwned>(
-    kind: &'static str,
-    text: &[u8],
-) -> Result<T, SealError> {
+pub(super) fn unseal<T: DeserializeOwned>(kind: &'static str, text: &[u8]) -> Result<T, SealError> {
     let end = text.iter().position(|b| *b == b'\n').ok_or(SealError::Kind { kind })?;
     let (head, body) = text.split_at(end + 1);
     let head = String::from_utf8_lossy(head);

@@ -28,9 +28,11 @@ const TABLE: &[(&str, &[&str])] = &[
     ("postgres", &["domain::types", "config"]),
     ("proxy", &["domain", "raft::handle", "clock"]),
     ("http", &["domain", "raft::handle", "clock"]),
+    ("rescue", &["domain", "raft"]),
     ("api", &["domain", "pb", "convert"]),
     ("client", &["pb", "transport"]),
-    ("cli", &["pb", "client", "config"]),
+    // The domain's types, the clock and the store for what is done offline.
+    ("cli", &["pb", "client", "config", "rescue", "raft", "domain", "clock"]),
     ("telemetry", &["config"]),
 ];
 

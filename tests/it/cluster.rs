@@ -20,6 +20,7 @@ mod modes;
 mod operators;
 mod partitions;
 mod refusals;
+mod rescue;
 mod restarts;
 mod returns;
 mod switchovers;

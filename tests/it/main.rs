@@ -11,5 +11,6 @@ mod hactl;
 mod postgres;
 mod raft_full;
 mod raft_group;
+mod raft_rescue;
 mod raft_store;
 mod support;

@@ -233,10 +233,9 @@ impl fmt::Display for Finding {
                 }
                 Ok(())
             }
-            Finding::RaisingEpoch { known } => write!(
-                f,
-                "the epoch is raised above {known}, the highest that a member knows"
-            ),
+            Finding::RaisingEpoch { known } => {
+                write!(f, "the epoch is raised above {known}, the highest that a member knows")
+            }
             Finding::Outlived { known } => write!(
                 f,
                 "the recovered state is of a time before this cluster had data, and a member knows \

@@ -39,7 +39,8 @@ impl Pass<'_> {
             let accept_missing = self.accepts_missing();
             let missing = self.state.to_be_heard().any(|m| !known.contains_key(m));
             findings.push(Finding::RaisingEpoch { known: highest });
-            let raise = Change::RaiseEpoch { expect_epoch: self.state.epoch, known, accept_missing };
+            let raise =
+                Change::RaiseEpoch { expect_epoch: self.state.epoch, known, accept_missing };
             return Doubt::Holds((!missing || accept_missing.is_some()).then_some(raise));
         }
         // Members that this state does not know yet register meanwhile.
