@@ -88,10 +88,10 @@ pub(super) async fn end_when_superseded<RT: AsyncRuntime>(
 ) {
     let mut metrics = core.metrics();
     let mut heard = standing.0.heard.subscribe();
+    // Only what ends this node is ever put there.
     let core_ends = Box::pin(async move { while metrics.changed().await.is_ok() {} });
-    let own = standing.clone();
     let superseded = Box::pin(async move {
-        drop(heard.wait_for(|_| own.superseded().is_some()).await);
+        drop(heard.wait_for(|heard| *heard != Generation::NONE).await);
     });
     if let Either::Left(_) = select(core_ends, superseded).await {
         return;

@@ -28,6 +28,7 @@ use super::wire::{
     self, CHUNK_BYTES, Chunk, ChunkReply, Header, Method, Refusal, SNAPSHOT_BYTES_MAX, StoreId,
     Transport, TransportError,
 };
+use crate::domain::generation::Generation;
 use crate::domain::mutant::{Mutant, without};
 
 /// Who this node is, in every message that it sends.
@@ -131,7 +132,10 @@ impl<T: Transport> Caller<T> {
         if from != target {
             return Err(Refusal::WrongNode { node: from });
         }
-        if let Err(refusal) = self.identity.standing.check(generation) {
+        let undecided = method == Method::Hello && generation == Generation::NONE;
+        if let Err(refusal) = self.identity.standing.check(generation)
+            && !undecided
+        {
             // The refusal of the peer says more.
             message.body::<Result<R, Refusal>>()??;
             return Err(refusal);
