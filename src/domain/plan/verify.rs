@@ -37,11 +37,17 @@ impl Pass<'_> {
                 return Doubt::Settled;
             }
             let accept_missing = self.accepts_missing();
-            let missing = self.state.to_be_heard().any(|m| !known.contains_key(m));
+            let unheard = |m: &&MemberName| !known.contains_key(*m);
+            let missing: Vec<MemberName> =
+                self.state.to_be_heard().filter(unheard).cloned().collect();
+            if !missing.is_empty() && accept_missing.is_none() {
+                let lost = verify.lost.iter().cloned().collect();
+                findings.push(Finding::Verifying { missing, lost });
+                return Doubt::Holds(self.operation_overdue(findings));
+            }
             findings.push(Finding::RaisingEpoch { known: highest });
-            let raise =
-                Change::RaiseEpoch { expect_epoch: self.state.epoch, known, accept_missing };
-            return Doubt::Holds((!missing || accept_missing.is_some()).then_some(raise));
+            let expect_epoch = self.state.epoch;
+            return Doubt::Holds(Some(Change::RaiseEpoch { expect_epoch, known, accept_missing }));
         }
         // Members that this state does not know yet register meanwhile.
         let settles = self.ledger.elected().plus(self.state.spec.timing.takeover_wait());
@@ -51,7 +57,7 @@ impl Pass<'_> {
         if (!missing.is_empty() && accepted.is_none()) || self.now < settles {
             let lost = verify.lost.iter().cloned().collect();
             findings.push(Finding::Verifying { missing, lost });
-            return Doubt::Holds(None);
+            return Doubt::Holds(self.operation_overdue(findings));
         }
         findings.push(Finding::RaisingEpoch { known: highest });
         let accept_missing = accepted.filter(|_| !missing.is_empty());
