@@ -115,6 +115,7 @@ impl Controller {
             let alone = !self.config.has_role(Role::Agent);
             if error.is_for_good() && !alone {
                 // The agent goes on for good: it obeys whoever leads the control plane now.
+                error!(%error, "this node's controller never takes part again");
                 self.say_down(fronts, &error, "it never takes part again");
                 ended(&mut ending).await;
                 return Ok(());
