@@ -16,7 +16,9 @@ pub(super) async fn run(mut context: Context) -> Result<(), Failure> {
         })
         .await;
     let answer = match answered {
-        Err(client::Error::NoLeader(_)) => return leaderless::explain(context).await,
+        Err(client::Error::NoLeader(_) | client::Error::Unreachable(_)) => {
+            return leaderless::explain(context).await;
+        }
         answered => answered?,
     };
     output::value(context.format, &answer, || text(&answer))

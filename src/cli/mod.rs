@@ -181,7 +181,8 @@ impl Context {
     async fn status(&mut self, cluster: &str) -> Result<(v1::Status, bool), Failure> {
         match self.client.status(cluster).await {
             Ok(status) => Ok((status, false)),
-            Err(client::Error::NoLeader(_)) => {
+            // Without a leader an answer of the leader may take longer than there is time.
+            Err(client::Error::NoLeader(_) | client::Error::Unreachable(_)) => {
                 Ok((self.client.status_of_any(cluster).await?, true))
             }
             Err(error) => Err(error.into()),

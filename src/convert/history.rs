@@ -58,7 +58,10 @@ fn stake(stake: &AtStake) -> v1::AtStake {
 }
 
 fn stake_text(stake: &AtStake) -> String {
-    let configs: Vec<String> = stake.uncovered.iter().map(|u| u.config.to_string()).collect();
+    let mut configs: Vec<String> = stake.uncovered.iter().map(|u| u.config.to_string()).collect();
+    if configs.is_empty() {
+        configs.push("what members that are missing may hold".to_owned());
+    }
     let end = stake.primary_end.map(|end| format!(", the primary was last at {end}"));
     format!(
         "accepted by {}: not proven for {}{}",

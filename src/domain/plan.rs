@@ -15,6 +15,7 @@ mod room;
 mod sync;
 mod verify;
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::command::Change;
@@ -75,7 +76,7 @@ pub fn plan(
     let mut findings = pass.member_findings();
     let doubt = pass.doubt(&mut findings);
     let proposal = match (doubt, &state.phase) {
-        (verify::Doubt::Holds(change), _) => change,
+        (ControlFlow::Break(change), _) => change,
         (_, Phase::AwaitingMembers) => pass.begin_bootstrap(&mut findings),
         (_, Phase::Bootstrapping { member }) => pass.follow_bootstrap(member, &mut findings),
         (_, Phase::Running) => match &state.tenure {

@@ -1,6 +1,7 @@
 //! The state may not be the newest: what members know is asked first.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use super::super::command::Change;
 use super::super::observation::Report;
@@ -8,18 +9,11 @@ use super::super::state::{OperationKind, Phase};
 use super::super::types::{Epoch, MemberName};
 use super::{Finding, LOSS_SETTLE, Pass};
 
-/// What the pass does while the state is in doubt.
-pub(super) enum Doubt {
-    /// There is none, or it does not stand against a takeover any more.
-    Settled,
-    /// This, or nothing yet.
-    Holds(Option<Change>),
-}
-
 impl Pass<'_> {
-    /// Asks members which epochs they know, and raises the epoch above them.
-    pub(super) fn doubt(&self, findings: &mut Vec<Finding>) -> Doubt {
-        let Some(verify) = &self.state.verify else { return Doubt::Settled };
+    /// While the state is in doubt: asks members which epochs they know, and raises the epoch above
+    /// them. Nothing else is done meanwhile.
+    pub(super) fn doubt(&self, findings: &mut Vec<Finding>) -> ControlFlow<Option<Change>> {
+        let Some(verify) = &self.state.verify else { return ControlFlow::Continue(()) };
         let known: BTreeMap<MemberName, Epoch> = self
             .state
             .members
@@ -29,12 +23,12 @@ impl Pass<'_> {
         let highest = known.values().copied().max().unwrap_or_default();
         if self.state.outlived(highest) {
             findings.push(Finding::Outlived { known: highest });
-            return Doubt::Holds(None);
+            return ControlFlow::Break(None);
         }
         if verify.raised && self.state.phase == Phase::Running {
             // Sealing promises the next epoch. Whoever knows more has come back meanwhile.
             if highest <= self.state.epoch.next() {
-                return Doubt::Settled;
+                return ControlFlow::Continue(());
             }
             let accept_missing = self.accepts_missing();
             let unheard = |m: &&MemberName| !known.contains_key(*m);
@@ -43,11 +37,15 @@ impl Pass<'_> {
             if !missing.is_empty() && accept_missing.is_none() {
                 let lost = verify.lost.iter().cloned().collect();
                 findings.push(Finding::Verifying { missing, lost });
-                return Doubt::Holds(self.operation_overdue(findings));
+                return ControlFlow::Break(self.operation_overdue(findings));
             }
             findings.push(Finding::RaisingEpoch { known: highest });
             let expect_epoch = self.state.epoch;
-            return Doubt::Holds(Some(Change::RaiseEpoch { expect_epoch, known, accept_missing }));
+            return ControlFlow::Break(Some(Change::RaiseEpoch {
+                expect_epoch,
+                known,
+                accept_missing,
+            }));
         }
         // Members that this state does not know yet register meanwhile.
         let settles = self.ledger.elected().plus(self.state.spec.timing.takeover_wait());
@@ -57,12 +55,12 @@ impl Pass<'_> {
         if (!missing.is_empty() && accepted.is_none()) || self.now < settles {
             let lost = verify.lost.iter().cloned().collect();
             findings.push(Finding::Verifying { missing, lost });
-            return Doubt::Holds(self.operation_overdue(findings));
+            return ControlFlow::Break(self.operation_overdue(findings));
         }
         findings.push(Finding::RaisingEpoch { known: highest });
         let accept_missing = accepted.filter(|_| !missing.is_empty());
         let expect_epoch = self.state.epoch;
-        Doubt::Holds(Some(Change::RaiseEpoch { expect_epoch, known, accept_missing }))
+        ControlFlow::Break(Some(Change::RaiseEpoch { expect_epoch, known, accept_missing }))
     }
 
     /// The operation by which the operator accepts what missing members may have.
