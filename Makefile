@@ -9,9 +9,10 @@ NEXTEST_PROFILE ?= default
 # rustup's directory is not on the path of every shell.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-SCRIPTS := $(wildcard scripts/*.sh) $(wildcard packaging/*.sh) .ci/run
+SCRIPTS := $(wildcard scripts/*.sh) $(wildcard packaging/*.sh) $(wildcard packaging/debian/*) \
+	$(wildcard tests/*/*.sh) .ci/run
 
-.PHONY: help setup native build release demo demo-stop clean-demo test verify fix bench model sim teeth fuzz install
+.PHONY: help setup native build release demo demo-stop clean-demo test verify fix bench model sim teeth fuzz install deb
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -91,3 +92,6 @@ bench: native ## run the benchmarks, optimised
 
 install: release ## install programs, units and an example configuration; DESTDIR is respected
 	packaging/install.sh "$(CARGO_TARGET_DIR)/release"
+
+deb: setup release ## build the Debian package into dist/
+	scripts/deb.sh release dist

@@ -29,7 +29,7 @@ installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q '^install 
 
 # Programs that the build and the tests call, and the packages that bring them.
 missing=()
-for package in build-essential libclang-dev iproute2 iptables; do
+for package in build-essential libclang-dev iproute2 iptables xz-utils python3 python3-venv; do
   installed "$package" || missing+=("$package")
 done
 [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
@@ -68,4 +68,12 @@ if ! cargo nextest --version >/dev/null 2>&1; then
   say "Installing cargo-nextest, the test runner."
   env -u CARGO_TARGET_DIR cargo install cargo-nextest --locked
 fi
+# Builds the Debian package. Not worth optimising: it runs for seconds.
+if ! cargo deb --version >/dev/null 2>&1; then
+  say "Installing cargo-deb, which builds the Debian package."
+  env -u CARGO_TARGET_DIR CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=false \
+    cargo install cargo-deb --version 3.8.0 --locked --no-default-features
+fi
+# What the clients in Python need.
+"$root/scripts/python.sh"
 say "All that is needed is there."

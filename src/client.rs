@@ -109,6 +109,7 @@ enum Next {
 pub struct Client {
     endpoints: Vec<String>,
     limit: Duration,
+    patience: Duration,
     channels: BTreeMap<String, Channel>,
     leader: Option<String>,
 }
@@ -120,7 +121,13 @@ impl Client {
             channel_to(endpoint)?;
         }
         let endpoints = endpoints.to_vec();
-        Ok(Self { endpoints, limit, channels: BTreeMap::new(), leader: None })
+        let (channels, patience) = (BTreeMap::new(), limit);
+        Ok(Self { endpoints, limit, patience, channels, leader: None })
+    }
+
+    /// Waits for the end of an operation for this long, not only as long as for an answer.
+    pub fn patient(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The endpoints that it was given.
@@ -214,8 +221,12 @@ impl Client {
             .await;
         match result {
             Err(Error::UnknownOutcome { why }) => {
-                let (kind, by) = (v1::OperationKind::Switchover, &request.requested_by);
-                let found = self.find_started(&request.cluster, before, kind, by, why).await?;
+                let kind = v1::OperationKind::Switchover;
+                let same = |o: &v1::Operation| {
+                    o.requested_by == request.requested_by
+                        && (o.kind() == kind || o.later() == kind)
+                };
+                let found = self.find_started(&request.cluster, before, same, why).await?;
                 let target = found.target.clone();
                 Ok(v1::SwitchoverResponse { operation: Some(found), target, problems: vec![] })
             }
@@ -239,8 +250,12 @@ impl Client {
             .await;
         match result {
             Err(Error::UnknownOutcome { why }) => {
-                let (kind, by) = (v1::OperationKind::Failover, &request.requested_by);
-                let found = self.find_started(&request.cluster, before, kind, by, why).await?;
+                let kind = v1::OperationKind::Failover;
+                let same = |o: &v1::Operation| {
+                    o.requested_by == request.requested_by
+                        && (o.kind() == kind || o.later() == kind)
+                };
+                let found = self.find_started(&request.cluster, before, same, why).await?;
                 let target = found.target.clone();
                 Ok(v1::FailoverResponse { operation: Some(found), target, problems: vec![] })
             }
@@ -264,8 +279,17 @@ impl Client {
             .await;
         match result {
             Err(Error::UnknownOutcome { why }) => {
-                let by = &request.requested_by;
-                let found = self.find_new(&request.cluster, before, by, why).await?;
+                let kinds = [
+                    v1::OperationKind::Restart,
+                    v1::OperationKind::RestartPrimary,
+                    v1::OperationKind::RollingRestart,
+                ];
+                let same = |o: &v1::Operation| {
+                    o.requested_by == request.requested_by
+                        && o.member == request.member
+                        && (kinds.contains(&o.kind()) || kinds.contains(&o.later()))
+                };
+                let found = self.find_started(&request.cluster, before, same, why).await?;
                 Ok(v1::RestartResponse { operation: Some(found), ..Default::default() })
             }
             other => other,
@@ -288,8 +312,12 @@ impl Client {
             .await;
         match result {
             Err(Error::UnknownOutcome { why }) => {
-                let by = &request.requested_by;
-                let found = self.find_new(&request.cluster, before, by, why).await?;
+                let same = |o: &v1::Operation| {
+                    o.requested_by == request.requested_by
+                        && o.member == request.member
+                        && o.kind() == v1::OperationKind::Reinitialise
+                };
+                let found = self.find_started(&request.cluster, before, same, why).await?;
                 Ok(v1::ReinitialiseResponse { operation: Some(found), problems: vec![] })
             }
             other => other,
@@ -308,9 +336,9 @@ impl Client {
         .await
     }
 
-    /// Pauses a cluster. Once more does no harm, so an unclear answer is asked for again.
+    /// Pauses a cluster.
     pub async fn pause(&mut self, request: v1::PauseRequest) -> Result<v1::PauseResponse, Error> {
-        self.send(true, move |mut c| {
+        self.send(false, move |mut c| {
             let request = request.clone();
             async move { c.pause(request).await }
         })
@@ -362,6 +390,73 @@ impl Client {
         Ok(answer.operation.unwrap_or_default())
     }
 
+    /// Longest time that a call takes.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// The nodes of the control plane.
+    pub async fn list_nodes(&mut self) -> Result<v1::ListNodesResponse, Error> {
+        self.read(|mut c| async move { c.list_nodes(v1::ListNodesRequest {}).await }).await
+    }
+
+    /// Adds a node, or asks again for what one that is on its way in has to know.
+    pub async fn add_node(
+        &mut self,
+        request: v1::AddNodeRequest,
+    ) -> Result<v1::AddNodeResponse, Error> {
+        self.send(false, move |mut c| {
+            let request = request.clone();
+            async move { c.add_node(request).await }
+        })
+        .await
+    }
+
+    /// Removes a node. The removal goes on after the answer.
+    pub async fn remove_node(
+        &mut self,
+        request: v1::RemoveNodeRequest,
+    ) -> Result<v1::RemoveNodeResponse, Error> {
+        self.send(false, move |mut c| {
+            let request = request.clone();
+            async move { c.remove_node(request).await }
+        })
+        .await
+    }
+
+    /// Changes a specification, or checks a change. Where the outcome was unclear it is looked for:
+    /// a change is made for one revision, so it cannot be made twice.
+    pub async fn update_spec(
+        &mut self,
+        request: v1::UpdateSpecRequest,
+    ) -> Result<v1::UpdateSpecResponse, Error> {
+        let sent = request.clone();
+        let result = self
+            .send(request.dry_run, move |mut c| {
+                let request = sent.clone();
+                async move { c.update_spec(request).await }
+            })
+            .await;
+        let Err(Error::UnknownOutcome { why }) = result else { return result };
+        let asked = v1::GetSpecRequest {
+            cluster: request.cluster.clone(),
+            revision: request.expect_revision + 1,
+        };
+        let found = self
+            .read(|mut c| {
+                let asked = asked.clone();
+                async move { c.get_spec(asked).await }
+            })
+            .await;
+        match found {
+            Ok(found) if found.spec == request.spec => {
+                Ok(v1::UpdateSpecResponse { revision: found.revision, changes: Vec::new() })
+            }
+            // Not to find it proves nothing: it may still happen.
+            _ => Err(Error::UnknownOutcome { why }),
+        }
+    }
+
     /// Waits for the end of an operation, whoever leads meanwhile. At the deadline it returns what
     /// was known last, which then is still running.
     pub async fn follow(&mut self, begun: v1::Operation) -> Result<v1::Operation, Error> {
@@ -382,17 +477,20 @@ impl Client {
         begun: v1::Operation,
         mut seen: Option<impl FnMut(&v1::Operation)>,
     ) -> Result<v1::Operation, Error> {
-        let end = Instant::now() + self.limit;
-        let running = i32::from(v1::OperationState::Running);
+        let end = Instant::now() + self.patience;
+        let goes_on = |o: &v1::Operation| {
+            matches!(o.state(), v1::OperationState::Running | v1::OperationState::Scheduled)
+        };
         let mut known = begun;
-        while known.state == running && Instant::now() < end {
-            match self.operation(&known.cluster, known.id, end).await {
+        while goes_on(&known) && Instant::now() < end {
+            let look = end.min(Instant::now() + self.limit);
+            match self.operation(&known.cluster, known.id, look).await {
                 Ok(operation) => known = operation,
                 // The leader of the moment may be gone: that is what an operation can do.
                 Err(Error::NoLeader(_) | Error::Unreachable(_)) => {}
                 Err(error) => return Err(error),
             }
-            if known.state == running {
+            if goes_on(&known) {
                 sleep(FOLLOW_EVERY).await;
                 if let Some(seen) = &mut seen {
                     seen(&known);
@@ -423,43 +521,21 @@ impl Client {
         Ok(status.clusters.first().map_or(0, |c| c.last_operation))
     }
 
-    /// Looks for a new operation of that person, of whatever kind, as [`Client::find_started`].
-    async fn find_new(
+    /// Looks for an operation that was started by a change with an unclear answer: a newer one that
+    /// is the `same`. Not to find one proves nothing, so that is unknown, too.
+    async fn find_started(
         &mut self,
         cluster: &str,
         before: u64,
-        by: &str,
+        same: impl Fn(&v1::Operation) -> bool,
         why: String,
     ) -> Result<v1::Operation, Error> {
         let end = Instant::now() + self.limit;
         while Instant::now() < end {
             let known = self.operations(cluster, true).await.unwrap_or_default();
-            let new = |o: &v1::Operation| o.id > before && o.requested_by == by;
-            match known.operations.into_iter().find(new) {
+            match known.operations.into_iter().find(|o| o.id > before && same(o)) {
                 Some(operation) => return Ok(operation),
                 None => sleep(PAUSE).await,
-            }
-        }
-        Err(Error::UnknownOutcome { why })
-    }
-
-    /// Looks for an operation that was started by a change with an unclear answer: a newer one of
-    /// that kind and by that person. Not to find one proves nothing, so that is unknown, too.
-    async fn find_started(
-        &mut self,
-        cluster: &str,
-        before: u64,
-        kind: v1::OperationKind,
-        by: &str,
-        why: String,
-    ) -> Result<v1::Operation, Error> {
-        let end = Instant::now() + self.limit;
-        while Instant::now() < end {
-            match self.operation(cluster, 0, end).await {
-                Ok(o) if o.id > before && o.kind == i32::from(kind) && o.requested_by == by => {
-                    return Ok(o);
-                }
-                _ => sleep(PAUSE).await,
             }
         }
         Err(Error::UnknownOutcome { why })

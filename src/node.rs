@@ -5,6 +5,9 @@
 //! ```text
 //!   controller   the life of the controller, and its next one after its store has failed
 //!   alarms       what is wrong with the node itself
+//!   join         the configuration of a node that joins
+//!   learned      what it hears of the controllers
+//!   nodes        the controllers as the API shows them
 //!   spec         what the configuration asks of a cluster
 //! ```
 
@@ -13,8 +16,12 @@
 
 mod alarms;
 mod controller;
+pub mod join;
+mod learned;
+mod nodes;
 mod spec;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
@@ -120,6 +127,17 @@ pub enum Error {
     /// The API could not be assembled.
     #[error(transparent)]
     Api(#[from] api::ReflectionError),
+    /// The node was removed from the control plane.
+    #[error(
+        "node {name} (id {id}) was removed from the control plane, and never comes back under this \
+         id: add the host anew with `hactl node add`, which gives it another one"
+    )]
+    Removed {
+        /// Its name.
+        name: String,
+        /// Its id.
+        id: u64,
+    },
     /// The gRPC server ended.
     #[error("the gRPC server ended: {0}")]
     Server(String),
@@ -209,8 +227,16 @@ pub async fn run(config: Config) -> Result<(), Error> {
     };
     // The agent comes first: a running primary needs its renewals, and any controller gives them.
     let (alarms, node_alarms) = NodeAlarms::new();
-    let agent =
-        start_agent(&config, &secret, &identity, clock.clone(), stopping, node_alarms).await?;
+    let keeper = learned::Keeper::new(&config);
+    let agent = start_agent(
+        &config,
+        &secret,
+        &identity,
+        clock.clone(),
+        (stopping, node_alarms),
+        keeper.clone(),
+    )
+    .await?;
     let (agent, leads): (_, agent::Leads) = match agent {
         Some((handle, leads)) => (Some(handle), leads),
         None => (None, Arc::new(|| false)),
@@ -223,6 +249,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
             clock,
             alarms: alarms.clone(),
             shutting_down,
+            keeper,
         };
         tokio::spawn(async move {
             let ended = controller.run(listener).await;
@@ -339,8 +366,8 @@ async fn start_agent(
     secret: &config::Secret,
     identity: &Identity,
     clock: Arc<BootClock>,
-    stopping: crate::watch::Receiver<bool>,
-    node_alarms: crate::watch::Receiver<Vec<Alarm>>,
+    (stopping, node_alarms): (crate::watch::Receiver<bool>, crate::watch::Receiver<Vec<Alarm>>),
+    keeper: learned::Keeper,
 ) -> Result<Option<(tokio::task::JoinHandle<()>, agent::Leads)>, Error> {
     if !config.has_role(Role::Agent) || config.members.is_empty() {
         return Ok(None);
@@ -364,8 +391,9 @@ async fn start_agent(
         members.push((definition, Arc::new(database)));
     }
     let transport = session::grpc::GrpcTransport::new(identity.clone(), client_options());
-    let addresses = controllers_nearest_first(config);
+    let addresses = controllers_nearest_first(config, &learned::known(config));
     let client = session::Client::new(Arc::new(transport), addresses);
+    tokio::spawn(keeper.follow_agent(client.told()));
     let options = agent::Options {
         node: config.node.name.clone(),
         report_every: Duration::from_millis(config.timing.report_ms),
@@ -379,10 +407,19 @@ async fn start_agent(
 }
 
 /// The controller of this node first, where it has one: it knows the leader as soon as anybody.
-fn controllers_nearest_first(config: &Config) -> Vec<String> {
+/// Those that were heard of come before those that only the file has.
+fn controllers_nearest_first(config: &Config, learned: &[config::Learned]) -> Vec<String> {
     let (own, others): (Vec<_>, Vec<_>) =
         config.controllers.iter().partition(|c| c.name == config.node.name);
-    own.into_iter().chain(others).map(|c| c.address.to_string()).collect()
+    let mut out: Vec<String> = Vec::new();
+    let learned = learned.iter().map(|c| c.address.clone());
+    let own = own.into_iter().map(|c| c.address.to_string());
+    for address in own.chain(learned).chain(others.into_iter().map(|c| c.address.to_string())) {
+        if !out.contains(&address) {
+            out.push(address);
+        }
+    }
+    out
 }
 
 // ---- the API's view of the node ----
@@ -393,6 +430,7 @@ struct Late {
     node_name: String,
     node_id: u64,
     controllers: Vec<config::Controller>,
+    join_terms: api::JoinTerms,
     clock: Arc<BootClock>,
     part: Mutex<Option<Part>>,
     /// Why no part is taken, where a failure is why.
@@ -414,6 +452,7 @@ impl Late {
             node_name: config.node.name.to_string(),
             node_id: config.raft.node_id.unwrap_or_default(),
             controllers: config.controllers.clone(),
+            join_terms: nodes::join_terms(config),
             clock,
             part: Mutex::new(None),
             down: Mutex::default(),
@@ -454,6 +493,13 @@ impl Late {
         self.part.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The leader that this node knows, perhaps itself.
+    fn leader_id(&self) -> Option<u64> {
+        let leadership = self.leadership();
+        let own = leadership.is_leader.then_some(self.node_id);
+        leadership.leader.map(|l| l.id).or(own)
+    }
+
     fn raft(&self) -> Result<Raft, api::ProposeError> {
         let part = self.part().ok_or_else(|| api::ProposeError::Unavailable {
             why: match self.down.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
@@ -465,6 +511,21 @@ impl Late {
             },
         })?;
         Ok(part.raft)
+    }
+}
+
+fn proposed(outcome: Result<Reply, raft::ProposeError>) -> Result<Reply, api::ProposeError> {
+    match outcome {
+        Ok(reply) => Ok(reply),
+        Err(raft::ProposeError::NotLeader { leader: to }) => {
+            Err(api::ProposeError::NotLeader { leader: to.map(leader) })
+        }
+        Err(raft::ProposeError::TooLong { .. }) => {
+            Err(api::ProposeError::Unavailable { why: "the command is too long".to_owned() })
+        }
+        Err(raft::ProposeError::Unknown | raft::ProposeError::Fatal(_)) => {
+            Err(api::ProposeError::Unknown)
+        }
     }
 }
 
@@ -514,8 +575,8 @@ impl Source for Late {
             return Arc::new(LeaderView { now, ..LeaderView::default() });
         };
         let clusters = view.clusters.into_iter().map(|(name, c)| {
-            let ClusterView { observations, findings, lease_age } = c;
-            (name, api::ClusterView { observations, findings, lease_age })
+            let ClusterView { observations, findings, lease_age, catalogue } = c;
+            (name, api::ClusterView { observations, findings, lease_age, catalogue })
         });
         Arc::new(LeaderView { now: view.now, clusters: clusters.collect() })
     }
@@ -523,15 +584,16 @@ impl Source for Late {
     fn controllers(&self) -> Vec<ControllerInfo> {
         let known = self.leadership().leader.map(|l| l.id);
         let metrics = self.part().map(|part| part.raft.metrics());
-        let lag =
-            |id: u64| metrics.as_ref().and_then(|m| m.lag_entries.get(&id).copied().flatten());
+        if let Some(metrics) = metrics.as_ref().filter(|m| !m.voters.is_empty()) {
+            return nodes::infos(metrics, &metrics.voters, self.leader_id());
+        }
         let info = |c: &config::Controller| ControllerInfo {
             id: c.id,
             name: c.name.to_string(),
             address: c.address.to_string(),
             is_leader: known == Some(c.id),
             last_contact: None,
-            lag_entries: lag(c.id),
+            lag_entries: None,
         };
         // Who votes is in the log; before that is known, what is configured.
         let votes = |c: &&config::Controller| {
@@ -540,19 +602,35 @@ impl Source for Late {
         self.controllers.iter().filter(votes).map(info).collect()
     }
 
-    async fn propose(&self, command: Command) -> Result<Reply, api::ProposeError> {
-        match self.raft()?.propose(command, PROPOSE_DEADLINE).await {
-            Ok(reply) => Ok(reply),
-            Err(raft::ProposeError::NotLeader { leader: to }) => {
-                Err(api::ProposeError::NotLeader { leader: to.map(leader) })
-            }
-            Err(raft::ProposeError::TooLong { .. }) => {
-                Err(api::ProposeError::Unavailable { why: "the command is too long".to_owned() })
-            }
-            Err(raft::ProposeError::Unknown | raft::ProposeError::Fatal(_)) => {
-                Err(api::ProposeError::Unknown)
-            }
+    fn learners(&self) -> Vec<ControllerInfo> {
+        let metrics = self.part().map(|part| part.raft.metrics());
+        metrics.map(|m| nodes::infos(&m, &m.learners, self.leader_id())).unwrap_or_default()
+    }
+
+    fn reachable(&self) -> BTreeSet<u64> {
+        self.part().map(|part| part.raft.reachable()).unwrap_or_default()
+    }
+
+    async fn versions(&self) -> BTreeMap<u64, String> {
+        match self.part() {
+            Some(part) => part.raft.versions().await,
+            None => BTreeMap::new(),
         }
+    }
+
+    fn join_terms(&self) -> api::JoinTerms {
+        self.join_terms.clone()
+    }
+
+    async fn propose_nodes(
+        &self,
+        command: crate::domain::nodes::NodesCommand,
+    ) -> Result<Reply, api::ProposeError> {
+        proposed(self.raft()?.propose_nodes(command, PROPOSE_DEADLINE).await)
+    }
+
+    async fn propose(&self, command: Command) -> Result<Reply, api::ProposeError> {
+        proposed(self.raft()?.propose(command, PROPOSE_DEADLINE).await)
     }
 
     async fn read_barrier(&self) -> Result<(), api::ProposeError> {

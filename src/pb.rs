@@ -64,6 +64,8 @@ pub mod text {
         sync_mode: SyncMode, "SYNC_MODE_";
         /// Writes a [`v1::SpaceLevel`].
         space_level: SpaceLevel, "SPACE_LEVEL_";
+        /// Writes a [`v1::Severity`].
+        severity: Severity, "SEVERITY_";
         /// Writes a [`v1::OperationKind`].
         operation_kind: OperationKind, "OPERATION_KIND_";
         /// Writes a [`v1::OperationState`].

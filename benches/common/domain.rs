@@ -153,6 +153,7 @@ fn report(name: &str, condition: Condition) -> Report {
         sequence: Sequence { run: 1, number: 1 },
         ended: Epoch(0),
         promised: Epoch(0),
+        about: Default::default(),
         emptied: Vec::new(),
         crashed: false,
         data: Data::Present { system_id: SYSTEM },
@@ -165,6 +166,7 @@ fn report(name: &str, condition: Condition) -> Report {
         aside: Vec::new(),
         copied_for: 0,
         reloaded: None,
+        settings: Default::default(),
     }
 }
 

@@ -11,13 +11,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::hooks::{Hooks, NoHooks};
 use crate::domain::alarm::{Alarm, AlarmCode, NoticeCode};
+use crate::domain::catalogue::Catalogue;
 use crate::domain::desired::{FollowDuty, Upstream};
 use crate::domain::health::{Activity, Answer, Question, Vitals};
 use crate::domain::lineage::Lineage;
 use crate::domain::observation::{Data, Fencing, StandbyProgress};
 use crate::domain::record::MemberRecord;
 use crate::domain::space::{Aside, Disks};
+use crate::domain::specification::SettingsReport;
 use crate::domain::state::ClusterSpec;
 use crate::domain::sync::SyncConfig;
 use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName, SystemId, Timeline};
@@ -50,6 +53,8 @@ pub enum Error {
 }
 
 /// How to start PostgreSQL. It never starts as a primary.
+// One is made for each start, and none is kept.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum StartMode {
     /// As a standby that takes no WAL from anywhere.
@@ -230,6 +235,8 @@ pub struct Other {
     pub heard: bool,
     /// For how long the leader has not heard of it; since its election where it never did.
     pub silent: Duration,
+    /// Libraries of `shared_preload_libraries` that its PostgreSQL is known to run with.
+    pub preloaded: Vec<String>,
 }
 
 /// What a member is to look after.
@@ -241,6 +248,10 @@ pub struct Care {
     pub sync: Option<SyncConfig>,
     /// What the operator asks for.
     pub spec: ClusterSpec,
+    /// The revision of that.
+    pub revision: u64,
+    /// Whether the member is the primary that is open for writes.
+    pub active: bool,
     /// Whether the file systems are as good as full: then nothing is kept for members that are
     /// away.
     pub out_of_room: bool,
@@ -255,6 +266,10 @@ pub struct Upkeep {
     pub alarms: Vec<Alarm>,
     /// What was done.
     pub notices: Vec<(NoticeCode, String)>,
+    /// What PostgreSQL runs with of the specification.
+    pub settings: SettingsReport,
+    /// Why a standby has to be started anew, if so.
+    pub restart: Option<String>,
 }
 
 /// The kinds of alarms that [`Database::maintain`] finds.
@@ -265,6 +280,9 @@ pub const UPKEEP_ALARMS: &[AlarmCode] = &[
     AlarmCode::SettingsChanged,
     AlarmCode::PendingRestart,
     AlarmCode::ParametersRefused,
+    AlarmCode::SlotHoldsWal,
+    AlarmCode::ArchiveFailing,
+    AlarmCode::ObjectsMissing,
 ];
 
 /// What a look at a member's file systems found.
@@ -329,6 +347,16 @@ pub trait Database: Send + Sync + 'static {
         mode: &StartMode,
         spec: &ClusterSpec,
     ) -> impl Future<Output = Result<Started>> + Send;
+
+    /// The version of the database's programs, such as "15.6"; empty where it is not known.
+    fn version(&self) -> String {
+        String::new()
+    }
+
+    /// Programs of the operator that are told of the member's role.
+    fn hooks(&self) -> Arc<dyn Hooks> {
+        Arc::new(NoHooks)
+    }
 
     /// The process tree as it changes.
     fn tree(&self) -> watch::Receiver<Tree>;
@@ -463,6 +491,11 @@ pub trait Database: Send + Sync + 'static {
 
     /// What the checkpointer does, and whether a checkpoint is overdue by far.
     fn checkpointer(&self) -> impl Future<Output = (Activity, bool)> + Send;
+
+    /// Every setting that the running PostgreSQL knows.
+    fn catalogue(&self) -> impl Future<Output = Result<Catalogue>> + Send {
+        async { Err(Error::NotReady("no settings can be asked for".to_owned())) }
+    }
 
     /// Moves the unused slots of these members forward on a primary, to where they are: they stream
     /// from another standby.

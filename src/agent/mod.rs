@@ -12,13 +12,15 @@
 //! - the *observer* asks PostgreSQL what it is, the *health check* whether it hangs;
 //! - the *survey* looks at the file systems;
 //! - the *upstream watch* asks the standby that a cascaded member streams from;
-//! - the *reporter* tells the leader.
+//! - the *reporter* tells the leader;
+//! - *hooks* run programs of the operator, where there are any.
 
 #[cfg(not(quorate_sim))]
 pub mod database;
 pub mod driver;
 mod fence;
 mod health;
+pub mod hooks;
 mod observe;
 mod poll;
 mod renew;
@@ -141,6 +143,9 @@ where
         tasks.push(Box::pin(health::run::<RT, D, C>(shared.clone())));
         tasks.push(Box::pin(survey::run::<RT, D, C>(shared.clone())));
         tasks.push(Box::pin(upstream::run::<RT, D, C>(shared.clone(), known.clone())));
+        if shared.has_hooks() {
+            tasks.push(Box::pin(hooks::run::<RT, D, C>(shared.clone())));
+        }
         tasks.push(Box::pin(report::run::<RT, T, D, C>(shared, client.clone())));
     }
     // Each on its own, so that none waits for another's turn.

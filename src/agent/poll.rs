@@ -100,7 +100,6 @@ pub(super) async fn run<RT: Runtime, T: Transport>(
         };
         match client.poll(&request, WAIT + GRACE).await {
             Ok(reply) => {
-                let clusters = reply.clusters.into_iter().map(|(k, v)| (k, Arc::new(v))).collect();
                 if reply.generation < known.get().generation {
                     let (theirs, own) = (reply.generation, known.get().generation);
                     let text = format!(
@@ -111,6 +110,9 @@ pub(super) async fn run<RT: Runtime, T: Transport>(
                     RT::sleep(PAUSE).await;
                     continue;
                 }
+                // Only who is obeyed tells whom to ask.
+                client.learn(reply.controllers);
+                let clusters = reply.clusters.into_iter().map(|(k, v)| (k, Arc::new(v))).collect();
                 let PollReply { index, generation, presence, .. } = reply;
                 known.take(Snapshot { generation, index, clusters, presence });
             }

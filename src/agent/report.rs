@@ -33,7 +33,13 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
                     generation: shared.lock().record.generation,
                 };
                 match client.report(&request, ATTEMPT).await {
-                    Ok(_) => true,
+                    Ok(reply) => {
+                        if reply.wants_catalogue {
+                            shared.lock().catalogue_wanted = true;
+                            shared.wake.notify_one();
+                        }
+                        true
+                    }
                     Err(failure) => {
                         debug!(%failure, "a report was not delivered");
                         false

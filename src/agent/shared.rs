@@ -13,11 +13,12 @@ use crate::domain::cascade;
 use crate::domain::lease::HolderLease;
 use crate::domain::lineage::Lineage;
 use crate::domain::observation::{
-    Condition, Data, Fencing, PrimaryView, Progress, Reloaded, Report, Sequence, StandbyView,
+    About, Condition, Data, Fencing, PrimaryView, Progress, Reloaded, Report, Sequence, StandbyView,
 };
 use crate::domain::reconcile::{Local, Process};
 use crate::domain::record::{DataMark, MemberRecord};
 use crate::domain::space::{Aside, Disks};
+use crate::domain::specification::SettingsReport;
 use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName};
 use crate::watch;
 
@@ -88,11 +89,18 @@ pub(super) struct Inner {
     pub aside: Vec<Aside>,
     /// What became of the last reload that the operator asked for.
     pub reloaded: Option<Reloaded>,
+    /// What PostgreSQL runs with of the specification.
+    pub settings: SettingsReport,
+    /// Whether the leader lacks the catalogue of PostgreSQL's settings.
+    pub catalogue_wanted: bool,
     /// Whether PostgreSQL ended with the words that there was no room.
     pub no_room_said: bool,
     /// Which run of the agent this is, and how many reports it has made.
     pub run: u64,
     pub reports: u64,
+    /// Whether the hook after the bootstrap was begun in this run of the agent, and has succeeded.
+    pub bootstrap_hook_ran: bool,
+    pub bootstrap_hook_done: bool,
     /// Whether the record was read: nothing is reported before.
     pub loaded: bool,
 }
@@ -136,9 +144,13 @@ impl<D: Database, C: Clock> Shared<D, C> {
             disks: Disks::default(),
             aside: Vec::new(),
             reloaded: None,
+            settings: SettingsReport::default(),
+            catalogue_wanted: false,
             no_room_said: false,
             run: clock.wall().0,
             reports: 0,
+            bootstrap_hook_ran: false,
+            bootstrap_hook_done: false,
             loaded: false,
         };
         Self {
@@ -280,6 +292,12 @@ impl<D: Database, C: Clock> Shared<D, C> {
             aside: inner.aside.clone(),
             copied_for: inner.record.copied_for,
             reloaded: inner.reloaded.clone(),
+            about: About {
+                hanode: env!("CARGO_PKG_VERSION").to_owned(),
+                postgresql: self.database.version(),
+                wall: self.clock.wall(),
+            },
+            settings: inner.settings.clone(),
         })
     }
 }

@@ -3,10 +3,12 @@
 mod care;
 mod end;
 mod generation;
+mod hooks;
 mod lead;
 mod register;
 mod replace;
 mod room;
+mod settings;
 mod standby;
 mod take_over;
 
@@ -89,6 +91,7 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
         run: None,
         astray: 0,
         tenure: None,
+        hooked: None,
         stop,
         runtime: PhantomData,
     };
@@ -118,8 +121,8 @@ struct Worker<RT, T, D, C> {
     register_at: BootTime,
     failures: u32,
     care_at: BootTime,
-    /// As what it was last cared for: whether as a primary, and who else was heard of.
-    cared_as: Option<(bool, Vec<(MemberName, bool)>)>,
+    /// As what it was last cared for.
+    cared_as: Option<CaredAs>,
     /// The epoch that ended, and whether by itself, until its end is recorded.
     ending: Option<(Epoch, bool)>,
     /// How often in a row PostgreSQL ended before it was ready, and when it first did.
@@ -142,9 +145,14 @@ struct Worker<RT, T, D, C> {
     astray: u32,
     /// The leadership that was seen last: its epoch, whether it is closed, and how far it is.
     tenure: Option<(Epoch, bool, Stage)>,
+    /// The epoch before whose promotion the operator's program has run.
+    hooked: Option<Epoch>,
     stop: watch::Receiver<bool>,
     runtime: PhantomData<fn() -> RT>,
 }
+
+/// Whether as a primary, by which revision of the specification, and who else was heard of.
+type CaredAs = (bool, u64, Vec<(MemberName, bool)>);
 
 /// An attempt to seal that goes on.
 #[derive(Debug, Clone, Copy)]
@@ -268,7 +276,9 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             return Pause::For(TICK);
         }
         self.remember_ready().await;
-        self.reload(&state).await;
+        if let Err(error) = self.record_bootstrap_hook().await {
+            tracing::debug!(%error, "it is not recorded yet that a hook has run");
+        }
         self.note_upstream(&wanted, now);
         let action = reconcile(&self.shared.member.name, &wanted, &self.shared.local(), now);
         self.carry_out(action, &state, &snapshot).await
@@ -375,7 +385,12 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             Action::Seal { promise } => self.seal(promise, state).await,
             Action::Accept { epoch } => self.accept(epoch).await,
             Action::Promote { epoch, sync } => {
-                return match self.promote(epoch, &sync, state).await {
+                let outcome = match self.before_promotion(epoch).await {
+                    hooks::Verdict::LookAgain => return Pause::None,
+                    hooks::Verdict::GiveUp(why) => Err(Error::Failed(why)),
+                    hooks::Verdict::GoOn => self.promote(epoch, &sync, state).await,
+                };
+                return match outcome {
                     Ok(()) => Pause::None,
                     Err(error) => {
                         error!(member = %self.shared.member.name, %epoch, %error, "promotion failed");

@@ -4,7 +4,9 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use super::LEADER_HEADER;
+use super::nodes::NodeProblem;
 use super::source::{Leader, ProposeError};
+use super::spec::SpecProblem;
 use crate::domain::Rejection;
 use crate::domain::plan::OperationProblem;
 use crate::domain::types::ClusterName;
@@ -12,6 +14,9 @@ use crate::pb::{details, v1};
 
 /// Longest piece of a request that is repeated in an error, in characters.
 const VALUE_CHARS_MAX: usize = 100;
+/// So many problems of a specification are in the message of its refusal, and in the details.
+const PROBLEMS_MAX: usize = 5;
+const INFOS_MAX: usize = 20;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +68,21 @@ pub enum Error {
     /// The checks before an operation found problems: at least one.
     #[error("{}", join(.0))]
     Checks(Vec<OperationProblem>),
+    /// A node is not added or removed.
+    #[error(transparent)]
+    Node(#[from] NodeProblem),
+    /// The specification is not valid: at least one key.
+    #[error("{}", join_spec(.0))]
+    Spec(Vec<SpecProblem>),
+    /// Parameters cannot be checked yet.
+    #[error(
+        "no member of cluster {cluster} has told this leader yet which parameters its PostgreSQL \
+         knows, so the change cannot be checked"
+    )]
+    NoCatalogue {
+        /// Which cluster.
+        cluster: ClusterName,
+    },
     /// The command was applied and changed nothing.
     #[error("the control plane took the command, and it had no effect")]
     NoEffect,
@@ -110,6 +130,10 @@ impl Error {
                 [OperationProblem::UnknownMember(_)] => Code::NotFound,
                 _ => Code::FailedPrecondition,
             },
+            Error::Node(NodeProblem::Unknown { .. }) => Code::NotFound,
+            Error::Node(_) => Code::FailedPrecondition,
+            Error::Spec(_) => Code::InvalidArgument,
+            Error::NoCatalogue { .. } => Code::Unavailable,
             Error::NoEffect => Code::Aborted,
             Error::TooManyWatches { .. } => Code::ResourceExhausted,
             Error::OtherControlPlane { .. } => Code::PermissionDenied,
@@ -127,6 +151,9 @@ impl Error {
             Error::UnknownOutcome => "outcome.known",
             Error::Rejected(rejection) => rejection.rule(),
             Error::Checks(problems) => problems.first().map_or("operation.checks", |p| p.rule()),
+            Error::Node(problem) => problem.rule(),
+            Error::Spec(_) => "spec.valid",
+            Error::NoCatalogue { .. } => "spec.catalogue",
             Error::NoEffect => "command.effect",
             Error::TooManyWatches { .. } => "watch.bound",
             Error::ShuttingDown => "node.serving",
@@ -144,6 +171,15 @@ impl Error {
         };
         if let Error::Checks(problems) = self {
             return problems.iter().map(|p| info(p.rule(), p.to_string())).collect();
+        }
+        if let Error::Spec(problems) = self {
+            let one = |p: &SpecProblem| v1::ErrorInfo {
+                field: p.key.clone(),
+                value: cut(&p.value),
+                hint: p.mend.clone(),
+                ..info("spec.valid", p.to_string())
+            };
+            return problems.iter().take(INFOS_MAX).map(one).collect();
         }
         let mut only = info(self.rule(), self.to_string());
         match self {
@@ -196,6 +232,8 @@ fn rejection_code(rejection: &Rejection) -> Code {
         | Rejection::OtherLeadership { .. }
         | Rejection::WrongStage { .. }
         | Rejection::StaleSyncs => Code::Aborted,
+        Rejection::StaleRevision { .. } => Code::Aborted,
+        Rejection::NoSuchRevision { .. } => Code::NotFound,
         Rejection::BadSpec { .. } => Code::InvalidArgument,
         _ => Code::FailedPrecondition,
     }
@@ -244,10 +282,34 @@ pub(super) fn hint(rule: &str) -> &'static str {
         "schedule.valid" => "see `hactl operation list`",
         "restart.pending" => "`hactl restart --rolling` without --pending restarts all",
         "restart.running" => "it is started by itself where it can be: see `hactl explain`",
+        "switchover.target-room" => "make room on its disks, or name another standby",
+        "operation.under-way" | "operation.scheduled" => "see `hactl operation list`",
         "reinitialise.write-quorum" => "bring another standby back first, see `hactl status`",
         "takeover.read-quorum" => {
             "bring the missing members back, or accept that commits may be lost: \
              `hactl failover --accept-data-loss`"
+        }
+        "node.one-change" => {
+            "wait until it has ended, see `hactl node list`; `hactl node remove` gives up a node \
+             that does not come"
+        }
+        "node.exists" => "see `hactl node list` for the names",
+        "node.no-members" => {
+            "move the members away first; for a node that is dead for good: `--force`"
+        }
+        "node.force-dead-only" => "remove its members first, or stop it for good",
+        "node.majority" => {
+            "start the controllers that do not answer, or remove those that are dead"
+        }
+        "node.all-answer" => "start them, or remove those that are dead: `hactl node remove`",
+        "node.not-last" => "a control plane keeps at least one controller",
+        "spec.current" => {
+            "look at what changed with `hactl config history`, and make the change again"
+        }
+        "spec.fixed" => "leave it as it is",
+        "spec.revision" => "see `hactl config history` for those that are kept",
+        "spec.catalogue" => {
+            "start a member, and try again in a moment; or take it unchecked with --no-validate"
         }
         "watch.bound" => "end some watches, or ask another node",
         "node.serving" => "ask another node",
@@ -272,6 +334,11 @@ fn list(names: &[ClusterName]) -> String {
         [] => "none yet".to_owned(),
         _ => names.iter().map(ClusterName::as_str).collect::<Vec<_>>().join(", "),
     }
+}
+
+fn join_spec(problems: &[SpecProblem]) -> String {
+    let told: Vec<String> = problems.iter().take(PROBLEMS_MAX).map(|p| p.to_string()).collect();
+    told.join("; ")
 }
 
 fn join(problems: &[OperationProblem]) -> String {

@@ -41,6 +41,9 @@ impl Operator {
         let agreed = find(&state, &cluster)?;
         let mut answer = v1::RestartResponse::default();
         if let Some(at) = at {
+            if let Some(unknown) = member.as_ref().filter(|m| !agreed.members.contains_key(*m)) {
+                return Err(Error::Checks(vec![OperationProblem::UnknownMember(unknown.clone())]));
+            }
             answer.members = member.iter().map(ToString::to_string).collect();
             if !request.dry_run {
                 let what = Later::Restart { member, pending_only, in_place };
@@ -205,7 +208,7 @@ impl Operator {
         let cluster = request::cluster(&request.cluster)?;
         let by = request::requested_by(&request.requested_by)?;
         find(&*self.confirmed().await?, &cluster)?;
-        self.apply(cluster, Change::Resume { by }).await.map(drop)
+        self.apply(cluster, Change::Resume { over: None, by }).await.map(drop)
     }
 
     pub(super) async fn operations(

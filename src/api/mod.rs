@@ -2,7 +2,8 @@
 //!
 //! Owns the service `quorate.v1.ControlPlane`, its errors, and the assembly with health and
 //! reflection. It decides nothing: it validates, asks the domain's checks, proposes, and shows.
-//! Imports `domain`, `pb`, `convert`; everything else comes through [`Source`].
+//! Imports `domain`, `pb`, `convert`, and `config` for the rules
+//! of a specification; everything else comes through [`Source`].
 //!
 //! ```text
 //! request -> request.rs (validate) -> service.rs -> Source::propose / applied / leader_view
@@ -10,13 +11,16 @@
 //!                error.rs  <- refusal ---+--- answer -> convert
 //! ```
 
+mod doctor;
 mod error;
 mod health;
 mod jobs;
+mod nodes;
 mod operate;
 mod request;
 mod service;
 mod source;
+mod spec;
 mod status;
 mod timer;
 mod watch;
@@ -33,8 +37,9 @@ use crate::pb::v1::control_plane_server::ControlPlaneServer;
 pub use error::Error;
 pub use service::Api;
 pub use source::{
-    ClusterView, ControllerInfo, Leader, LeaderView, Leadership, ProposeError, Source,
+    ClusterView, ControllerInfo, JoinTerms, Leader, LeaderView, Leadership, ProposeError, Source,
 };
+pub use spec::SpecProblem;
 
 /// Longest request that is read, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
@@ -52,7 +57,7 @@ pub const LEADER_HEADER: &str = "quorate-leader";
 pub struct ReflectionError(String);
 
 /// The services of the API: control, health (`grpc.health.v1`) and reflection
-/// (`grpc.reflection.v1`). Serve them where peers are served, or alone. Once `shutdown` is true,
+/// (`grpc.reflection.v1`, and `v1alpha`, which the clients of Python and older ones speak). Serve them where peers are served, or alone. Once `shutdown` is true,
 /// watches end, waits answer with what they have, and health says NOT_SERVING.
 ///
 /// Health of the service name "" is that of the process: SERVING while it answers. It does not say
@@ -64,15 +69,19 @@ pub fn routes(
     let admission = Admission { control_plane: source.control_plane().to_owned() };
     let api = ControlPlaneServer::new(Api::new(source, shutdown.clone()))
         .max_decoding_message_size(REQUEST_BYTES_MAX);
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|e| ReflectionError(e.to_string()))?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let unreadable = |e: tonic_reflection::server::Error| ReflectionError(e.to_string());
+    let current = reflection().build_v1().map_err(unreadable)?;
+    let alpha = reflection().build_v1alpha().map_err(unreadable)?;
     let health = tonic_health::pb::health_server::HealthServer::new(health::Health::new(shutdown));
     Ok(Routes::new(InterceptedService::new(api, admission))
         .add_service(health)
-        .add_service(reflection))
+        .add_service(current)
+        .add_service(alpha))
 }
 
 /// Refuses calls that are meant for another control plane.

@@ -22,7 +22,7 @@ use crate::pb::v1;
 /// Longest wait for a barrier. It needs one round trip to a quorum.
 const BARRIER_MAX: Duration = Duration::from_secs(3);
 /// Longest wait for a proposal. Past it the outcome is unknown.
-const PROPOSAL_MAX: Duration = Duration::from_secs(5);
+pub(super) const PROPOSAL_MAX: Duration = Duration::from_secs(5);
 
 /// The part of the API that changes something, or has to be sure of what it reads.
 #[derive(Clone)]
@@ -63,6 +63,9 @@ impl Operator {
         let state = self.confirmed().await?;
         let agreed = find(&state, &cluster)?;
         if let Some(at) = at {
+            if let Some(unknown) = wanted.as_ref().filter(|m| !agreed.members.contains_key(*m)) {
+                return Err(Error::Checks(vec![OperationProblem::UnknownMember(unknown.clone())]));
+            }
             let target = wanted.as_ref().map(ToString::to_string).unwrap_or_default();
             let mut answer = v1::SwitchoverResponse { target, ..Default::default() };
             if !request.dry_run {

@@ -15,7 +15,7 @@ const HEARTBEAT_MIN_MS: u32 = 500;
 const HEARTBEAT_MAX_MS: u32 = 60_000;
 const HEARTBEAT_DEFAULT_MS: u32 = 5_000;
 
-fn refused(field: &'static str, error: ParseError) -> Error {
+pub(super) fn refused(field: &'static str, error: ParseError) -> Error {
     let problem = format!("{} is wanted: {}", error.what, error.rule);
     Error::Field { field, value: error.value, problem }
 }

@@ -11,7 +11,7 @@ use super::operate::Operator;
 use super::source::Source;
 use super::status::{find, status};
 use super::watch::{self, Base, Boxed};
-use super::{WATCHES_MAX, request};
+use super::{WATCHES_MAX, doctor, request};
 use crate::convert;
 use crate::pb::v1;
 use v1::control_plane_server::ControlPlane;
@@ -73,6 +73,7 @@ impl Api {
         let findings = findings.iter().map(|f| v1::Finding {
             rule: f.rule().to_owned(),
             text: f.to_string(),
+            todo: f.todo().to_owned(),
             member: f.member().map(ToString::to_string).unwrap_or_default(),
             epoch: cluster.epoch.0,
         });
@@ -83,6 +84,15 @@ impl Api {
             findings: findings.collect(),
             leader: self.source.node_name().to_owned(),
         })
+    }
+
+    async fn diagnosis(
+        &self,
+        request: &v1::DiagnoseRequest,
+    ) -> Result<v1::DiagnoseResponse, Error> {
+        let cluster = request::cluster_or_all(&request.cluster)?;
+        let state = self.operator.confirmed().await?;
+        doctor::diagnose(self.source.as_ref(), &state, cluster.as_ref())
     }
 
     fn connection(
@@ -232,6 +242,55 @@ impl ControlPlane for Api {
         }
         let file = self.source.snapshot().map_err(Error::from)?;
         Ok(Response::new(v1::GetSnapshotResponse { file }))
+    }
+
+    async fn diagnose(
+        &self,
+        request: Request<v1::DiagnoseRequest>,
+    ) -> Result<Response<v1::DiagnoseResponse>, Status> {
+        Ok(Response::new(self.diagnosis(request.get_ref()).await?))
+    }
+
+    async fn list_nodes(
+        &self,
+        _: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        Ok(Response::new(self.operator.list_nodes().await?))
+    }
+
+    async fn add_node(
+        &self,
+        request: Request<v1::AddNodeRequest>,
+    ) -> Result<Response<v1::AddNodeResponse>, Status> {
+        Ok(Response::new(self.operator.add_node(request.into_inner()).await?))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
+        Ok(Response::new(self.operator.remove_node(request.into_inner()).await?))
+    }
+
+    async fn get_spec(
+        &self,
+        request: Request<v1::GetSpecRequest>,
+    ) -> Result<Response<v1::GetSpecResponse>, Status> {
+        Ok(Response::new(self.operator.spec(request.into_inner()).await?))
+    }
+
+    async fn update_spec(
+        &self,
+        request: Request<v1::UpdateSpecRequest>,
+    ) -> Result<Response<v1::UpdateSpecResponse>, Status> {
+        Ok(Response::new(self.operator.update_spec(request.into_inner()).await?))
+    }
+
+    async fn spec_history(
+        &self,
+        request: Request<v1::SpecHistoryRequest>,
+    ) -> Result<Response<v1::SpecHistoryResponse>, Status> {
+        Ok(Response::new(self.operator.spec_revisions(request.into_inner()).await?))
     }
 
     async fn get_connection(

@@ -1,14 +1,16 @@
 //! What the API needs of the node that it runs on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::domain::catalogue::Catalogue;
+use crate::domain::nodes::NodesCommand;
 use crate::domain::observation::Observations;
 use crate::domain::plan::Finding;
-use crate::domain::types::{BootTime, ClusterName, WallMillis};
+use crate::domain::types::{BootTime, ClusterName, NodeId, WallMillis};
 use crate::domain::{Command, ControlState, Reply};
 
 /// The node, as the API sees it. Object-safe: the API holds an `Arc<dyn Source>`.
@@ -45,6 +47,35 @@ pub trait Source: Send + Sync + 'static {
     }
     /// Wall-clock time, for histories.
     fn wall(&self) -> WallMillis;
+    /// Members of the Raft group without a vote.
+    fn learners(&self) -> Vec<ControllerInfo> {
+        Vec::new()
+    }
+    /// Members of the Raft group that answer this node now, itself included. Of the leader.
+    fn reachable(&self) -> BTreeSet<NodeId> {
+        BTreeSet::new()
+    }
+    /// Versions of the other members of the Raft group that answer.
+    async fn versions(&self) -> BTreeMap<NodeId, String> {
+        BTreeMap::new()
+    }
+    /// Times that a new node has to have in common with the others.
+    fn join_terms(&self) -> JoinTerms {
+        JoinTerms::default()
+    }
+    /// Proposes a command about the nodes and waits until it is applied.
+    async fn propose_nodes(&self, _command: NodesCommand) -> Result<Reply, ProposeError> {
+        Err(ProposeError::Unavailable { why: "this node cannot change nodes".to_owned() })
+    }
+}
+
+/// Times that all nodes have in common, by their keys; milliseconds where the key says so.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JoinTerms {
+    /// Of section `[raft]`.
+    pub raft: BTreeMap<String, u64>,
+    /// Of section `[timing]`.
+    pub timing: BTreeMap<String, u64>,
 }
 
 /// Who leads the control plane.
@@ -89,6 +120,8 @@ pub struct ClusterView {
     pub findings: Vec<Finding>,
     /// Time since this leader acknowledged a renewal of the lease; `None` where it never did.
     pub lease_age: Option<Duration>,
+    /// What PostgreSQL of the cluster knows of its settings; `None` where no member has told it.
+    pub catalogue: Option<Arc<Catalogue>>,
 }
 
 /// A voter of the Raft group.

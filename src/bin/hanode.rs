@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use quorate::cli::manual::{self, ManualArgs};
-use quorate::config::{Config, LogFormat};
+use quorate::config::{Config, JoinPlaces, LogFormat};
 use quorate::{guard, node, stop};
 use tracing_subscriber::EnvFilter;
 
@@ -26,6 +26,31 @@ enum Task {
         /// The configuration file.
         #[arg(long, short)]
         config: PathBuf,
+    },
+    /// Joins a control plane with a join file of `hactl node add`: writes configuration and secret,
+    /// and runs.
+    Join {
+        /// The join file. It is a secret: remove it once the node runs.
+        #[arg(long, short)]
+        file: PathBuf,
+        /// Where the configuration is written.
+        #[arg(long, short, default_value = "/etc/quorate/hanode.toml")]
+        config: PathBuf,
+        /// Where the secret is written, mode 0600; by default `secret` beside the configuration.
+        #[arg(long)]
+        secret_file: Option<PathBuf>,
+        /// The node's data directory.
+        #[arg(long, default_value = "/var/lib/quorate")]
+        data_dir: PathBuf,
+        /// Where it listens, IP:PORT; by default the address that it was added with.
+        #[arg(long)]
+        listen: Option<std::net::SocketAddr>,
+        /// A file with further sections, such as [[cluster]] and [[member]].
+        #[arg(long)]
+        with: Option<PathBuf>,
+        /// Only writes the files.
+        #[arg(long)]
+        no_start: bool,
     },
     /// Checks a configuration file, and whether this machine fits it.
     Check {
@@ -55,6 +80,17 @@ fn main() -> ExitCode {
     }
     match Arguments::parse().command {
         Task::Run { config } => run(config),
+        Task::Join { file, config, secret_file, data_dir, listen, with, no_start } => {
+            let places = (config, secret_file, data_dir);
+            match join(&file, places, listen, with) {
+                Ok(written) if no_start => {
+                    println!("{}: written; `hanode run` starts the node", written.display());
+                    ExitCode::SUCCESS
+                }
+                Ok(written) => run(written),
+                Err(error) => report(Err(error)),
+            }
+        }
         Task::Check { config } => check(config),
         Task::Stop { config, timeout } => report(with_config(config, |config| {
             runtime()?.block_on(stop::stop(&config, std::time::Duration::from_secs(timeout)))?;
@@ -89,6 +125,29 @@ fn run(file: PathBuf) -> ExitCode {
         outcome?;
         Ok(())
     }))
+}
+
+/// Writes what a join file says; the path of the configuration.
+fn join(
+    file: &std::path::Path,
+    (config, secret, data_dir): (PathBuf, Option<PathBuf>, PathBuf),
+    listen: Option<std::net::SocketAddr>,
+    with: Option<PathBuf>,
+) -> anyhow::Result<PathBuf> {
+    let config = std::path::absolute(config)?;
+    let secret = match secret {
+        Some(secret) => std::path::absolute(secret)?,
+        None => config.with_file_name("secret"),
+    };
+    let sections = match with {
+        Some(with) => std::fs::read_to_string(&with)
+            .map_err(|e| anyhow::anyhow!("{}: {e}", with.display()))?,
+        None => String::new(),
+    };
+    let data_dir = std::path::absolute(data_dir)?;
+    let places = JoinPlaces { config: config.clone(), secret, data_dir, listen, sections };
+    runtime()?.block_on(node::join::join(file, &places))?;
+    Ok(config)
 }
 
 fn check(file: PathBuf) -> ExitCode {

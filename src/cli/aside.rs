@@ -11,8 +11,8 @@ const COLUMNS: [Column; 6] = [
     Column::new("NODE").spare(2),
     Column::new("SINCE").spare(1),
     Column::new("SIZE").right(),
-    Column::new("REASON"),
-    Column::new("PATH"),
+    Column::new("REASON").squeezed(),
+    Column::new("PATH").squeezed(),
 ];
 
 pub(super) async fn run(mut context: Context) -> Result<(), Failure> {

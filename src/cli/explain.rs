@@ -35,6 +35,9 @@ pub(super) fn text(answer: &v1::ExplainResponse) -> String {
     }
     for finding in &answer.findings {
         out.push_str(&format!("- {} (rule {})\n", finding.text, finding.rule));
+        if !finding.todo.is_empty() {
+            out.push_str(&format!("  to do: {}\n", finding.todo));
+        }
     }
     out
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::output;
 use crate::client;
 
 /// Why a command did not succeed.
@@ -36,6 +37,10 @@ const DONE: u8 = 0;
 pub(super) const REFUSED: u8 = 1;
 /// The command line or the configuration is wrong.
 const USAGE: u8 = 2;
+/// `hactl doctor` warns. Its codes are those of monitoring plugins: 0, 1, 2, and 3 for unknown.
+pub(super) const WARNINGS: u8 = 1;
+/// `hactl doctor` has found what does not work.
+pub(super) const PROBLEMS: u8 = 2;
 /// Nobody answered, or there is no leader.
 pub(super) const UNREACHABLE: u8 = 3;
 /// The outcome is unknown.
@@ -44,8 +49,8 @@ const UNKNOWN: u8 = 4;
 /// What scripts can rely on: every exit code, and what it says.
 pub(super) const EXIT_CODES: [(u8, &str); 5] = [
     (DONE, "it worked"),
-    (REFUSED, "it was refused, or it failed; nothing is unclear"),
-    (USAGE, "the command line or the configuration is wrong"),
+    (REFUSED, "it was refused, or it failed; nothing is unclear. doctor: warnings"),
+    (USAGE, "the command line or the configuration is wrong. doctor: problems"),
     (UNREACHABLE, "nobody answered, or there is no leader"),
     (UNKNOWN, "the outcome is unknown, or it still goes on: look at `hactl history`"),
 ];
@@ -88,7 +93,9 @@ impl Failure {
 
     /// Tells the operator, on standard error.
     pub(super) fn print(&self) {
+        let width = output::width(&io::stderr());
         for line in self.lines() {
+            let line = output::folded(&line, width);
             // Nobody can be told if this fails.
             let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{line}\n"));
         }
@@ -114,16 +121,21 @@ impl Failure {
             ),
             Failure::Interrupted(id) => with_hint(
                 &format!("operation {id} goes on: only the wait for it has ended"),
-                "see `hactl status` and `hactl history`",
+                &look(*id),
             ),
             Failure::StillRunning(id) => with_hint(
                 &format!("operation {id} has not ended in time"),
-                "it goes on; see `hactl status` and `hactl history`, or give a longer --timeout",
+                &format!("it goes on; {}, or give a longer --timeout", look(*id)),
             ),
             Failure::Client(client::Error::Refused(refusal)) => refusal_lines(refusal),
             Failure::Client(error) => with_hint(&error.to_string(), client_hint(error)),
         }
     }
+}
+
+/// How to look at an operation that is not waited for.
+fn look(id: u64) -> String {
+    format!("see `hactl operation show {id}`, wait again by `hactl operation wait {id}`")
 }
 
 fn client_hint(error: &client::Error) -> &'static str {

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::Context;
 use super::failure::Failure;
 use super::operation::{one, what};
-use super::output::{self, Format};
+use super::output;
 use super::progress::Progress;
 use crate::pb::v1;
 
@@ -36,7 +36,7 @@ pub(super) async fn finish(
 ) -> Result<(), Failure> {
     let begun = begun
         .ok_or_else(|| Failure::refused("the answer names no operation", "see `hactl history`"))?;
-    let people = context.format == Format::Table;
+    let people = context.format.is_for_people();
     let scheduled = begun.state() == v1::OperationState::Scheduled;
     if people && begun.state() == v1::OperationState::Running {
         output::note(&format!("{} began", title(&begun)))?;

@@ -23,8 +23,8 @@ pub(super) struct HistoryArgs {
 
 const COLUMNS: [Column; 4] = [
     Column::new("ID").right(),
-    Column::new("TIME"),
-    Column::new("EPOCH").right(),
+    Column::new("TIME").squeezed(),
+    Column::new("EPOCH").right().spare(1),
     Column::new("EVENT").prose(),
 ];
 

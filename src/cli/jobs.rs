@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::follow::{Wait, finish};
 use super::operate::{refuse_on, report, requested_by};
 use super::operation::one;
-use super::output::{self, Format};
+use super::output;
 use super::when;
 use crate::pb::v1;
 
@@ -175,7 +175,7 @@ pub(super) async fn reload(mut context: Context, args: &ReloadArgs) -> Result<()
             false => context.client.follow(operation).await?,
         };
         match operation.state() {
-            v1::OperationState::Failed => {
+            v1::OperationState::Failed | v1::OperationState::Cancelled => {
                 failed.push(format!("{}: {}", operation.member, operation.failure));
             }
             v1::OperationState::Running => running = Some(operation.id),
@@ -242,8 +242,11 @@ pub(super) async fn pause(mut context: Context, args: &PauseArgs) -> Result<(), 
         0 => "until `hactl resume`".to_owned(),
         at => format!("until {}", output::time(at)),
     };
+    let (status, _) = context.status(&cluster).await?;
+    let gone = status.clusters.iter().any(|c| c.primary.is_empty());
+    let now = if gone { "THERE IS NO PRIMARY NOW, and it stays so. " } else { "" };
     args.consent.ask(&format!(
-        "Pause cluster {cluster} {end}? No failover happens meanwhile: a primary that ends, or \
+        "Pause cluster {cluster} {end}? {now}No failover happens meanwhile: a primary that ends, or \
          that loses the control plane, stays down."
     ))?;
     let request = v1::PauseRequest {
@@ -259,7 +262,7 @@ pub(super) async fn resume(mut context: Context) -> Result<(), Failure> {
     let cluster = context.cluster().await?;
     let request = v1::ResumeRequest { cluster: cluster.clone(), requested_by: requested_by() };
     let answer = context.client.resume(request).await?;
-    let people = context.format == Format::Table;
+    let people = context.format.is_for_people();
     output::value(context.format, &answer, || format!("cluster {cluster} is resumed"))?;
     if people {
         output::note("see `hactl explain` for what it does now")?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::failure::Failure;
+use super::failure::{EXIT_CODES, Failure};
 
 /// Arguments of `completion`.
 #[derive(Debug, Args)]
@@ -54,11 +54,26 @@ pub fn write(mut command: Command, args: &ManualArgs) -> io::Result<()> {
 fn write_pages(command: &Command, section: &str, dir: &Path) -> io::Result<()> {
     let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
     let mut text = Vec::new();
-    let page = clap_mangen::Man::new(command.clone()).title(&name).section(section);
+    // What follows the help text of hactl are its exit codes: they have a section of their own.
+    let page = clap_mangen::Man::new(command.clone().after_help(None::<&str>));
+    let page = page.title(&name).section(section);
     page.source(concat!("Quorate ", env!("CARGO_PKG_VERSION"))).render(&mut text)?;
+    if section == "1" {
+        exit_status(&mut text)?;
+    }
     fs::write(dir.join(format!("{name}.{section}")), text)?;
     let shown = command.get_subcommands().filter(|c| !c.is_hide_set() && c.get_name() != "help");
     shown.into_iter().try_for_each(|c| write_pages(c, section, dir))
+}
+
+fn exit_status(page: &mut Vec<u8>) -> io::Result<()> {
+    writeln!(page, ".SH \"EXIT STATUS\"")?;
+    for (code, meaning) in EXIT_CODES {
+        // A backquote is a quotation mark of its own in roff.
+        writeln!(page, ".TP\n.B {code}\n{}", meaning.replace('`', "\\(aq"))?;
+    }
+    writeln!(page, ".SH FILES\n.TP\n.I /etc/quorate/hactl.toml\nnodes to ask, and the cluster")?;
+    writeln!(page, ".TP\n.I ~/.config/quorate/hactl.toml\nthe same for one user, instead of it")
 }
 
 #[cfg(test)]
@@ -77,8 +92,11 @@ mod tests {
         for command in Cli::command().get_subcommands().filter(|c| !c.is_hide_set()) {
             let page = read(&format!("man1/hactl-{}.1", command.get_name()));
             assert!(page.contains(".SH SYNOPSIS"), "{page}");
+            for (code, _) in EXIT_CODES {
+                assert!(page.contains(&format!(".TP\n.B {code}\n")), "{page}");
+            }
         }
-        assert!(read("man1/hactl.1").contains("Exit codes"));
+        assert!(read("man1/hactl.1").contains("EXIT STATUS"));
         assert!(!dir.path().join("man1/hactl-manual.1").exists());
         for (shell, file) in [("bash", "hactl.bash"), ("zsh", "_hactl"), ("fish", "hactl.fish")] {
             let text = read(&format!("{shell}/{file}"));

@@ -6,15 +6,21 @@
 #![allow(clippy::disallowed_methods)]
 
 mod aside;
+mod config;
+mod config_document;
 mod confirm;
 mod connect;
+mod doctor;
+mod events;
 mod explain;
 mod failure;
 mod follow;
 mod history;
 mod jobs;
+mod kinds;
 mod leaderless;
 pub mod manual;
+mod node;
 mod operate;
 mod operation;
 mod output;
@@ -22,9 +28,11 @@ mod progress;
 mod ps;
 mod rescue;
 mod settings;
+mod since;
 mod snapshot;
 mod status;
 mod table;
+mod topology;
 mod when;
 
 #[cfg(test)]
@@ -114,8 +122,16 @@ enum Command {
     Operation(operation::OperationArgs),
     /// Show what happened to a cluster
     History(history::HistoryArgs),
+    /// Show what happened to one cluster or to all, and what happens
+    Events(events::EventsArgs),
+    /// Show, add and remove the nodes of the control plane
+    Node(node::NodeArgs),
+    /// Show and change the specification of a cluster: how commits wait, parameters, access rules
+    Config(config::ConfigArgs),
     /// Say what the leader waits for, and why
     Explain,
+    /// Look for what is wrong, and say what to do about it: exits with 1 for warnings, 2 for problems
+    Doctor(doctor::DoctorArgs),
     /// List data directories that were replaced and kept
     Aside,
     /// Print a connection string for libpq that finds the primary
@@ -152,8 +168,10 @@ impl Context {
         let file = settings::File::find()?;
         let endpoints = settings::endpoints(&common.endpoints, &file);
         let limit = common.timeout.unwrap_or(default_timeout);
+        // A change is never sent long after it was typed, however long its end is waited for.
+        let answer = limit.min(READ_TIMEOUT);
         Ok(Self {
-            client: Client::new(&endpoints, limit)?,
+            client: Client::new(&endpoints, answer)?.patient(limit),
             cluster: common.cluster.clone().or(file.cluster),
             format: common.output,
         })
@@ -222,9 +240,13 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Reinit(args) => jobs::reinit(patient(COPY_TIMEOUT)?, &args).await,
         Command::Pause(args) => jobs::pause(operating()?, &args).await,
         Command::Resume => jobs::resume(operating()?).await,
-        Command::Operation(args) => operation::run(operating()?, &args).await,
+        Command::Operation(args) => operation::run(patient(COPY_TIMEOUT)?, &args).await,
         Command::History(args) => history::run(reading()?, &args).await,
+        Command::Events(args) => events::run(reading()?, &args).await,
+        Command::Node(args) => node::run(operating()?, &args).await,
+        Command::Config(args) => config::run(reading()?, &args).await,
         Command::Explain => explain::run(reading()?).await,
+        Command::Doctor(args) => doctor::run(reading()?, &args).await,
         Command::Aside => aside::run(reading()?).await,
         Command::Dsn(args) => connect::dsn(reading()?, &args).await,
         Command::Psql(args) => connect::psql(reading()?, &args).await,

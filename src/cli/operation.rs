@@ -47,9 +47,9 @@ enum Verb {
 
 const COLUMNS: [Column; 6] = [
     Column::new("ID").right(),
-    Column::new("WHAT"),
+    Column::new("WHAT").squeezed(),
     Column::new("STATE"),
-    Column::new("TIME"),
+    Column::new("TIME").squeezed(),
     Column::new("BY").spare(1),
     Column::new("RESULT").prose(),
 ];
@@ -67,7 +67,14 @@ pub(super) async fn run(mut context: Context, args: &OperationArgs) -> Result<()
         }
         Verb::Wait { id } => {
             let operation = context.client.get_operation(&cluster, id).await?;
-            finish(context, Some(operation), &Wait { no_wait: false }, one).await
+            let operation = match operation.state() {
+                v1::OperationState::Scheduled => context.client.follow(operation).await?,
+                _ => operation,
+            };
+            match operation.state() {
+                v1::OperationState::Scheduled => Err(Failure::StillRunning(id)),
+                _ => finish(context, Some(operation), &Wait { no_wait: false }, one).await,
+            }
         }
         Verb::Cancel { id } => {
             let request =

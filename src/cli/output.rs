@@ -18,6 +18,15 @@ pub(super) enum Format {
     Json,
     /// For programs and people.
     Yaml,
+    /// For `config show`; elsewhere the same as for people.
+    Toml,
+}
+
+impl Format {
+    /// Whether a person reads it.
+    pub(super) fn is_for_people(self) -> bool {
+        matches!(self, Self::Table | Self::Toml)
+    }
 }
 
 /// Writes a line to standard output.
@@ -39,7 +48,7 @@ pub(super) fn value<T: Serialize>(
     table: impl FnOnce() -> String,
 ) -> Result<(), Failure> {
     match format {
-        Format::Table => line(table().trim_end()),
+        Format::Table | Format::Toml => line(folded(table().trim_end(), width(&io::stdout()))),
         Format::Json => line(serde_json::to_string_pretty(value).map_err(io::Error::other)?),
         Format::Yaml => line(serde_yaml_ng::to_string(value).map_err(io::Error::other)?.trim_end()),
     }
@@ -52,7 +61,7 @@ pub(super) fn item<T: Serialize>(
     text: impl FnOnce() -> String,
 ) -> Result<(), Failure> {
     match format {
-        Format::Table => line(text().trim_end()),
+        Format::Table | Format::Toml => line(folded(text().trim_end(), width(&io::stdout()))),
         Format::Json => line(serde_json::to_string(one).map_err(io::Error::other)?),
         Format::Yaml => {
             line("---")?;
@@ -107,6 +116,51 @@ pub(super) fn can_move() -> bool {
 pub(super) fn width(to: &impl AsFd) -> Option<usize> {
     let (terminal_size::Width(columns), _) = terminal_size::terminal_size_of(to)?;
     (columns > 0).then_some(usize::from(columns))
+}
+
+/// Breaks lines that are wider than the terminal between words, and indents what follows. A word
+/// that is wider by itself stays whole, so that it can be copied.
+pub(super) fn folded(text: &str, width: Option<usize>) -> String {
+    let Some(width) = width else { return text.to_owned() };
+    let mut out = String::with_capacity(text.len());
+    for (i, line) in text.split('\n').enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        if visible(line) <= width {
+            out.push_str(line);
+            continue;
+        }
+        let indent = line.len() - line.trim_start().len() + 2;
+        let mut column = 0;
+        for (j, word) in line.split(' ').enumerate() {
+            let wide = visible(word);
+            if j > 0 && column > indent && column + 1 + wide > width {
+                out.push('\n');
+                out.extend(std::iter::repeat_n(' ', indent));
+                column = indent;
+            } else if j > 0 {
+                out.push(' ');
+                column += 1;
+            }
+            out.push_str(word);
+            column += wide;
+        }
+    }
+    out
+}
+
+/// Characters that take room: all but those of escape sequences.
+fn visible(text: &str) -> usize {
+    let (mut count, mut escape) = (0, false);
+    for c in text.chars() {
+        match (escape, c) {
+            (false, '\x1b') => escape = true,
+            (true, c) => escape = !c.is_ascii_alphabetic(),
+            (false, _) => count += 1,
+        }
+    }
+    count
 }
 
 /// Bytes with a unit: `0 B`, `16.0 MiB`.
@@ -178,6 +232,21 @@ mod tests {
         assert_eq!(age(61_000), "61 s");
         assert_eq!(age(3_600_000), "60 min");
         assert_eq!(age(u64::MAX / 2), "106751991167 d");
+    }
+
+    #[test]
+    fn lines_are_folded_between_words() {
+        let text = "cluster main: epoch 4, primary a\n  - one two three\nshort";
+        assert_eq!(folded(text, None), text);
+        assert_eq!(folded(text, Some(40)), text);
+        let want = "cluster main: epoch\n  4, primary a\n  - one two three\nshort";
+        assert_eq!(folded(text, Some(19)), want);
+        assert_eq!(folded("  - one two three", Some(12)), "  - one two\n    three");
+        assert_eq!(
+            folded("see postgresql://a:1,b:2/x now", Some(10)),
+            "see\n  postgresql://a:1,b:2/x\n  now"
+        );
+        assert_eq!(folded("\x1b[32mprimary\x1b[39m a", Some(9)), "\x1b[32mprimary\x1b[39m a");
     }
 
     #[test]

@@ -41,10 +41,10 @@ impl Progress {
     pub(super) fn new(format: Format) -> Self {
         let terminal = io::stderr().is_terminal() && output::can_move();
         let form = match format {
-            Format::Table if terminal => {
+            Format::Table | Format::Toml if terminal => {
                 Form::Rewritten(output::width(&io::stderr()).unwrap_or(80))
             }
-            Format::Table => Form::Lines,
+            Format::Table | Format::Toml => Form::Lines,
             Format::Json | Format::Yaml => Form::Quiet,
         };
         Self::of(io::stderr(), form)

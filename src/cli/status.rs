@@ -8,6 +8,7 @@ use super::leaderless;
 use super::operation::one;
 use super::output::{self, Format, age, bytes, time};
 use super::table::{Column, Screen, Text, Tone, render};
+use super::topology::{label, tree};
 use crate::client;
 use crate::pb::{text, v1};
 use v1::{MemberRole, Reachability};
@@ -18,15 +19,18 @@ pub(super) struct StatusArgs {
     /// Go on, and show every change
     #[arg(short, long)]
     watch: bool,
+    /// Show the members as a tree: who streams from whom
+    #[arg(long)]
+    topology: bool,
 }
 
 pub(super) async fn run(mut context: Context, args: &StatusArgs) -> Result<(), Failure> {
     let cluster = context.cluster.clone().unwrap_or_default();
     if args.watch {
-        return watch(context, &cluster).await;
+        return watch(context, &cluster, args.topology).await;
     }
     let (status, stale) = context.status(&cluster).await?;
-    output::value(context.format, &status, || screenful(&status, Screen::stdout()))?;
+    output::value(context.format, &status, || screenful(&status, args.topology, Screen::stdout()))?;
     if stale {
         output::note(leaderless::STATUS)?;
         return Err(Failure::Said(UNREACHABLE));
@@ -35,7 +39,7 @@ pub(super) async fn run(mut context: Context, args: &StatusArgs) -> Result<(), F
 }
 
 /// Shows every status of the leader; while there is none, says so and looks for one.
-async fn watch(mut context: Context, cluster: &str) -> Result<(), Failure> {
+async fn watch(mut context: Context, cluster: &str, topology: bool) -> Result<(), Failure> {
     let request = v1::WatchStatusRequest {
         cluster: cluster.to_owned(),
         from_leader: true,
@@ -73,21 +77,23 @@ async fn watch(mut context: Context, cluster: &str) -> Result<(), Failure> {
             if clear {
                 output::line("\x1b[H\x1b[2J\x1b[3J")?;
             }
-            output::item(context.format, &status, || screenful(&status, Screen::stdout()))?;
+            output::item(context.format, &status, || {
+                screenful(&status, topology, Screen::stdout())
+            })?;
         }
         // The leader that is first asked again may have stepped down a moment ago.
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
 }
 
-/// A status as text.
-pub(super) fn screenful(status: &v1::Status, screen: Screen) -> String {
+/// A status as text, with the members as a tree where that is wanted.
+pub(super) fn screenful(status: &v1::Status, topology: bool, screen: Screen) -> String {
     let mut out = headline(status);
     for cluster in &status.clusters {
         out.push('\n');
         out.push_str(&cluster_lines(cluster, status.from_leader));
         if !cluster.members.is_empty() {
-            out.push_str(&members(cluster, screen));
+            out.push_str(&members(cluster, topology, screen));
         }
         for member in &cluster.members {
             for alarm in &member.alarms {
@@ -215,7 +221,7 @@ fn sync_text(cluster: &v1::Cluster) -> String {
 const COLUMNS: [Column; 13] = [
     Column::new("MEMBER"),
     Column::new("ROLE"),
-    Column::new("STATE"),
+    Column::new("STATE").squeezed(),
     Column::new("LAG").right(),
     Column::new("REPLAY LAG").right().spare(3),
     Column::new("SYNC").spare(1),
@@ -228,12 +234,17 @@ const COLUMNS: [Column; 13] = [
     Column::new("TAGS").spare(2),
 ];
 
-fn members(cluster: &v1::Cluster, screen: Screen) -> String {
-    let rows: Vec<Vec<Text>> = cluster.members.iter().map(|m| row(cluster, m)).collect();
+fn members(cluster: &v1::Cluster, topology: bool, screen: Screen) -> String {
+    let order = match topology {
+        true => tree(cluster),
+        false => cluster.members.iter().map(|m| (0, m)).collect(),
+    };
+    let rows: Vec<Vec<Text>> =
+        order.into_iter().map(|(depth, m)| row(cluster, m, label(depth, &m.name))).collect();
     render(&COLUMNS, &rows, screen)
 }
 
-fn row(cluster: &v1::Cluster, member: &v1::Member) -> Vec<Text> {
+fn row(cluster: &v1::Cluster, member: &v1::Member, name: String) -> Vec<Text> {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let known = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
     let sync = match (member.synchronous, member.counts) {
@@ -244,7 +255,7 @@ fn row(cluster: &v1::Cluster, member: &v1::Member) -> Vec<Text> {
         (false, _) => "no",
     };
     vec![
-        member.name.clone().into(),
+        name.into(),
         Text::toned(text::of::<MemberRole>(member.role), role_tone(member.role())),
         state(cluster, member),
         or_dash(member.lag_bytes.map(bytes)).into(),

@@ -16,12 +16,13 @@ pub(super) struct Column {
     spare: u8,
     right: bool,
     prose: bool,
+    squeezed: bool,
 }
 
 impl Column {
     /// A column that is always there.
     pub(super) const fn new(title: &'static str) -> Self {
-        Self { title, spare: 0, right: false, prose: false }
+        Self { title, spare: 0, right: false, prose: false, squeezed: false }
     }
 
     /// Left out where the terminal is too narrow, the greatest `order` first.
@@ -32,6 +33,11 @@ impl Column {
     /// Aligned to the right.
     pub(super) const fn right(self) -> Self {
         Self { right: true, ..self }
+    }
+
+    /// Wrapped where the terminal is too narrow even for the columns that are always there.
+    pub(super) const fn squeezed(self) -> Self {
+        Self { squeezed: true, ..self }
     }
 
     /// Sentences: wrapped between words where the terminal is too narrow.
@@ -107,6 +113,9 @@ pub(super) fn render(columns: &[Column], rows: &[Vec<Text>], screen: Screen) -> 
         }
     }
 
+    let wide: usize = shown.iter().map(|i| width_of(*i) + GAP).sum();
+    let squeeze = screen.width.is_some_and(|limit| wide > limit + GAP);
+
     let mut table = Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Dynamic);
@@ -134,7 +143,7 @@ pub(super) fn render(columns: &[Column], rows: &[Vec<Text>], screen: Screen) -> 
             if columns[*i].right {
                 column.set_cell_alignment(CellAlignment::Right);
             }
-            if !columns[*i].prose {
+            if !(columns[*i].prose || squeeze && columns[*i].squeezed) {
                 column.set_constraint(ColumnConstraint::ContentWidth);
             }
         }

@@ -109,7 +109,7 @@ fn the_command_line_is_sound() {
 
 #[test]
 fn status_at_a_glance() {
-    let text = status::screenful(&status(), WIDE);
+    let text = status::screenful(&status(), false, WIDE);
     let want = "\
 control plane demo: leader n1, term 7, controllers n1 n2 (silent 65 s)
 
@@ -129,13 +129,33 @@ d       cloning  49 % from a                     -           -  no        4  0/3
 fn a_narrow_terminal_keeps_what_matters() {
     for width in [60, 80, 100] {
         let screen = Screen { width: Some(width), colours: false };
-        let text = status::screenful(&status(), screen);
+        let text = status::screenful(&status(), false, screen);
         let table: Vec<&str> = text.lines().skip(3).take(5).collect();
         assert!(table.iter().all(|l| l.chars().count() <= width), "{width}:\n{text}");
         for word in ["MEMBER", "primary", "streaming", "1.0 MiB", "silent 12 s, was standby"] {
             assert!(table.iter().any(|l| l.contains(word)), "{word} at {width}:\n{text}");
         }
     }
+}
+
+#[test]
+fn on_the_narrowest_terminal_words_go_below_each_other() {
+    let screen = Screen { width: Some(40), colours: false };
+    let text = status::screenful(&status(), false, screen);
+    let table: Vec<&str> = text.lines().skip(3).take(6).collect();
+    assert!(table.iter().all(|l| l.chars().count() <= 40), "{text}");
+    for word in ["MEMBER", "STATE", "LAG", "streaming", "silent", "was standby"] {
+        assert!(table.iter().any(|l| l.contains(word)), "{word}:\n{text}");
+    }
+}
+
+#[test]
+fn a_tree_shows_who_streams_from_whom() {
+    let mut status = status();
+    status.clusters[0].members[3].upstream = "b".to_owned();
+    let text = status::screenful(&status, true, WIDE);
+    let names: Vec<&str> = text.lines().skip(3).take(5).map(|l| l[..8].trim_end()).collect();
+    assert_eq!(names, ["MEMBER", "a", "+ b", "  + d", "c"], "{text}");
 }
 
 #[test]
@@ -150,14 +170,16 @@ fn a_cluster_without_a_primary_says_why() {
         id: 9,
         kind: v1::OperationKind::Failover.into(),
         requested_by: "me@here".to_owned(),
+        state: v1::OperationState::Running.into(),
+        progress: "waiting for a member".to_owned(),
         ..Default::default()
     });
-    let text = status::screenful(&status, WIDE);
+    let text = status::screenful(&status, false, WIDE);
     for part in [
         "NO PRIMARY",
         "COMMITS WAIT",
         "epoch 4 of a is closed: lease-lost, its stop is not proven; see `hactl explain`",
-        "failover under way: operation 9, me@here",
+        "operation 9: failover, running: waiting for a member, asked for by me@here",
     ] {
         assert!(text.contains(part), "{part}:\n{text}");
     }
@@ -166,7 +188,7 @@ fn a_cluster_without_a_primary_says_why() {
 #[test]
 fn nothing_there_yet_is_said() {
     let status = v1::Status { control_plane: "demo".to_owned(), ..Default::default() };
-    let text = status::screenful(&status, WIDE);
+    let text = status::screenful(&status, false, WIDE);
     assert!(text.contains("no leader known") && text.contains("no cluster yet"), "{text}");
     assert_eq!(history::table(&[], WIDE), "nothing has happened yet");
 }
@@ -195,8 +217,19 @@ fn explanations_and_history_are_readable() {
         epoch: 4,
         text: "b is open for writes".to_owned(),
         kind: None,
+        ..Default::default()
     };
     let want = "ID  TIME                      EPOCH  EVENT\n\
                 12  1970-01-01 00:00:00.000Z      4  b is open for writes\n";
     assert_eq!(history::table(&[event], WIDE), want);
+}
+
+#[test]
+fn the_help_and_the_readme_list_every_exit_code() {
+    let help = Cli::command().render_long_help().to_string();
+    let readme = include_str!("../../README.md");
+    for (code, meaning) in failure::EXIT_CODES {
+        assert!(help.contains(&format!("  {code}  {meaning}")), "{help}");
+        assert!(readme.contains(&format!("| {code} | {meaning} |")), "{code} in README.md");
+    }
 }

@@ -170,43 +170,48 @@ fn controllers(config: &Config, problems: &mut Vec<Problem>) {
 
 fn clusters(config: &Config, problems: &mut Vec<Problem>) {
     for c in &config.clusters {
-        if c.write_quorum_min > c.write_quorum {
-            let key = format!("cluster[{}].write_quorum_min", c.name);
-            let problem = format!("is above write_quorum, which is {}", c.write_quorum);
-            let mend = format!("write {} or less", c.write_quorum);
-            problems.push(Problem::new(key, c.write_quorum_min, problem, mend));
-        }
-        if c.synchronous != Synchronous::Async && c.max_lag_bytes.is_some() {
-            let key = format!("cluster[{}].max_lag_bytes", c.name);
-            let problem = "means nothing where commits wait for standbys: none is lost";
-            let mend = "remove it, or write synchronous = \"async\"";
-            problems.push(Problem::new(key, "", problem, mend));
-        }
-        let key = format!("cluster[{}].write_quorum", c.name);
-        let standbys = c.bootstrap_members.len().saturating_sub(1);
-        let (problem, mend) = match c.synchronous {
-            Synchronous::Quorum | Synchronous::Priority if c.write_quorum == 0 => (
-                "is 0, which acknowledges without a standby".to_owned(),
-                "write 1 or more, or synchronous = \"async\"".to_owned(),
-            ),
-            Synchronous::Quorum | Synchronous::Priority if c.write_quorum as usize > standbys => (
-                format!(
-                    "is above the number of standbys, {} bootstrap members - 1 primary = {standbys}: no commit would be acknowledged",
-                    c.bootstrap_members.len()
-                ),
-                match standbys {
-                    0 => "add members, or write synchronous = \"async\"".to_owned(),
-                    n => format!("write {n} or less, or add members"),
-                },
-            ),
-            Synchronous::Async if c.write_quorum > 0 => (
-                "means nothing with synchronous = \"async\"".to_owned(),
-                "remove it, or write synchronous = \"quorum\"".to_owned(),
-            ),
-            _ => continue,
-        };
-        problems.push(Problem::new(key, c.write_quorum, problem, mend));
+        cluster(c, problems);
     }
+}
+
+/// How the values of one cluster go together.
+pub(super) fn cluster(c: &super::Cluster, problems: &mut Vec<Problem>) {
+    if c.write_quorum_min > c.write_quorum {
+        let key = format!("cluster[{}].write_quorum_min", c.name);
+        let problem = format!("is above write_quorum, which is {}", c.write_quorum);
+        let mend = format!("write {} or less", c.write_quorum);
+        problems.push(Problem::new(key, c.write_quorum_min, problem, mend));
+    }
+    if c.synchronous != Synchronous::Async && c.max_lag_bytes.is_some() {
+        let key = format!("cluster[{}].max_lag_bytes", c.name);
+        let problem = "means nothing where commits wait for standbys: none is lost";
+        let mend = "remove it, or write synchronous = \"async\"";
+        problems.push(Problem::new(key, "", problem, mend));
+    }
+    let key = format!("cluster[{}].write_quorum", c.name);
+    let standbys = c.bootstrap_members.len().saturating_sub(1);
+    let (problem, mend) = match c.synchronous {
+        Synchronous::Quorum | Synchronous::Priority if c.write_quorum == 0 => (
+            "is 0, which acknowledges without a standby".to_owned(),
+            "write 1 or more, or synchronous = \"async\"".to_owned(),
+        ),
+        Synchronous::Quorum | Synchronous::Priority if c.write_quorum as usize > standbys => (
+            format!(
+                "is above the number of standbys, {} bootstrap members - 1 primary = {standbys}: no commit would be acknowledged",
+                c.bootstrap_members.len()
+            ),
+            match standbys {
+                0 => "add members, or write synchronous = \"async\"".to_owned(),
+                n => format!("write {n} or less, or add members"),
+            },
+        ),
+        Synchronous::Async if c.write_quorum > 0 => (
+            "means nothing with synchronous = \"async\"".to_owned(),
+            "remove it, or write synchronous = \"quorum\"".to_owned(),
+        ),
+        _ => return,
+    };
+    problems.push(Problem::new(key, c.write_quorum, problem, mend));
 }
 
 fn members(config: &Config, problems: &mut Vec<Problem>) {

@@ -66,6 +66,30 @@ pub(crate) fn problem(line: &str) -> Option<(&'static str, &'static str)> {
     }
 }
 
+/// What is wrong with a line of `pg_ident.conf`, and how to mend it (PostgreSQL manual, section
+/// 21.2).
+pub(crate) fn ident_problem(line: &str) -> Option<(&'static str, &'static str)> {
+    if line.contains(|c: char| c.is_control() && c != '\t') {
+        return Some((
+            "contains a line end or another control character",
+            "write one entry a line",
+        ));
+    }
+    if line.ends_with('\\') {
+        return Some(("ends with a backslash, which takes in the next line", "remove it"));
+    }
+    let fields = fields(line).filter(|f| f.len() == 3);
+    let Some(fields) = fields else {
+        return Some((
+            "is not a map, a system user and a database user",
+            "write these three with blanks between, such as \"m root postgres\"",
+        ));
+    };
+    let first = fields.first().map_or("", String::as_str);
+    let includes = first.starts_with("include") || fields.iter().any(|f| f.starts_with('@'));
+    includes.then_some(INCLUDES)
+}
+
 const INCLUDES: (&str, &str) = (
     "includes another file, which could not be the same on every member",
     "write the content of that file here",

@@ -47,6 +47,7 @@ pub fn check_machine(config: &Config) -> Vec<Problem> {
             problems.extend(config.password(member, role, secret).err());
         }
     }
+    problems.extend(super::hooks::check_machine(config));
     problems
 }
 

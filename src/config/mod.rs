@@ -14,11 +14,16 @@ mod address;
 mod check;
 mod error;
 pub(crate) mod hba;
+mod hooks;
+mod join;
+mod learned;
 mod machine;
+mod objects;
 mod read;
 mod reader;
 mod secret;
 mod settings;
+mod specification;
 #[cfg(test)]
 mod tests;
 mod timing;
@@ -29,9 +34,14 @@ use std::path::{Path, PathBuf};
 
 pub use address::Address;
 pub use error::{Error, Problem};
+pub use hooks::{BEFORE_PROMOTION_TIMEOUT_MS_MAX, Hooks};
+pub use join::{JoinError, JoinFile, JoinPlaces, JoiningNode};
+pub use learned::{LEARNED_FILE, Learned, learned_path, read_learned, write_learned};
 pub use machine::check_machine;
+pub use objects::{Database, DatabaseRole};
 pub use secret::{Password, PasswordRole, SECRET_CHARS_MIN, Secret};
 pub use settings::{OWNED, OwnedSetting, owned_reason};
+pub use specification::{document, specification};
 pub use timing::{KILL_MARGIN_MS_MIN, Raft, Timing};
 
 use crate::domain::types::{ClusterName, MemberName, NodeId, NodeName, Tags};
@@ -143,6 +153,12 @@ pub struct Cluster {
     pub parameters: BTreeMap<String, String>,
     /// The operator's lines of `pg_hba.conf`, in their order.
     pub hba: Vec<String>,
+    /// The operator's lines of `pg_ident.conf`, in their order.
+    pub ident: Vec<String>,
+    /// Roles that have to exist, `[[cluster.role]]`.
+    pub roles: Vec<DatabaseRole>,
+    /// Databases that have to exist, `[[cluster.database]]`.
+    pub databases: Vec<Database>,
 }
 
 /// One `[[member]]`: an instance of PostgreSQL that this node's agent runs.
@@ -184,6 +200,8 @@ pub struct Member {
     pub aside_count_max: u32,
     /// So many bytes of them are kept; 0 means no such bound.
     pub aside_bytes_max: u64,
+    /// Programs that are told of its role: its own, or those of the node.
+    pub hooks: Hooks,
 }
 
 /// A valid configuration.

@@ -12,8 +12,8 @@ use toml::Table;
 use super::error::Problem;
 use super::reader::Section;
 use super::{
-    Address, Cluster, Config, Controller, Fencing, LogFormat, Member, Node, Role, Synchronous,
-    Tags, check, hba, settings, timing,
+    Address, Cluster, Config, Controller, Fencing, Hooks, LogFormat, Member, Node, Role,
+    Synchronous, Tags, check, hba, objects, settings, timing,
 };
 use crate::domain::types::{MemberName, NodeName};
 
@@ -32,6 +32,7 @@ pub(super) fn config(table: Table, file: &Path) -> Result<Config, Vec<Problem>> 
     let controllers = root.tables("controller");
     let clusters = root.tables("cluster");
     let members = root.tables("member");
+    let hooks = root.table("hooks");
     root.finish(&mut problems);
 
     let node = read_node(node, base, &mut problems);
@@ -40,8 +41,11 @@ pub(super) fn config(table: Table, file: &Path) -> Result<Config, Vec<Problem>> 
     let controllers: Vec<_> =
         controllers.into_iter().map(|s| read_controller(s, &mut problems)).collect();
     let clusters: Vec<_> = clusters.into_iter().map(|s| read_cluster(s, &mut problems)).collect();
-    let members: Vec<_> =
-        members.into_iter().map(|s| read_member(s, base, node.as_ref(), &mut problems)).collect();
+    let hooks = super::hooks::read(hooks, &mut problems);
+    let members: Vec<_> = members
+        .into_iter()
+        .map(|s| read_member(s, base, node.as_ref(), &hooks, &mut problems))
+        .collect();
 
     // Rules between sections run on the sections that could be read. Where an item of a list could
     // not, the rules that need the whole list would only add noise.
@@ -181,7 +185,7 @@ fn read_controller(mut s: Section, problems: &mut Vec<Problem>) -> Option<Contro
     Some(Controller { id: id?, name: name?, address: address? })
 }
 
-fn read_cluster(mut s: Section, problems: &mut Vec<Problem>) -> Option<Cluster> {
+pub(super) fn read_cluster(mut s: Section, problems: &mut Vec<Problem>) -> Option<Cluster> {
     if let Some(name) = s.peek("name").map(str::to_owned) {
         s.rename(format!("cluster[{name}]"));
     }
@@ -241,11 +245,21 @@ fn read_cluster(mut s: Section, problems: &mut Vec<Problem>) -> Option<Cluster> 
             s.refuse("hba", "", format!("line {} of the list {problem}", i + 1), mend);
         }
     }
+    let ident = s.texts("ident", "[\"map system_user database_user\"]");
+    for (i, line) in ident.iter().enumerate() {
+        if let Some((problem, mend)) = hba::ident_problem(line) {
+            s.refuse("ident", "", format!("line {} of the list {problem}", i + 1), mend);
+        }
+    }
     let parameters = s.table("parameters");
+    let roles = s.tables("role");
+    let databases = s.tables("database");
     let count = problems.len();
     let clean = s.is_clean();
     s.finish(problems);
     let parameters = settings::read(parameters, synchronous, bootstrap_members.len(), problems);
+    let roles = objects::roles(roles, problems);
+    let databases = objects::databases(databases, problems);
     if !clean || problems.len() > count {
         return None;
     }
@@ -263,6 +277,9 @@ fn read_cluster(mut s: Section, problems: &mut Vec<Problem>) -> Option<Cluster> 
         crash_window_ms,
         parameters,
         hba: lines,
+        ident,
+        roles,
+        databases,
     })
 }
 
@@ -275,6 +292,7 @@ fn read_member(
     mut s: Section,
     base: &Path,
     node: Option<&Node>,
+    hooks: &Hooks,
     problems: &mut Vec<Problem>,
 ) -> Option<Member> {
     if let (Some(cluster), Some(name)) = (s.peek("cluster"), s.peek("name")) {
@@ -328,7 +346,10 @@ fn read_member(
     let failover_priority = s.number_or("failover_priority", 0..=1000, 0);
     let aside_count_max = s.number_or("aside_count_max", 0..=100, 2);
     let aside_bytes_max = s.number_or("aside_bytes_max", 0..=i64::MAX as u64, 0);
+    // All of them or none: a mixture with those of the node would surprise.
+    let own = s.has("hooks").then(|| s.table("hooks"));
     let clean = s.is_clean();
+    let hooks = own.map_or_else(|| hooks.clone(), |own| super::hooks::read(own, problems));
     s.finish(problems);
     if !clean {
         return None;
@@ -352,6 +373,7 @@ fn read_member(
         failover_priority: i32::try_from(failover_priority).unwrap_or(i32::MAX),
         aside_count_max: small(aside_count_max),
         aside_bytes_max,
+        hooks,
         cluster,
         name,
         address,

@@ -36,6 +36,12 @@ impl Section {
         self.table.get(key).and_then(Value::as_str)
     }
 
+    /// Whether the key is there.
+    pub(super) fn has(&mut self, key: &'static str) -> bool {
+        self.known.push(key);
+        self.table.contains_key(key)
+    }
+
     /// Names the section after something that the operator recognises.
     pub(super) fn rename(&mut self, path: String) {
         self.path = path;

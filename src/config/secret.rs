@@ -141,7 +141,7 @@ pub(super) fn read_password(path: &Path, key: &str) -> Result<Password, Problem>
 
 /// Reads a file that nobody but its owner may have rights on. Mode and content come from the same
 /// open file, so that it cannot be exchanged between the two looks.
-fn read_private(path: &Path, key: &str) -> Result<String, Problem> {
+pub(super) fn read_private(path: &Path, key: &str) -> Result<String, Problem> {
     let refuse =
         |problem: String, mend: &str| Err(Problem::new(key, path.display(), problem, mend));
     // A FIFO would block an ordinary open for ever.

@@ -23,6 +23,8 @@ pub const KILL_MARGIN_MS_MIN: u64 = 100;
 pub struct Raft {
     /// Identity of this node's controller; `None` on a node that is none.
     pub node_id: Option<NodeId>,
+    /// This node was added to a group that exists: with an empty store it joins, and never founds.
+    pub join: bool,
     /// Time between two heartbeats of the Raft leader, in milliseconds.
     pub heartbeat_ms: u64,
     /// Shortest election timeout, in milliseconds.
@@ -84,6 +86,7 @@ fn reelection_ms(raft: &Raft) -> u64 {
 /// Reads `[raft]`.
 pub(super) fn read_raft(mut s: Section, problems: &mut Vec<Problem>) -> Option<Raft> {
     let raft = Raft {
+        join: s.flag("join", false),
         node_id: s.number("node_id", 1..=i64::MAX as u64),
         heartbeat_ms: s.number_or("heartbeat_ms", 10..=10_000, 100),
         election_min_ms: s.number_or("election_min_ms", 50..=60_000, 500),

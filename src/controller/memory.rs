@@ -1,12 +1,13 @@
 //! What a leader remembers, and what it shows of it.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
+use crate::domain::catalogue::Catalogue;
 use crate::domain::command::Rejection;
 use crate::domain::lease::{LeaderLedger, Ticket};
 use crate::domain::mutant::{Mutant, without};
@@ -32,6 +33,8 @@ pub(super) struct Leadership {
     pub(super) findings: BTreeMap<ClusterName, Vec<Finding>>,
     /// Registrations that were refused last, and when.
     pub(super) refused: BTreeMap<(ClusterName, MemberName), (BootTime, Rejection)>,
+    /// What PostgreSQL of each cluster knows of its settings.
+    pub(super) catalogues: BTreeMap<ClusterName, Arc<Catalogue>>,
 }
 
 /// How long a refused registration is shown: the member asks again much more often.
@@ -61,6 +64,8 @@ pub struct ClusterView {
     pub findings: Vec<Finding>,
     /// Time since the lease of the current epoch was last renewed.
     pub lease_age: Option<Duration>,
+    /// What PostgreSQL of the cluster knows of its settings, once a member has told it.
+    pub catalogue: Option<Arc<Catalogue>>,
 }
 
 /// What the leader sees.
@@ -96,6 +101,7 @@ impl Memory {
                     observations: BTreeMap::new(),
                     findings: BTreeMap::new(),
                     refused: BTreeMap::new(),
+                    catalogues: BTreeMap::new(),
                 });
             }
             _ if without(Mutant::LedgerKept) => {}
@@ -116,6 +122,22 @@ impl Memory {
         leadership.observations.entry(cluster).or_default().record(member, report, now);
         drop(inner);
         self.wake.notify_one();
+        true
+    }
+
+    /// Whether a catalogue is wanted of a member whose PostgreSQL has this major version; 0 where it
+    /// does not run. While members run different versions the older one counts, which knows less.
+    pub(super) fn lacks_catalogue(&self, cluster: &ClusterName, major: u32) -> bool {
+        let inner = self.lock();
+        let Some(leadership) = &*inner else { return false };
+        major > 0 && leadership.catalogues.get(cluster).is_none_or(|known| major < known.major)
+    }
+
+    /// Takes a catalogue in; `false` where this node does not lead.
+    pub(super) fn learn_catalogue(&self, cluster: ClusterName, catalogue: Catalogue) -> bool {
+        let mut inner = self.lock();
+        let Some(leadership) = &mut *inner else { return false };
+        leadership.catalogues.insert(cluster, Arc::new(catalogue));
         true
     }
 
@@ -189,6 +211,9 @@ impl Memory {
             Presence {
                 position: observed.and_then(|o| position(&o.report)),
                 heard: observed.is_some(),
+                preloaded: observed
+                    .map(|o| o.report.settings.preloaded.clone())
+                    .unwrap_or_default(),
                 silent_ms: u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX),
             }
         };
@@ -209,6 +234,9 @@ impl Memory {
         }
         for (name, findings) in &leadership.findings {
             clusters.entry(name.clone()).or_default().findings.clone_from(findings);
+        }
+        for (name, catalogue) in &leadership.catalogues {
+            clusters.entry(name.clone()).or_default().catalogue = Some(catalogue.clone());
         }
         View { now, clusters }
     }

@@ -6,9 +6,11 @@
 //! the Raft handle, the runtime and the clock.
 
 mod memory;
+mod nodes;
 mod service;
 mod task;
 
 pub use memory::{ClusterView, Memory, View};
+pub use nodes::run as change_nodes;
 pub use service::Service;
 pub use task::{Options, run};

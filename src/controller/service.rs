@@ -8,16 +8,19 @@ use serde::Serialize;
 
 use super::Memory;
 use crate::clock::Clock;
+use crate::domain::catalogue::ENTRIES_MAX;
 use crate::domain::command::{Change, Command, Reply};
 use crate::domain::generation::Generation;
 use crate::domain::lease::Ticket;
+use crate::domain::nodes::Node;
 use crate::domain::state::{ClusterSpec, ClusterState};
-use crate::domain::types::{BootTime, ClusterName, Epoch};
+use crate::domain::types::{BootTime, ClusterName, Epoch, MemberName, NodeName};
 use crate::raft::{Applied, BarrierError, FatalReason, Handle, Leader, ProposeError};
 use crate::runtime::{self, Runtime};
 use crate::session::wire::{
-    self, Claim, Method, PollReply, PollRequest, RegisterReply, RegisterRequest, RenewReply,
-    RenewRequest, Renewal, ReportReply, ReportRequest, SessionError, TransportError,
+    self, CatalogueReply, CatalogueRequest, Claim, Method, PollReply, PollRequest, RegisterReply,
+    RegisterRequest, RenewReply, RenewRequest, Renewal, ReportReply, ReportRequest, SessionError,
+    TransportError,
 };
 
 /// Most claims in one renewal.
@@ -63,6 +66,10 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
             }),
             Method::Poll => reply(match wire::decode(body) {
                 Ok(request) => self.poll(request).await,
+                Err(error) => Err(malformed(&error)),
+            }),
+            Method::Catalogue => reply(match wire::decode(body) {
+                Ok(request) => self.catalogue(request),
                 Err(error) => Err(malformed(&error)),
             }),
             Method::Renew => reply(match wire::decode(body) {
@@ -135,7 +142,7 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
         let state = self.raft.applied().get().state.clone();
         let differences = state
             .cluster(&request.cluster)
-            .map(|c| differences(&c.spec, &request.spec))
+            .map(|c| differences(c, &request.spec))
             .unwrap_or_default();
         Ok(RegisterReply { differences })
     }
@@ -145,18 +152,48 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
         if !self.leads() {
             return Err(self.not_leader());
         }
-        let state = self.raft.applied().get().state.clone();
-        let member = state.cluster(&request.cluster).and_then(|c| c.members.get(&request.member));
-        if member.is_none_or(|m| m.node != request.node) {
-            let why = format!("{} is not a member on {}", request.member, request.node);
-            return Err(SessionError::Unavailable { why });
-        }
+        self.known_member(&request.cluster, &request.member, &request.node)?;
         let now = self.clock.now();
+        let wants_catalogue =
+            self.memory.lacks_catalogue(&request.cluster, request.report.settings.major);
         if self.memory.report(request.cluster, request.member, request.report, now) {
-            Ok(ReportReply {})
+            Ok(ReportReply { wants_catalogue })
         } else {
             Err(self.not_leader())
         }
+    }
+
+    fn catalogue(&self, request: CatalogueRequest) -> Result<CatalogueReply, SessionError> {
+        if !self.leads() {
+            return Err(self.not_leader());
+        }
+        let entries = request.catalogue.entries.len();
+        if entries > ENTRIES_MAX {
+            let why = format!("{entries} settings are too many, {ENTRIES_MAX} are allowed");
+            return Err(SessionError::Malformed { why });
+        }
+        self.known_member(&request.cluster, &request.member, &request.node)?;
+        if self.memory.learn_catalogue(request.cluster, request.catalogue) {
+            Ok(CatalogueReply {})
+        } else {
+            Err(self.not_leader())
+        }
+    }
+
+    /// Only the node of a registered member may speak for it.
+    fn known_member(
+        &self,
+        cluster: &ClusterName,
+        member: &MemberName,
+        node: &NodeName,
+    ) -> Result<(), SessionError> {
+        let state = self.raft.applied().get().state.clone();
+        let known = state.cluster(cluster).and_then(|c| c.members.get(member));
+        if known.is_none_or(|m| m.node != *node) {
+            let why = format!("{member} is not a member on {node}");
+            return Err(SessionError::Unavailable { why });
+        }
+        Ok(())
     }
 
     async fn poll(&self, request: PollRequest) -> Result<PollReply, SessionError> {
@@ -213,8 +250,14 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
                 presence.insert(name.clone(), known);
             }
         }
+        let controller = |(id, n): (&u64, &Node)| wire::Controller {
+            id: *id,
+            name: n.name.clone(),
+            address: n.address.clone(),
+        };
+        let controllers = applied.state.nodes.voters().map(controller).collect();
         let generation = self.raft.generation();
-        PollReply { index: applied.index, clusters, presence, generation }
+        PollReply { index: applied.index, clusters, presence, controllers, generation }
     }
 
     /// One read barrier serves all claims of a call, and all calls that wait for one. It begins
@@ -321,20 +364,27 @@ fn judge(applied: &Applied, claim: &Claim) -> Renewal {
 fn without_history(cluster: &ClusterState) -> ClusterState {
     let mut copy = cluster.clone();
     copy.history.clear();
+    copy.spec_history.clear();
     copy.finished.clear();
     copy.alarms.clear();
     copy.noticed.clear();
     copy
 }
 
-fn differences(agreed: &ClusterSpec, own: &ClusterSpec) -> Vec<String> {
+/// What a node's configuration says otherwise. Once the specification was changed through the API,
+/// only what never changes matters: the file is that of the beginning.
+fn differences(cluster: &ClusterState, own: &ClusterSpec) -> Vec<String> {
+    let agreed = &cluster.spec;
+    let matters =
+        |key: &str| cluster.spec_revision <= 1 || matches!(key, "timing" | "bootstrap_members");
     let as_map = |spec: &ClusterSpec| match serde_json::to_value(spec) {
         Ok(serde_json::Value::Object(map)) => map,
         _ => serde_json::Map::new(),
     };
     let own = as_map(own);
     let agreed = as_map(agreed);
-    let differing = agreed.iter().filter(|(key, value)| own.get(*key) != Some(value));
+    let differing =
+        agreed.iter().filter(|(key, value)| own.get(*key) != Some(value) && matters(key));
     differing.map(|(key, _)| key.clone()).collect()
 }
 

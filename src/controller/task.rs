@@ -232,6 +232,7 @@ fn decisive(finding: &Finding) -> bool {
     !matches!(
         finding,
         Finding::MemberSilent { .. }
+            | Finding::SpecRefused { .. }
             | Finding::MemberProblem { .. }
             | Finding::RegistrationRefused { .. }
     )
@@ -265,6 +266,8 @@ fn change_name(change: &Change) -> &'static str {
         Change::Resume { .. } => "resume",
         Change::NotePosition { .. } => "note position",
         Change::NoteHealth { .. } => "note health",
+        Change::UpdateSpec { .. } => "change the specification",
+        Change::RollBackSpec { .. } => "roll the specification back",
         Change::FinishOperation { .. } => "finish operation",
     }
 }

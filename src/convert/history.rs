@@ -1,5 +1,6 @@
 //! Events: the typed form for programs, and one sentence for people.
 
+use super::spec::{changes_text, spec_change};
 use super::{lsn, operation, rescue, sync_config};
 use crate::domain::event::{AtStake, Event, EventKind};
 use crate::domain::state::{CloseReason, Outcome};
@@ -13,6 +14,8 @@ pub fn event(event: &Event) -> v1::Event {
         at_unix_ms: event.at.0,
         epoch: event.epoch.0,
         text: text(&event.kind),
+        operation: event.operation.unwrap_or_default(),
+        requested_by: event.by.clone(),
         kind: kind(&event.kind),
     }
 }
@@ -146,6 +149,33 @@ fn kind(kind: &EventKind) -> Option<Kind> {
             code: code.name().to_owned(),
             text: text.clone(),
         }),
+        EventKind::SpecChanged { revision, by, changes, more } => {
+            Kind::SpecChanged(v1::SpecChanged {
+                revision: *revision,
+                requested_by: by.clone(),
+                changes: changes.iter().map(|c| spec_change(c, None)).collect(),
+                more: *more,
+            })
+        }
+        EventKind::SpecRolledBack {
+            revision,
+            refused,
+            to,
+            member,
+            setting,
+            why,
+            changes,
+            more,
+        } => Kind::SpecRolledBack(v1::SpecRolledBack {
+            revision: *revision,
+            refused: *refused,
+            to: *to,
+            member: member.to_string(),
+            setting: setting.clone(),
+            why: why.clone(),
+            changes: changes.iter().map(|c| spec_change(c, None)).collect(),
+            more: *more,
+        }),
         EventKind::OperationStarted { operation: id, kind, by } => {
             let told = operation::kind(kind);
             Kind::OperationStarted(v1::OperationStarted {
@@ -230,6 +260,17 @@ fn text(kind: &EventKind) -> String {
             format!("{member}: alarm {} is over: {subject}", code.name())
         }
         EventKind::Noticed { member, text, .. } => format!("{member}: {text}"),
+        EventKind::SpecChanged { revision, by, changes, more } => {
+            let what = changes_text(changes, *more);
+            format!("specification changed to revision {revision} by {by}: {what}")
+        }
+        EventKind::SpecRolledBack { revision, refused, to, member, why, changes, more, .. } => {
+            let what = changes_text(changes, *more);
+            format!(
+                "specification rolled back to revision {to}, as revision {revision}: PostgreSQL of \
+                 {member} refuses revision {refused}: {why}; {what}"
+            )
+        }
         EventKind::OperationStarted { operation: id, kind, by } => {
             let told = operation::kind(kind);
             let name = crate::pb::text::of::<v1::OperationKind>(told.kind.into());

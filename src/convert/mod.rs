@@ -7,6 +7,7 @@ mod connection;
 mod history;
 mod operation;
 mod rescue;
+mod spec;
 mod status;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::pb::v1;
 pub use connection::hosts;
 pub use history::event;
 pub use operation::{find_operation, latest_operation, operations};
+pub use spec::{member_settings, spec, spec_change, spec_from, spec_revision};
 pub use status::{Seen, cluster, summary};
 
 /// Milliseconds of `d`, as far as they fit.

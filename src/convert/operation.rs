@@ -107,7 +107,7 @@ pub(super) fn kind(kind: &OperationKind) -> Kind {
         },
         OperationKind::Restart { member, .. } => about(K::Restart, member),
         OperationKind::Reload { member } => about(K::Reload, member),
-        OperationKind::Reinitialise { member } => about(K::Reinitialise, member),
+        OperationKind::Reinitialise { member, .. } => about(K::Reinitialise, member),
         OperationKind::Later { at, what } => {
             let scheduled = Kind { scheduled_unix_ms: at.0, ..of(K::Scheduled) };
             match what {

@@ -11,9 +11,7 @@ use crate::domain::observation::{
 };
 use crate::domain::plan::FRESH;
 use crate::domain::space::{Aside, Level, Space};
-use crate::domain::state::{
-    ClusterSpec, ClusterState, Member, Phase, Stage, SynchronousMode, Tags, Tenure,
-};
+use crate::domain::state::{ClusterSpec, ClusterState, Member, Phase, Stage, Tags, Tenure};
 use crate::domain::types::{BootTime, ClusterName, Epoch, Lsn, MemberName};
 use crate::pb::v1;
 
@@ -62,15 +60,12 @@ pub fn cluster(name: &ClusterName, state: &ClusterState, seen: Option<Seen<'_>>)
         last_operation: state.next_operation.saturating_sub(1),
         sync_policy: Some(policy(&state.spec)),
         recent_crashes: u32::try_from(state.crashes.len()).unwrap_or(u32::MAX),
+        spec_revision: state.spec_revision,
     }
 }
 
 fn policy(spec: &ClusterSpec) -> v1::SyncPolicy {
-    let mode = match spec.synchronous {
-        SynchronousMode::Quorum => v1::SyncMode::Quorum,
-        SynchronousMode::Priority => v1::SyncMode::Priority,
-        SynchronousMode::Async => v1::SyncMode::Async,
-    };
+    let mode = super::spec::mode(spec.synchronous);
     v1::SyncPolicy {
         mode: mode.into(),
         write_quorum: spec.write_quorum,
@@ -234,6 +229,9 @@ fn member(
         wal_space: report.disks.wal.as_ref().map(space),
         aside: report.aside.iter().map(aside).collect(),
         upstream: upstream(&report.condition),
+        spec_revision: report.settings.revision,
+        pending_restart: report.settings.pending.iter().map(super::spec::pending).collect(),
+        refused_spec: report.settings.refused.as_ref().map(super::spec::refused),
         ..agreed
     }
 }

@@ -52,6 +52,8 @@ pub enum AlarmCode {
     PendingRestart,
     /// The cluster's parameters are refused by PostgreSQL.
     ParametersRefused,
+    /// A role, a database or an extension that has to exist is missing, and could not be made.
+    ObjectsMissing,
     /// What the member needs to follow is gone: it has to be copied.
     WalMissing,
     /// There is no room for the copy that the member needs.
@@ -62,6 +64,12 @@ pub enum AlarmCode {
     UpstreamLost,
     /// The controller of the member's node takes no part.
     ControllerDown,
+    /// A slot keeps much WAL on the disk, or has lost what it kept.
+    SlotHoldsWal,
+    /// WAL is not archived.
+    ArchiveFailing,
+    /// The operator's program that was to run after the bootstrap failed.
+    BootstrapHook,
 }
 
 impl AlarmCode {
@@ -81,11 +89,15 @@ impl AlarmCode {
             AlarmCode::SettingsChanged => "settings-changed",
             AlarmCode::PendingRestart => "pending-restart",
             AlarmCode::ParametersRefused => "parameters-refused",
+            AlarmCode::ObjectsMissing => "objects-missing",
             AlarmCode::WalMissing => "wal-missing",
             AlarmCode::NoRoomForCopy => "no-room-for-copy",
             AlarmCode::CommitsWait => "commits-wait",
             AlarmCode::UpstreamLost => "upstream-lost",
             AlarmCode::ControllerDown => "controller-down",
+            AlarmCode::SlotHoldsWal => "slot-holds-wal",
+            AlarmCode::ArchiveFailing => "archive-failing",
+            AlarmCode::BootstrapHook => "bootstrap-hook",
         }
     }
 }
@@ -156,6 +168,10 @@ pub enum NoticeCode {
     Restarted,
     /// A new generation of the control plane is obeyed.
     GenerationObeyed,
+    /// A program of the operator ran.
+    HookRan,
+    /// A program of the operator failed, or took too long.
+    HookFailed,
 }
 
 impl NoticeCode {
@@ -176,6 +192,8 @@ impl NoticeCode {
             NoticeCode::AsideRemoved => "aside-removed",
             NoticeCode::Restarted => "restarted",
             NoticeCode::GenerationObeyed => "generation-obeyed",
+            NoticeCode::HookRan => "hook-ran",
+            NoticeCode::HookFailed => "hook-failed",
         }
     }
 }

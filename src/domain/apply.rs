@@ -5,6 +5,7 @@
 //! again, whatever the proposer believed.
 
 mod operation;
+mod spec;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,8 @@ use super::state::{
 };
 use super::sync::{SyncConfig, Uncovered};
 use super::types::{Epoch, GuardId, MemberName, WallMillis};
+
+pub use spec::check as check_spec;
 
 /// Most synchronous configurations that may be in force at once.
 pub const SYNCS_MAX: usize = 32;
@@ -81,6 +84,7 @@ fn change(
         Change::FinishBootstrap { .. } => finish_bootstrap(state, at, change),
         Change::Close { expect_epoch, reason, stopped } => {
             expect_open(state, *expect_epoch)?;
+            expect_not_paused(state)?;
             if *stopped && *reason == CloseReason::LeaseLost {
                 return Err(Rejection::WrongStage {
                     epoch: *expect_epoch,
@@ -115,6 +119,13 @@ fn change(
         }
         Change::NoteHealth { member, alarms, notices, upto } => {
             note_health(state, at, member, alarms, notices, *upto)
+        }
+        Change::UpdateSpec { expect_revision, spec, by } => {
+            spec::update(state, at, *expect_revision, spec, by)
+        }
+        Change::RollBackSpec { expect_revision, to, member, setting, why } => {
+            let refused = spec::Refused { member, setting, why };
+            spec::roll_back(state, at, *expect_revision, *to, &refused)
         }
         Change::StartSwitchover { .. }
         | Change::StartFailover { .. }
@@ -229,6 +240,9 @@ fn check_sync(
         if state.members.get(member).is_some_and(|m| !m.may_confirm(primary)) {
             return bad(format!("{member} is tagged, so it counts in no quorum"));
         }
+        if state.is_given_up(member) {
+            return bad(format!("the data of {member} is given up for a copy"));
+        }
     }
     Ok(())
 }
@@ -252,10 +266,22 @@ fn stage_name(stage: &Stage) -> String {
 
 // ---- histories ----
 
+/// Records an event; as a step of the leading operation, where one is under way and it can be one.
 pub(super) fn record(state: &mut ClusterState, at: WallMillis, kind: EventKind) {
+    let operation = state.operation.clone();
+    record_within(state, at, kind, operation.as_ref());
+}
+
+fn record_within(
+    state: &mut ClusterState,
+    at: WallMillis,
+    kind: EventKind,
+    operation: Option<&Operation>,
+) {
     let id = state.next_event;
     state.next_event += 1;
-    state.history.push_back(Event { id, at, epoch: state.epoch, kind });
+    let event = Event::new(id, at, state.epoch, kind).within(operation);
+    state.history.push_back(event);
     while state.history.len() > HISTORY_MAX {
         // Decisions are kept for longer than what members say of themselves.
         let said = |e: &Event| e.kind.is_said();

@@ -8,7 +8,7 @@ use super::apply::unproven;
 use super::mutant::{self, Mutant};
 use super::observation::Sealed;
 use super::operation::wished;
-use super::state::{CloseReason, ClusterState, SynchronousMode, Tenure};
+use super::state::{CloseReason, ClusterState, Operation, OperationKind, SynchronousMode, Tenure};
 use super::sync::{self, Uncovered};
 use super::types::{Epoch, Lsn, MemberName, WallMillis};
 
@@ -165,12 +165,17 @@ pub fn crash_bound_exceeded(state: &ClusterState, now: WallMillis) -> bool {
 /// Who is wanted among equally advanced candidates: the operator's choice; or past the bound on
 /// crashes the crashed member itself, so that the crash does not walk through the cluster.
 pub fn wish(state: &ClusterState, now: WallMillis) -> Option<MemberName> {
-    if let Some(op) = &state.operation {
+    if let Some(op) = state.operation.as_ref().filter(|op| decides(op)) {
         return wished(op);
     }
     let tenure = state.tenure.as_ref()?;
     let crashed = tenure.closed.as_ref().is_some_and(|c| c.reason == CloseReason::Crashed);
     (crashed && crash_bound_exceeded(state, now)).then(|| tenure.member.clone())
+}
+
+/// Whether the operation decides who is primary next: the bound on crashes gives way to it.
+pub fn decides(operation: &Operation) -> bool {
+    !matches!(operation.kind, OperationKind::RollingRestart { target: None, .. })
 }
 
 /// The evidence as it counts for coverage. The member of the closed epoch counts as its holder,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::alarm::{Alarm, Notice};
 use super::candidate::Refusal;
 use super::lineage::Lineage;
+use super::nodes::NodesRejection;
 use super::observation::Sealed;
 use super::observation::Sequence;
 use super::operation::{Later, Restart, Step};
@@ -183,7 +184,7 @@ pub enum Change {
         /// Who asks.
         by: String,
     },
-    /// Takes the next step of a rolling restart.
+    /// Takes the next step of an operation.
     StepOperation {
         /// Its number.
         operation: u64,
@@ -222,6 +223,8 @@ pub enum Change {
     },
     /// Ends the pause.
     Resume {
+        /// Only a pause that ends by itself then; `None` for any.
+        over: Option<WallMillis>,
         /// Who asks.
         by: String,
     },
@@ -242,6 +245,28 @@ pub enum Change {
         notices: Vec<Notice>,
         /// Of which run of the agent; its number is that of the newest notice.
         upto: Sequence,
+    },
+    /// Replaces the specification.
+    UpdateSpec {
+        /// The revision that must be in force.
+        expect_revision: u64,
+        /// All of the new one.
+        spec: ClusterSpec,
+        /// Who asks.
+        by: String,
+    },
+    /// Goes back to what PostgreSQL last took, where it refuses the revision in force.
+    RollBackSpec {
+        /// The revision that must be in force, and is refused.
+        expect_revision: u64,
+        /// The revision whose parameters and rules of access come back.
+        to: u64,
+        /// Whose PostgreSQL refused it.
+        member: MemberName,
+        /// The setting that PostgreSQL named; empty where it named none.
+        setting: String,
+        /// What it said.
+        why: String,
     },
     /// Ends the operation under way.
     FinishOperation {
@@ -558,6 +583,36 @@ pub enum Rejection {
         /// The highest epoch that a member knows.
         known: Epoch,
     },
+    /// A change of the nodes of the control plane.
+    #[error(transparent)]
+    Nodes(NodesRejection),
+    /// The specification has changed meanwhile.
+    #[error(
+        "the change was made for revision {expected} of the specification, and revision {actual} is \
+         in force"
+    )]
+    StaleRevision {
+        /// Made for.
+        expected: u64,
+        /// In force.
+        actual: u64,
+    },
+    /// A key that never changes.
+    #[error("{key} cannot be changed: {why}")]
+    SpecFixed {
+        /// Which.
+        key: String,
+        /// Why.
+        why: String,
+    },
+    /// A revision that is not kept.
+    #[error("revision {revision} of the specification is not kept; kept are {kept:?}")]
+    NoSuchRevision {
+        /// Which.
+        revision: u64,
+        /// Those that are.
+        kept: Vec<u64>,
+    },
     /// The specification is not valid.
     #[error("the specification is refused: {why}")]
     BadSpec {
@@ -608,7 +663,11 @@ impl Rejection {
             Rejection::PrimaryHealthy { .. } => "failover.primary-gone",
             Rejection::Unverified { .. } => "recovery.all-members",
             Rejection::Outlived { .. } => "recovery.state-too-old",
+            Rejection::Nodes(rejection) => rejection.rule(),
             Rejection::BadSpec { .. } => "spec.valid",
+            Rejection::StaleRevision { .. } => "spec.current",
+            Rejection::SpecFixed { .. } => "spec.fixed",
+            Rejection::NoSuchRevision { .. } => "spec.revision",
         }
     }
 }

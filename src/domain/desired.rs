@@ -70,8 +70,11 @@ pub struct FollowDuty {
     pub delay_ms: u64,
     /// The life of its guard that is to end, since the operator wants a restart.
     pub restart: Option<GuardId>,
-    /// The operation by which its data is to be copied anew, once nothing counts on it any more.
+    /// The operation by which its data is to be copied anew. Any copy does, whatever it was made
+    /// for.
     pub copy_anew: Option<u64>,
+    /// Whether its data may be given up for that: nothing counts on it any more.
+    pub expendable: bool,
 }
 
 impl FollowDuty {
@@ -153,17 +156,19 @@ pub fn desired(state: &ClusterState, member: &MemberName) -> Desired {
                 sources: sources(state, member, &tenure.member),
                 delay_ms: state.members.get(member).map_or(0, |m| m.tags.delay_ms),
                 restart: state.restart_of(member).cloned(),
-                copy_anew: state.reinitialisation_of(member).filter(|_| expendable(state, member)),
+                copy_anew: state.reinitialisation_of(member),
+                expendable: expendable(state, member),
             }),
             None => Desired::Wait { why: "the primary is not a member any more" },
         },
     }
 }
 
-/// Whether nothing rests on the data of `member`: the primary is open for writes, and no
-/// synchronous configuration in force names the member.
+/// Whether nothing rests on the data of `member`: it was agreed to give it up, the primary is open
+/// for writes, and no synchronous configuration in force names the member.
 fn expendable(state: &ClusterState, member: &MemberName) -> bool {
-    state.active_primary().is_some_and(|primary| primary != member)
+    state.is_given_up(member)
+        && state.active_primary().is_some_and(|primary| primary != member)
         && state.syncs.iter().all(|config| !config.members.contains(member))
 }
 

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::alarm::{Alarm, AlarmCode, NoticeCode};
 use super::generation::Generation;
 use super::rescue::Source;
-use super::state::{CloseReason, OperationKind, Outcome};
+use super::specification::SpecChange;
+use super::state::{CloseReason, Operation, OperationKind, Outcome};
 use super::sync::{SyncConfig, Uncovered};
 use super::types::{Epoch, Lsn, MemberName, NodeName, SystemId, WallMillis};
 
@@ -18,8 +19,42 @@ pub struct Event {
     pub at: WallMillis,
     /// The cluster's highest granted epoch after the change.
     pub epoch: Epoch,
+    /// The operation that it is a step of, where one was under way.
+    #[serde(default)]
+    pub operation: Option<u64>,
+    /// Who asked for that operation; empty where there is none.
+    #[serde(default)]
+    pub by: String,
     /// What.
     pub kind: EventKind,
+}
+
+impl Event {
+    /// An event that belongs to no operation.
+    pub fn new(id: u64, at: WallMillis, epoch: Epoch, kind: EventKind) -> Self {
+        Self { id, at, epoch, operation: None, by: String::new(), kind }
+    }
+
+    /// The same as a step of that operation, where its kind can be one. A kind that names an
+    /// operation is a step of that and of no other.
+    pub fn within(mut self, operation: Option<&Operation>) -> Self {
+        let (named, by) = self.kind.asked();
+        let by = by.map(str::to_owned);
+        self.operation = named;
+        let fits = |op: &&Operation| match named {
+            Some(id) => op.id == id,
+            None => self.kind.is_step(),
+        };
+        match (by, operation.filter(fits)) {
+            (Some(by), _) => self.by = by,
+            (None, Some(operation)) => {
+                self.operation = Some(operation.id);
+                self.by = operation.by.clone();
+            }
+            (None, None) => {}
+        }
+        self
+    }
 }
 
 /// What a grant without proof put at stake.
@@ -38,6 +73,32 @@ impl EventKind {
     /// Whether it is what a member says of itself, not what was decided.
     pub fn is_said(&self) -> bool {
         matches!(self, Self::AlarmRaised { .. } | Self::AlarmCleared { .. } | Self::Noticed { .. })
+    }
+
+    /// Whether it is a step of the operation under way. What members say of themselves, and who
+    /// registers, happens beside it.
+    pub fn is_step(&self) -> bool {
+        let beside = matches!(
+            self,
+            Self::ClusterCreated
+                | Self::MemberRegistered { .. }
+                | Self::MemberChanged { .. }
+                | Self::Paused { .. }
+                | Self::Resumed { .. }
+        );
+        !beside && !self.is_said()
+    }
+
+    /// The operation that it names itself, and who asked as far as it says.
+    fn asked(&self) -> (Option<u64>, Option<&str>) {
+        match self {
+            Self::OperationStarted { operation, by, .. } => (Some(*operation), Some(by)),
+            Self::OperationStep { operation, .. } | Self::OperationFinished { operation, .. } => {
+                (Some(*operation), None)
+            }
+            Self::Paused { by, .. } | Self::Resumed { by } => (None, Some(by)),
+            _ => (None, None),
+        }
     }
 }
 
@@ -187,6 +248,38 @@ pub enum EventKind {
         /// What, for a person.
         text: String,
     },
+    /// The specification was changed.
+    SpecChanged {
+        /// Its new number.
+        revision: u64,
+        /// Who asked.
+        by: String,
+        /// What changed, at most `CHANGES_MAX`.
+        changes: Vec<SpecChange>,
+        /// How many more changes there were.
+        #[serde(default)]
+        more: u64,
+    },
+    /// A specification that PostgreSQL refused was taken back.
+    SpecRolledBack {
+        /// The new number.
+        revision: u64,
+        /// The one that was refused.
+        refused: u64,
+        /// The one whose parameters and rules are in force again.
+        to: u64,
+        /// Whose PostgreSQL refused it.
+        member: MemberName,
+        /// The setting that it named; may be empty.
+        setting: String,
+        /// What it said.
+        why: String,
+        /// What changed.
+        changes: Vec<SpecChange>,
+        /// How many more changes there were.
+        #[serde(default)]
+        more: u64,
+    },
     /// An operation began.
     OperationStarted {
         /// Number.
@@ -224,4 +317,53 @@ pub enum EventKind {
         /// How.
         outcome: Outcome,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operation() -> Operation {
+        let kind = OperationKind::Failover { target: None, accept_data_loss: false };
+        let (epoch, at) = (Epoch(3), WallMillis(5));
+        Operation { id: 7, kind, epoch, by: "ada@ops".to_owned(), at, deadline_ms: 0 }
+    }
+
+    fn event(kind: EventKind) -> Event {
+        Event::new(1, WallMillis(6), Epoch(3), kind).within(Some(&operation()))
+    }
+
+    #[test]
+    fn steps_of_an_operation_carry_who_asked_and_what_happens_beside_it_does_not() {
+        let member = MemberName::new("a").unwrap();
+        let step = event(EventKind::Activated { member: member.clone() });
+        assert_eq!((step.operation, step.by.as_str()), (Some(7), "ada@ops"));
+        let beside = [
+            EventKind::MemberChanged { member: member.clone() },
+            EventKind::Noticed { member, code: NoticeCode::Rewound, text: String::new() },
+        ];
+        for kind in beside {
+            let event = event(kind);
+            assert_eq!((event.operation, event.by.as_str()), (None, ""));
+        }
+    }
+
+    #[test]
+    fn what_names_an_operation_is_a_step_of_no_other() {
+        let finished = |operation| {
+            event(EventKind::OperationFinished { operation, outcome: Outcome::Completed })
+        };
+        assert_eq!((finished(7).operation, finished(7).by.as_str()), (Some(7), "ada@ops"));
+        assert_eq!((finished(8).operation, finished(8).by.as_str()), (Some(8), ""));
+        let by = "bob@ops".to_owned();
+        let paused = event(EventKind::Paused { by, until: None });
+        assert_eq!((paused.operation, paused.by.as_str()), (None, "bob@ops"));
+    }
+
+    #[test]
+    fn events_of_older_versions_belong_to_no_operation() {
+        let old = r#"{"id":4,"at":9,"epoch":2,"kind":{"activated":{"member":"a"}}}"#;
+        let event: Event = serde_json::from_str(old).unwrap();
+        assert_eq!((event.id, event.operation, event.by.as_str()), (4, None, ""));
+    }
 }

@@ -104,6 +104,8 @@ pub fn report(name: &str, condition: Condition) -> Report {
         aside: Vec::new(),
         copied_for: 0,
         reloaded: None,
+        about: Default::default(),
+        settings: Default::default(),
     }
 }
 

@@ -43,16 +43,20 @@ const CHECKS: &[(&str, Check)] = &[
     ("nobody is active, or granted an epoch too early, while the state is in doubt", doubt_holds),
     ("histories are bounded and numbered", histories_bounded),
     ("operations are numbered, and each is in its place", operations_in_place),
+    ("revisions of the specification are numbered, and the newest is in force", revisions_in_order),
 ];
 
 /// Every broken invariant.
 pub fn check(state: &ControlState) -> Vec<Violation> {
+    state.clusters.iter().flat_map(|(name, cluster)| check_cluster(name, cluster)).collect()
+}
+
+/// Every broken invariant of one cluster.
+pub fn check_cluster(name: &ClusterName, cluster: &ClusterState) -> Vec<Violation> {
     let mut violations = Vec::new();
-    for (name, cluster) in &state.clusters {
-        for (invariant, check) in CHECKS {
-            if let Err(found) = check(cluster) {
-                violations.push(Violation { cluster: name.clone(), invariant, found });
-            }
+    for (invariant, check) in CHECKS {
+        if let Err(found) = check(cluster) {
+            violations.push(Violation { cluster: name.clone(), invariant, found });
         }
     }
     violations
@@ -88,6 +92,15 @@ pub fn check_step(before: &ControlState, after: &ControlState) -> Vec<Violation>
             if b.epoch > a.epoch && a.closed.is_none() {
                 broken("no grant beside an open epoch", format!("epoch {}", b.epoch));
             }
+        }
+        if new.spec_revision < old.spec_revision {
+            broken("revisions of the specification only grow", new.spec_revision.to_string());
+        }
+        if new.spec_revision == old.spec_revision && new.spec != old.spec {
+            broken("a specification changes with its revision", new.spec_revision.to_string());
+        }
+        if new.spec.timing != old.spec.timing {
+            broken("the times of leases never change", format!("{:?}", new.spec.timing));
         }
         if new.next_event < old.next_event || new.next_operation < old.next_operation {
             broken("numbers of events and operations only grow", String::new());
@@ -237,6 +250,15 @@ fn operations_in_place(s: &ClusterState) -> Result<(), String> {
         }
         None => Ok(()),
     }
+}
+
+fn revisions_in_order(s: &ClusterState) -> Result<(), String> {
+    let numbers: Vec<u64> = s.spec_history.iter().map(|r| r.revision).collect();
+    let in_order = numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+    let newest = s.spec_history.back();
+    let in_force = newest.is_none_or(|r| r.revision == s.spec_revision && r.spec == s.spec);
+    let bounded = numbers.len() <= super::specification::REVISIONS_MAX;
+    if in_order && in_force && bounded { Ok(()) } else { Err(format!("{numbers:?}")) }
 }
 
 /// A process tree of some hundred processes is gone 14 to 22 ms after the kernel killed it.

@@ -1,13 +1,13 @@
 //! Restarts, reloads, reinitialisations, pauses, and what is scheduled: what may begin them, what
 //! they step through, and how each ends.
 
-use super::command::{Change, Rejection};
+use super::command::{Change, Rejection, Reply};
 use super::desired::{Desired, desired};
 use super::fixture_test::{
-    Bench, Leader, activation, guard, holder, m, promotion, register, report, rules, sealed,
-    sealed_report, standby,
+    Bench, Leader, activation, any, guard, holder, m, numbered, promotion, register, report, rules,
+    sealed, sealed_report, standby,
 };
-use super::observation::{Condition, Reloaded, Report};
+use super::observation::{Condition, Data, Reloaded, Report};
 use super::operation::{GRACE_MS, Later, Restart, Step};
 use super::plan::{OperationProblem, RESTART_WAIT, reinitialise_check, restart_check};
 use super::plan_test::{all_well, ended, grantee, settled};
@@ -193,6 +193,11 @@ fn a_rolling_restart_takes_the_standbys_one_by_one_and_the_primary_last() {
     leader.hears("a", super::fixture_test::primary("a", 2, "b c", Some(&bench.state().syncs)));
     assert_eq!(step(&mut leader, &bench), Some(Step::Restart(m("c"))));
     bench.ok(Change::StepOperation { operation: id, step: Step::Restart(m("c")) });
+    // However long the standbys took, the primary's turn has its own time.
+    leader.pass_ms(120_000);
+    all_well(&bench, &mut leader, "a b c");
+    leader.renewed(2);
+    leader.hears("b", restarted("b", 2));
     leader.hears("c", restarted("c", 2));
     let Some(Step::HandOver(target)) = step(&mut leader, &bench) else { panic!("no switchover") };
     // Until then it can be called off, and not after.
@@ -205,8 +210,10 @@ fn a_rolling_restart_takes_the_standbys_one_by_one_and_the_primary_last() {
         Desired::Primary(duty) => assert_eq!(duty.handover, Some(target.clone())),
         other => panic!("{other:?}"),
     }
+    leader.plan(&bench);
     leader.hears("a", ended("a", 2, false));
     bench.ok(leader.plan(&bench).proposal.unwrap());
+    assert_eq!(leader.plan(&bench).proposal, None, "the target is waited for");
     for name in ["b", "c"] {
         let position = sealed(name, 3, 2, 500);
         let mut said = sealed_report(&position);
@@ -242,7 +249,7 @@ fn a_rolling_restart_ends_where_the_primary_changes_by_itself() {
 fn what_is_copied_anew_leaves_the_quorum_first() {
     let (mut bench, mut leader) = settled("a b c", 1);
     let copied = |bench: &Bench| match desired(bench.state(), &m("b")) {
-        Desired::Follow(duty) => duty.copy_anew,
+        Desired::Follow(duty) => duty.copy_anew.filter(|_| duty.expendable),
         other => panic!("{other:?}"),
     };
     bench.ok(reinitialise("b"));
@@ -254,10 +261,35 @@ fn what_is_copied_anew_leaves_the_quorum_first() {
     assert!(!to.members.contains(&m("b")), "{to}");
     bench.ok(change);
     assert_eq!(copied(&bench), None);
+    let early = Change::StepOperation { operation: id, step: Step::Copy };
+    assert_eq!(bench.refused(early.clone()).rule(), "sync.valid");
     all_well(&bench, &mut leader, "a b c");
     bench.ok(leader.plan(&bench).proposal.unwrap());
     assert_eq!(bench.state().syncs.len(), 1);
+    assert_eq!(copied(&bench), None, "it may still be called off");
+    bench.clone().ok(Change::CancelOperation { operation: id, by: by() });
+    // What was planned before the step, and comes after it, does not bring it back.
+    let back = Change::BeginSyncChange {
+        expect_epoch: Epoch(2),
+        expect_syncs: bench.state().syncs.clone(),
+        to: numbered(&bench, any(2, 1, "b c")),
+    };
+    bench.clone().ok(back.clone());
+    assert_eq!(leader.plan(&bench).proposal, Some(early.clone()));
+    bench.ok(early);
     assert_eq!(copied(&bench), Some(id));
+    assert_eq!(bench.refused(back).rule(), "sync.valid");
+    let off = Change::CancelOperation { operation: id, by: by() };
+    assert_eq!(bench.refused(off).rule(), "operation.revocable");
+    // Its deadline ends nothing while it may be about to give its data up.
+    let (mut late, mut waiting) = (bench.clone(), leader.clone());
+    waiting.plan(&late);
+    waiting.pass_ms(86_400_000);
+    all_well(&late, &mut waiting, "a b c");
+    assert_eq!(waiting.plan(&late).proposal, None);
+    waiting.hears("b", Report { data: Data::Incomplete, ..report("b", Condition::Down) });
+    late.ok(waiting.plan(&late).proposal.unwrap());
+    assert!(matches!(finished(&late), Outcome::Failed { .. }));
     // It counts again only once it is done, and proven.
     assert_eq!(leader.plan(&bench).proposal, None);
     leader.hears("b", Report { copied_for: id, ..standby("b", 2, 500) });
@@ -271,6 +303,73 @@ fn what_is_copied_anew_leaves_the_quorum_first() {
         matches!(&change, Change::BeginSyncChange { to, .. } if to.members.contains(&m("b"))),
         "{change:?}"
     );
+}
+
+#[test]
+fn a_primary_that_is_lost_while_a_standby_is_copied_anew_is_replaced() {
+    let (mut bench, mut leader) = settled("a b c", 1);
+    bench.ok(reinitialise("b"));
+    let id = bench.state().jobs[&m("b")].id;
+    // Before anything is given up it is needed like any other.
+    let mut needed = (bench.clone(), leader.clone());
+    let take_over = |bench: &mut Bench, leader: &mut Leader, sealed_ones: &[&str]| {
+        bench.close(CloseReason::LeaseLost, false);
+        bench.ok(Change::RecordStop { expect_epoch: Epoch(2) });
+        leader.pass_ms(10_000);
+        for name in sealed_ones {
+            leader.hears(name, sealed_report(&sealed(name, 3, 2, 500)));
+        }
+        bench.ok(leader.plan(bench).proposal.unwrap());
+        bench.ok(promotion(bench, 600));
+        bench.state().syncs.last().unwrap().clone()
+    };
+    let sync = take_over(&mut needed.0, &mut needed.1, &["b", "c"]);
+    assert_eq!((sync.w, sync.members.len()), (1, 1), "{sync}");
+    assert!(sync.members.contains(&m("b")) || sync.members.contains(&m("c")), "{sync}");
+
+    // After it c is granted, and waits for a, until the copy of b is proven.
+    bench.ok(leader.plan(&bench).proposal.unwrap());
+    all_well(&bench, &mut leader, "a b c");
+    bench.ok(leader.plan(&bench).proposal.unwrap());
+    bench.ok(leader.plan(&bench).proposal.unwrap());
+    assert!(bench.state().is_given_up(&m("b")));
+    let sync = take_over(&mut bench, &mut leader, &["c"]);
+    assert_eq!(sync.members.into_iter().collect::<Vec<_>>(), [m("a")]);
+    let asked = |bench: &Bench| match desired(bench.state(), &m("b")) {
+        Desired::Follow(duty) => (duty.copy_anew, duty.expendable),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(asked(&bench), (Some(id), false), "the copy that it makes anyway is the one");
+    leader.plan(&bench);
+    leader.pass_ms(6_000);
+    let c = super::fixture_test::primary("c", 3, "b", None);
+    leader.hears("c", Report { guard: Some(guard(b'c')), ..c });
+    leader.hears("b", Report { copied_for: id, ..standby("b", 3, 700) });
+    leader.renewed(3);
+    let done = |bench: &Bench| bench.state().jobs.is_empty();
+    for _ in 0..4 {
+        if let Some(change) = leader.plan(&bench).proposal {
+            bench.ok(change);
+        }
+    }
+    let why = format!("{:?}", leader.plan(&bench).findings);
+    assert!(done(&bench), "{why}");
+    assert!(bench.state().syncs.last().unwrap().members.contains(&m("b")), "{why}");
+}
+
+#[test]
+fn a_rolling_restart_waits_for_a_member_that_has_a_job() {
+    let (mut bench, mut leader) = settled("a b c", 1);
+    bench.ok(rolling(&bench, &leader));
+    bench.ok(Change::StartReload { member: m("b"), by: by() });
+    // It is waited for, and the planner is free for everything else.
+    assert_eq!(leader.plan(&bench).proposal, None);
+    assert_eq!(rules(&leader.plan(&bench)), ["operation.under-way", "operation.under-way"]);
+    leader.pass_ms(60_000);
+    all_well(&bench, &mut leader, "a b c");
+    leader.renewed(2);
+    let change = leader.plan(&bench).proposal.unwrap();
+    assert!(matches!(change, Change::FinishOperation { .. }), "the job is late: {change:?}");
 }
 
 #[test]
@@ -325,15 +424,18 @@ fn under_a_pause_nothing_is_closed_and_nothing_granted() {
     leader.hears("c", standby("c", 2, 500));
     assert_eq!(leader.plan(&bench).proposal, None);
     assert!(bench.state().open_tenure().is_some());
+    let close =
+        Change::Close { expect_epoch: Epoch(2), reason: CloseReason::LeaseLost, stopped: false };
+    assert_eq!(bench.refused(close).rule(), "cluster.paused", "decided before the pause");
 
     assert_eq!(
         bench.refused(Change::Pause { until: Some(bench.wall), by: by() }).rule(),
         "schedule.valid"
     );
-    bench.ok(Change::Resume { by: by() });
+    bench.ok(Change::Resume { over: None, by: by() });
     let change = leader.plan(&bench).proposal.unwrap();
     assert!(matches!(change, Change::Close { .. }), "{change:?}");
-    assert_eq!(bench.refused(Change::Resume { by: by() }), Rejection::NotPaused);
+    assert_eq!(bench.refused(Change::Resume { over: None, by: by() }), Rejection::NotPaused);
 }
 
 #[test]
@@ -352,6 +454,10 @@ fn a_closed_epoch_is_followed_by_no_grant_under_a_pause_whatever_the_proposer_be
     bench.wall = WallMillis(bench.wall.0 + 1000);
     let change = leader.plan(&bench).proposal.unwrap();
     assert!(matches!(change, Change::Resume { .. }), "{change:?}");
+    // One that was made longer meanwhile stays.
+    let mut longer = bench.clone();
+    longer.ok(Change::Pause { until: Some(WallMillis(bench.wall.0 + 9000)), by: by() });
+    assert_eq!(longer.run(change.clone()), Reply::Nothing);
     bench.ok(change);
     assert_eq!(leader.plan(&bench).proposal, Some(granted));
 }

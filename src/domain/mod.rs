@@ -14,8 +14,10 @@ pub mod alarm;
 pub mod apply;
 pub mod candidate;
 pub mod cascade;
+pub mod catalogue;
 pub mod command;
 pub mod desired;
+pub mod doctor;
 pub mod event;
 pub mod generation;
 pub mod health;
@@ -23,6 +25,7 @@ pub mod invariants;
 pub mod lease;
 pub mod lineage;
 pub mod mutant;
+pub mod nodes;
 pub mod observation;
 pub mod operation;
 pub mod plan;
@@ -30,6 +33,7 @@ pub mod reconcile;
 pub mod record;
 pub mod rescue;
 pub mod space;
+pub mod specification;
 pub mod state;
 pub mod sync;
 pub mod types;
@@ -46,6 +50,8 @@ mod candidate_property_test;
 mod candidate_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod desired_test;
+#[cfg(all(test, not(quorate_mutants)))]
+mod doctor_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod fixture_test;
 #[cfg(all(test, not(quorate_mutants)))]
@@ -68,6 +74,8 @@ mod reconcile_test;
 mod rescue_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod room_test;
+#[cfg(all(test, not(quorate_mutants)))]
+mod spec_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod sync_property_test;
 #[cfg(all(test, not(quorate_mutants)))]

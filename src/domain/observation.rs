@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::alarm::{Alarm, Notice};
 use super::lineage::Lineage;
 use super::space::{Aside, Disks};
+use super::specification::SettingsReport;
 use super::state::{CloseReason, ClusterState, Stage};
 use super::sync::SyncConfig;
-use super::types::{BootTime, Epoch, GuardId, Lsn, MemberName, SystemId};
+use super::types::{BootTime, Epoch, GuardId, Lsn, MemberName, SystemId, WallMillis};
 
 /// A sealed member: it takes no WAL of an epoch below its promise, and its position is final.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,12 +73,18 @@ pub struct Report {
     /// Data directories that were replaced and kept.
     #[serde(default)]
     pub aside: Vec<Aside>,
+    /// What PostgreSQL runs with of the specification.
+    #[serde(default)]
+    pub settings: SettingsReport,
     /// The last operation by which its data was copied anew; 0 for none.
     #[serde(default)]
     pub copied_for: u64,
     /// The last operation by which its configuration was read again.
     #[serde(default)]
     pub reloaded: Option<Reloaded>,
+    /// What runs there. Nothing is decided by it.
+    #[serde(default)]
+    pub about: About,
 }
 
 /// What became of a reload.
@@ -87,6 +94,20 @@ pub struct Reloaded {
     pub operation: u64,
     /// What PostgreSQL found wrong, for a person; empty where nothing is.
     pub problem: String,
+}
+
+/// What runs on a member's node, for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Version of `hanode`; empty where not known.
+    #[serde(default)]
+    pub hanode: String,
+    /// Version of PostgreSQL's programs, such as "15.6"; empty where not known.
+    #[serde(default)]
+    pub postgresql: String,
+    /// The node's wall clock when it reported; 0 where not known.
+    #[serde(default)]
+    pub wall: WallMillis,
 }
 
 /// The number of a report.
@@ -258,6 +279,8 @@ pub struct Observations {
     pub closed_seen: Option<(Epoch, BootTime)>,
     /// When this leader first saw each operation under way.
     pub operations_seen: BTreeMap<u64, BootTime>,
+    /// When it first saw that by this operation the primary is to leave its role.
+    pub handover_seen: Option<(u64, BootTime)>,
     /// Members that gave a granted epoch up before it was active, and when.
     pub gave_up: BTreeMap<MemberName, BootTime>,
     /// The furthest position that the primary of an epoch has itself told this leader.
@@ -337,5 +360,11 @@ impl Observations {
         for op in state.under_way() {
             self.operations_seen.entry(op.id).or_insert(now);
         }
+        let handing = state.operation.as_ref().filter(|op| op.kind.handover().is_some());
+        self.handover_seen = match (handing, self.handover_seen) {
+            (Some(op), Some((id, at))) if op.id == id => Some((id, at)),
+            (Some(op), _) => Some((op.id, now)),
+            (None, _) => None,
+        };
     }
 }

@@ -62,7 +62,7 @@ pub enum Restart {
     },
 }
 
-/// The next step of a rolling restart.
+/// The next step of an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
@@ -70,6 +70,8 @@ pub enum Step {
     Restart(MemberName),
     /// The primary stops, and this member, which may be itself, is primary after it.
     HandOver(MemberName),
+    /// No commit waits for the member any more: its data may be given up for a copy.
+    Copy,
 }
 
 impl OperationKind {
@@ -87,7 +89,7 @@ impl OperationKind {
     pub fn job_of(&self) -> Option<&MemberName> {
         match self {
             Self::Restart { member, .. } | Self::Reload { member } => Some(member),
-            Self::Reinitialise { member } => Some(member),
+            Self::Reinitialise { member, .. } => Some(member),
             _ => None,
         }
     }
@@ -176,6 +178,13 @@ impl ClusterState {
     pub fn reinitialisation_of(&self, member: &MemberName) -> Option<u64> {
         let job = self.jobs.get(member)?;
         matches!(job.kind, OperationKind::Reinitialise { .. }).then_some(job.id)
+    }
+
+    /// Whether the data of `member` may be given up for a copy, or is already: it must confirm
+    /// nothing from then on.
+    pub fn is_given_up(&self, member: &MemberName) -> bool {
+        let job = self.jobs.get(member).map(|job| &job.kind);
+        matches!(job, Some(OperationKind::Reinitialise { begun: true, .. }))
     }
 
     /// The number of the operation by which `member` is to read its configuration again.

@@ -3,6 +3,7 @@
 //! A pure function of agreed state, observations, ledger and time. It proposes at most one change;
 //! the next pass sees its effect. Whatever it proposes, `apply` checks again.
 
+mod advice;
 mod bootstrap;
 mod closed;
 mod finding;
@@ -12,6 +13,7 @@ mod open;
 mod operation;
 mod restart;
 mod room;
+mod spec;
 mod sync;
 mod verify;
 
@@ -42,7 +44,7 @@ pub const TARGET_WAIT: Duration = Duration::from_secs(2);
 /// How long a takeover waits for a primary that restarts where it is.
 pub const RESTART_WAIT: Duration = Duration::from_secs(30);
 /// How long a switchover may wait for the primary to stop.
-pub const SWITCHOVER_DEADLINE: Duration = Duration::from_secs(15);
+pub const SWITCHOVER_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a granted member may take to be promoted, though it renews its lease.
 pub const PROMOTION_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a takeover waits for the target of a failover by hand to be sealed.
@@ -89,6 +91,7 @@ pub fn plan(
     let proposal = proposal
         .or_else(|| pass.attend_jobs(&mut findings))
         .or_else(|| pass.begin_scheduled(&mut findings))
+        .or_else(|| pass.roll_back_spec(&mut findings))
         .or_else(|| pass.note_position())
         .or_else(|| pass.note_health());
     if findings.is_empty() {

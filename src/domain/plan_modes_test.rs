@@ -14,16 +14,16 @@ use super::types::{Epoch, Lsn};
 
 /// A cluster with `list` whose first member is active in epoch 2, made by the planner from the
 /// grant on.
-struct Play {
-    bench: Bench,
-    leader: Leader,
+pub(super) struct Play {
+    pub(super) bench: Bench,
+    pub(super) leader: Leader,
     primary: String,
     /// Position of the primary.
     at: u64,
 }
 
 impl Play {
-    fn new(list: &str, change: impl FnOnce(&mut ClusterSpec)) -> Self {
+    pub(super) fn new(list: &str, change: impl FnOnce(&mut ClusterSpec)) -> Self {
         let mut bench = Bench::empty();
         let members: Vec<_> = list.split_whitespace().map(m).collect();
         let first = members[0].clone();
@@ -59,17 +59,17 @@ impl Play {
         grant
     }
 
-    fn syncs(&self) -> Vec<SyncConfig> {
+    pub(super) fn syncs(&self) -> Vec<SyncConfig> {
         plain(&self.bench.state().syncs)
     }
 
     /// What the primary runs with, as PostgreSQL is told.
-    fn setting(&self) -> String {
+    pub(super) fn setting(&self) -> String {
         self.bench.state().current_sync().unwrap().setting()
     }
 
     /// Half a second in which these stream, so many bytes behind.
-    fn step(&mut self, streaming: &[(&str, u64)]) -> Vec<&'static str> {
+    pub(super) fn step(&mut self, streaming: &[(&str, u64)]) -> Vec<&'static str> {
         self.leader.pass_ms(500);
         let epoch = self.bench.state().epoch.0;
         self.leader.renewed(epoch);
@@ -94,14 +94,14 @@ impl Play {
         rules(&plan)
     }
 
-    fn steps(&mut self, seconds: u64, streaming: &[(&str, u64)]) {
+    pub(super) fn steps(&mut self, seconds: u64, streaming: &[(&str, u64)]) {
         for _ in 0..seconds * 2 {
             self.step(streaming);
         }
     }
 
     /// The primary is gone; these answer, sealed at the primary's position less so many bytes.
-    fn lose_primary(&mut self, sealed_at: &[(&str, u64)]) {
+    pub(super) fn lose_primary(&mut self, sealed_at: &[(&str, u64)]) {
         self.bench.close(CloseReason::LeaseLost, false);
         self.hear_sealed(sealed_at);
         self.leader.pass_ms(3_100);

@@ -379,7 +379,7 @@ fn follow(duty: &FollowDuty, local: &Local) -> Action {
 /// Whether the operator wants its data copied anew, and that was not done yet. Before the primary is
 /// active it may be the last to have an epoch: then nobody's word gives it up.
 fn copy_anew(duty: &FollowDuty, local: &Local) -> bool {
-    duty.active && duty.copy_anew.is_some_and(|id| local.record.copied_for < id)
+    duty.active && duty.expendable && duty.copy_anew.is_some_and(|id| local.record.copied_for < id)
 }
 
 fn follow_from_stopped(

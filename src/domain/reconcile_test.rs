@@ -37,6 +37,7 @@ fn duty(epoch: u64, active: bool) -> FollowDuty {
         delay_ms: 0,
         restart: None,
         copy_anew: None,
+        expendable: false,
     }
 }
 
@@ -125,6 +126,7 @@ fn every_desired() -> Vec<Desired> {
         let asked = |active| FollowDuty {
             restart: Some(guard(b'a')),
             copy_anew: Some(7),
+            expendable: true,
             ..duty(epoch, active)
         };
         all.extend([asked(false), asked(true)].map(Desired::Follow));

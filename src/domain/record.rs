@@ -38,6 +38,10 @@ pub struct MemberRecord {
     /// ever done again.
     #[serde(default)]
     pub generation: Generation,
+    /// Whether it made the first data directory, and the operator's program that runs after that
+    /// has not run yet.
+    #[serde(default)]
+    pub bootstrap_hook: bool,
 }
 
 /// How many emptied guards are remembered.
@@ -82,6 +86,7 @@ impl MemberRecord {
             emptied: Vec::new(),
             copied_for: 0,
             generation: Generation::FIRST,
+            bootstrap_hook: false,
         }
     }
 

@@ -11,9 +11,11 @@ use super::alarm::Alarm;
 use super::event::Event;
 use super::lease::Timing;
 use super::lineage::Lineage;
+use super::nodes::Nodes;
 use super::observation::Sequence;
 use super::operation::Later;
 use super::rescue::Verify;
+use super::specification::{DatabaseSpec, RoleSpec, SpecRevision};
 use super::sync::SyncConfig;
 pub use super::types::Tags;
 use super::types::{ClusterName, Epoch, GuardId, Lsn, MemberName, NodeName, SystemId, WallMillis};
@@ -30,6 +32,9 @@ pub struct ControlState {
     /// Every cluster by name.
     #[serde(default)]
     pub clusters: BTreeMap<ClusterName, ClusterState>,
+    /// The nodes of the control plane itself.
+    #[serde(default)]
+    pub nodes: Nodes,
 }
 
 impl ControlState {
@@ -44,6 +49,13 @@ impl ControlState {
 pub struct ClusterState {
     /// What the operator asked for.
     pub spec: ClusterSpec,
+    /// Number of that specification, growing by one with every change of it.
+    #[serde(default = "first_revision")]
+    pub spec_revision: u64,
+    /// The latest revisions, oldest first, the one in force included once it was changed. Bounded by
+    /// [`super::specification::REVISIONS_MAX`].
+    #[serde(default)]
+    pub spec_history: VecDeque<SpecRevision>,
     /// How far the cluster has come to life.
     pub phase: Phase,
     /// Set once by `initdb` (or adoption), checked at every join.
@@ -118,6 +130,8 @@ impl ClusterState {
     pub fn new(spec: ClusterSpec) -> Self {
         Self {
             spec,
+            spec_revision: first_revision(),
+            spec_history: VecDeque::new(),
             phase: Phase::AwaitingMembers,
             system_id: None,
             members: BTreeMap::new(),
@@ -159,8 +173,13 @@ impl ClusterState {
     }
 }
 
+fn first_revision() -> u64 {
+    1
+}
+
 /// What the operator asked for. It comes from the first configuration that names the cluster, and
-/// is the same for every node from then on: leases rest on one set of times, not on many files.
+/// is the same for every node from then on: leases rest on one set of times, not on many files. The
+/// operator changes it by `Change::UpdateSpec`, but for `timing` and `bootstrap_members`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClusterSpec {
     /// Times of the lease protocol.
@@ -202,6 +221,15 @@ pub struct ClusterSpec {
     /// The operator's `pg_hba.conf` lines.
     #[serde(default)]
     pub hba: Vec<String>,
+    /// The operator's `pg_ident.conf` lines.
+    #[serde(default)]
+    pub ident: Vec<String>,
+    /// Roles that have to exist.
+    #[serde(default)]
+    pub roles: Vec<RoleSpec>,
+    /// Databases that have to exist.
+    #[serde(default)]
+    pub databases: Vec<DatabaseSpec>,
 }
 
 fn default_write_quorum_min() -> u32 {
@@ -243,6 +271,9 @@ impl ClusterSpec {
             crash_window_ms: 600_000,
             parameters: BTreeMap::new(),
             hba: Vec::new(),
+            ident: Vec::new(),
+            roles: Vec::new(),
+            databases: Vec::new(),
         }
     }
 }
@@ -444,6 +475,9 @@ pub enum OperationKind {
     Reinitialise {
         /// Which.
         member: MemberName,
+        /// Whether its data may be given up: from then on it confirms no commit, whatever
+        /// becomes of the operation, until the copy is proven.
+        begun: bool,
     },
     /// Begin something later.
     Later {

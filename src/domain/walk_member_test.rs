@@ -373,6 +373,8 @@ impl Member {
             aside: Vec::new(),
             copied_for: self.local.record.copied_for,
             reloaded: None,
+            about: Default::default(),
+            settings: Default::default(),
         }
     }
 

@@ -16,6 +16,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::{error, info, warn};
 
 use super::alarms::NodeAlarms;
+use super::learned::{Keeper, known};
 use super::{Error, Late, Part, Raft, client_options};
 use crate::api;
 use crate::clock::{BootClock, Clock as _};
@@ -57,6 +58,7 @@ pub(super) struct Controller {
     pub(super) clock: Arc<BootClock>,
     pub(super) alarms: NodeAlarms,
     pub(super) shutting_down: watch::Receiver<bool>,
+    pub(super) keeper: Keeper,
 }
 
 /// What outlives a failure of the store.
@@ -188,6 +190,10 @@ impl Controller {
                 let error = tokio::select! {
                     biased;
                     reason = raft.fatal() => Some(Error::Core(reason)),
+                    () = raft.removed() => Some(Error::Removed {
+                        name: self.config.node.name.to_string(),
+                        id: self.node_id,
+                    }),
                     served = &mut fronts.server => Some(Error::Server(format!("{served:?}"))),
                     () = ended(&mut ending) => None,
                     () = settle => None,
@@ -230,7 +236,15 @@ impl Controller {
             .iter()
             .map(|c| (c.id, Peer { name: c.name.to_string(), address: c.address.to_string() }))
             .collect();
+        let learned = known(config).into_iter();
+        let learned: BTreeMap<u64, Peer> =
+            learned.map(|c| (c.id, Peer { name: c.name, address: c.address })).collect();
+        // Where others than those of the file were heard of there is a group, which may have lost
+        // any of the file's: with an empty store it is looked for, and never founded anew.
+        let grown = learned.keys().any(|id| !members.contains_key(id));
         let mut options = raft::Options::new(self.node_id, members, &config.control_plane);
+        options.learned = learned;
+        options.may_found = !config.raft.join && !grown;
         options.heartbeat = Duration::from_millis(config.raft.heartbeat_ms);
         options.election_min = Duration::from_millis(config.raft.election_min_ms);
         options.election_max = Duration::from_millis(config.raft.election_max_ms);
@@ -247,8 +261,11 @@ impl Controller {
         let service = controller::Service::new(raft.clone(), memory.clone(), clock.clone());
         fronts.agents.set(Some(service));
         let options = controller::Options::new(config.node.name.to_string());
+        let changing = controller::change_nodes::<BootRuntime, _>(raft.clone(), clock.clone());
+        tasks.push(tokio::spawn(changing));
         let planning = controller::run::<BootRuntime, _>(options, raft.clone(), memory, clock);
         tasks.push(tokio::spawn(planning));
+        tasks.push(tokio::spawn(self.keeper.clone().follow_group(raft.clone())));
         Ok(raft)
     }
 

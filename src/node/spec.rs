@@ -2,6 +2,7 @@
 
 use crate::config::{self, Config};
 use crate::domain::lease::Timing;
+use crate::domain::specification::{DatabaseSpec, RoleSpec};
 use crate::domain::state::{ClusterSpec, SynchronousMode};
 
 /// What the configuration asks of a cluster.
@@ -32,5 +33,25 @@ pub fn spec(config: &Config, cluster: &config::Cluster) -> ClusterSpec {
         crash_window_ms: cluster.crash_window_ms,
         parameters: cluster.parameters.clone(),
         hba: cluster.hba.clone(),
+        ident: cluster.ident.clone(),
+        roles: cluster.roles.iter().map(role).collect(),
+        databases: cluster.databases.iter().map(database).collect(),
+    }
+}
+
+fn role(role: &config::DatabaseRole) -> RoleSpec {
+    RoleSpec {
+        name: role.name.clone(),
+        login: role.login,
+        in_roles: role.in_roles.clone(),
+        password_file: role.password_file.as_ref().map(|p| p.display().to_string()),
+    }
+}
+
+fn database(database: &config::Database) -> DatabaseSpec {
+    DatabaseSpec {
+        name: database.name.clone(),
+        owner: database.owner.clone(),
+        extensions: database.extensions.clone(),
     }
 }

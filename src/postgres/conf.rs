@@ -124,6 +124,12 @@ pub fn is_owned(name: &str) -> bool {
     OWNED.contains(&name.to_ascii_lowercase().as_str())
 }
 
+/// Whether it is one of ours in which the operator has a say: within bounds, what they want is
+/// written.
+pub fn is_shared(name: &str) -> bool {
+    SHARED.contains(&name.to_ascii_lowercase().as_str())
+}
+
 /// Who must confirm a commit: `synchronous_standby_names` (PostgreSQL manual, section 20.6.2).
 /// There is no `*`: a base backup or a stranger would count.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,6 +13,7 @@
 //!   controldata  history  wal           what we read out of one
 //!   initdb  basebackup  rewind          how one is made, copied, turned back
 //!   connect  sql  status  probe         questions to a running server
+//!   settings_view                       what it says of its settings
 //!   activity                            what its processes and its disk do
 //!   remote                              questions to another member's server
 //!   seal  promote  barrier              the steps of a change of leadership
@@ -44,6 +45,7 @@ pub mod remote;
 pub mod reserve;
 pub mod rewind;
 pub mod seal;
+pub mod settings_view;
 pub mod sql;
 pub mod start;
 pub mod status;

@@ -85,8 +85,18 @@ impl Session {
 
     /// Makes every process read its settings again. It returns before they have.
     pub async fn reload(&mut self) -> Result<(), Error> {
-        let row = self.row("SELECT pg_reload_conf() AS done").await?;
-        if row.flag("done")? { Ok(()) } else { Err(Error::Lost("no reload was signalled".into())) }
+        self.reload_at().await.map(drop)
+    }
+
+    /// The same. Returns when it was asked for, in microseconds since 1970 on the server's clock.
+    pub async fn reload_at(&mut self) -> Result<i64, Error> {
+        let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS us, \
+                   pg_reload_conf() AS done";
+        let row = self.row(sql).await?;
+        if !row.flag("done")? {
+            return Err(Error::Lost("no reload was signalled".into()));
+        }
+        row.parse("us")
     }
 
     /// What PostgreSQL would find wrong in its configuration files if it read them now (manual,

@@ -65,6 +65,12 @@ pub enum StartError {
     /// This node is not in the list of controllers.
     #[error("node {0} is not in the list of controllers")]
     NotAMember(u64),
+    /// The store belongs to a node that was removed.
+    #[error(
+        "node {0} was removed from the control plane, and never comes back under this id: move its \
+         Raft store away, and add the host anew with `hactl node add`, which gives it another id"
+    )]
+    Removed(u64),
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] kv::Error),

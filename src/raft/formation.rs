@@ -10,19 +10,19 @@
 //! - a member has entries of a leader: the group exists, and this node is new. Whoever once counted
 //!   its vote or acknowledgement remembers its store, and nobody knows another one: it joins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use openraft::AsyncRuntime;
 
-use super::network::{AskError, Caller};
+use super::network::Caller;
+use super::options::Options;
+use super::removal::ask_all;
 use super::types::Peer;
-use super::wire::{Hello, HelloReply, Method, StoreId, Transport};
+use super::wire::{Hello, HelloReply, StoreId, Transport};
 use crate::domain::generation::Generation;
 use crate::domain::mutant::{Mutant, without};
 
-const HELLO_DEADLINE: Duration = Duration::from_secs(1);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// How often the reason for waiting is logged.
 const REPORT_EVERY_ROUNDS: u32 = 50;
@@ -44,6 +44,17 @@ pub enum FormationError {
         peer: Peer,
         /// What it remembers.
         known: StoreId,
+    },
+    /// The node was removed from the control plane.
+    #[error(
+        "node {node_id} was removed from the control plane, as {peer} says. It never comes back \
+         under this id: add the host anew with `hactl node add`, which gives it another one"
+    )]
+    Removed {
+        /// This node.
+        node_id: u64,
+        /// Who says so.
+        peer: Peer,
     },
     /// The initial members are not the same everywhere.
     #[error(
@@ -100,6 +111,9 @@ pub(super) fn judge(
             let (peer, known) = (peer.clone(), known.clone());
             return Err(FormationError::Wiped { node_id, peer, known });
         }
+        if answer.established && answer.gone.contains(&node_id) {
+            return Err(FormationError::Removed { node_id, peer: peer.clone() });
+        }
         if !answer.established && answer.members != members_digest {
             return Err(FormationError::MembersDiffer { peer: peer.clone() });
         }
@@ -112,28 +126,53 @@ pub(super) fn judge(
     })
 }
 
+/// Corrects who has to be asked by what those say that take part in a group: whoever is in it now
+/// may have counted this node's vote, and who was removed need not answer. `true` where it changed.
+pub(super) fn follow_group(
+    members: &mut BTreeMap<u64, Peer>,
+    answers: &BTreeMap<u64, HelloReply>,
+) -> bool {
+    let before: Vec<u64> = members.keys().copied().collect();
+    let taking_part = || answers.values().filter(|a| a.established);
+    let gone: BTreeSet<u64> = taking_part().flat_map(|a| &a.gone).copied().collect();
+    for (id, peer) in taking_part().flat_map(|a| &a.group) {
+        members.entry(*id).or_insert_with(|| peer.clone());
+    }
+    members.retain(|id, _| !gone.contains(id));
+    !members.keys().eq(&before)
+}
+
 /// Asks the others until there is a verdict other than to wait.
 pub(super) async fn settle<RT: AsyncRuntime, T: Transport>(
     caller: &Caller<T>,
-    node_id: u64,
     store: &StoreId,
-    members_digest: u32,
-    members: &BTreeMap<u64, Peer>,
+    options: &Options,
 ) -> Result<(Verdict, Generation), FormationError> {
+    let node_id = options.node_id;
+    let members_digest = options.members_digest();
     let hello = Hello { members: members_digest };
+    let mut members = options.members.clone();
+    for (id, peer) in &options.learned {
+        members.entry(*id).or_insert_with(|| peer.clone());
+    }
     let mut round = 0_u32;
     loop {
-        let asked = members.iter().filter(|(id, _)| **id != node_id).map(|(id, peer)| {
-            let hello = &hello;
-            async move {
-                let answer: Result<(_, HelloReply), AskError> = caller
-                    .ask::<RT, _, _>((*id, peer), Method::Hello, (hello, &[]), HELLO_DEADLINE)
-                    .await;
-                answer.ok().map(|(_, reply)| (*id, reply))
+        let others = members.iter().filter(|(id, _)| **id != node_id);
+        let others = others.map(|(id, peer)| (*id, peer.clone())).collect();
+        let answers = ask_all::<RT, T>(caller, &others, &hello).await;
+        let verdict = judge(node_id, store, members_digest, &members, &answers)?;
+        if follow_group(&mut members, &answers) {
+            continue;
+        }
+        match verdict {
+            Verdict::Found if !options.may_found => {
+                if round.is_multiple_of(REPORT_EVERY_ROUNDS) {
+                    tracing::warn!(
+                        "this controller was to join a group, and nobody that it knows takes part \
+                         in one: it founds none, and waits"
+                    );
+                }
             }
-        });
-        let answers = join_all(asked).await.into_iter().flatten().collect();
-        match judge(node_id, store, members_digest, members, &answers)? {
             Verdict::Wait(missing) => {
                 if round.is_multiple_of(REPORT_EVERY_ROUNDS) {
                     tracing::info!(
@@ -160,15 +199,13 @@ mod tests {
             .iter()
             .map(|(id, established, known)| {
                 let known = known.map(|b| StoreId::from_bytes([b; 16]));
-                (
-                    *id,
-                    HelloReply {
-                        generation: Generation::FIRST,
-                        established: *established,
-                        known,
-                        members: 5,
-                    },
-                )
+                let reply = HelloReply {
+                    established: *established,
+                    known,
+                    members: 5,
+                    ..Default::default()
+                };
+                (*id, reply)
             })
             .collect();
         judge(1, &store, 5, &members, &answers)
@@ -189,15 +226,35 @@ mod tests {
     }
 
     #[test]
+    fn who_is_asked_follows_the_group() {
+        let peer = |n: &str| Peer { name: n.to_owned(), address: format!("{n}:1") };
+        // The list of a file from before the group grew, and lost one of its founders.
+        let mut members = BTreeMap::from([(1, peer("a")), (2, peer("b"))]);
+        let mut answer = HelloReply { members: 9, ..HelloReply::default() };
+        answer.group = [(1, peer("a")), (4, peer("d"))].into();
+        answer.gone = [2].into();
+        // One that only waits itself knows nothing.
+        let mut before = members.clone();
+        assert!(!follow_group(&mut before, &[(1, answer.clone())].into()));
+        answer.established = true;
+        assert!(follow_group(&mut members, &[(1, answer.clone())].into()));
+        assert_eq!(members.keys().copied().collect::<Vec<_>>(), [1, 4]);
+        let answers = [(1, answer.clone())].into();
+        assert!(!follow_group(&mut members, &answers));
+        let store = StoreId::from_bytes([1; 16]);
+        // The fourth may be the only one that once counted this node's vote.
+        assert_eq!(judge(5, &store, 5, &members, &answers), Ok(Verdict::Wait(vec![4])));
+        assert!(matches!(
+            judge(2, &store, 5, &members, &answers),
+            Err(FormationError::Removed { node_id: 2, .. })
+        ));
+    }
+
+    #[test]
     fn different_members_are_refused_and_a_single_node_founds() {
         let store = StoreId::from_bytes([1; 16]);
         let members: BTreeMap<_, _> = [(1, Peer::default()), (2, Peer::default())].into();
-        let answer = HelloReply {
-            generation: Generation::NONE,
-            established: false,
-            known: None,
-            members: 6,
-        };
+        let answer = HelloReply { members: 6, ..HelloReply::default() };
         let answers = [(2, answer)].into();
         let result = judge(1, &store, 5, &members, &answers);
         assert!(matches!(result, Err(FormationError::MembersDiffer { .. })));

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::AsyncRuntime;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{AsyncRuntime, Instant};
 
 use super::append_monitor::AppendMonitor;
 use super::barrier::Barriers;
@@ -16,12 +16,14 @@ use super::error::{BarrierError, FatalReason, Leader, ProposeError, TransferErro
 use super::fitness::{self, Fitness};
 use super::generation::Standing;
 use super::record;
+use super::removal::Greeter;
 use super::role::{Role, fatal_reason};
 use super::service::Core;
 use super::state_machine::Applied;
 use super::types::{Peer, Proposal};
 use crate::domain::generation::Generation;
 use crate::domain::mutant::{Mutant, without};
+use crate::domain::nodes::NodesCommand;
 use crate::domain::{Command, Reply};
 use crate::watch;
 
@@ -39,6 +41,10 @@ pub(super) struct Shared<RT: AsyncRuntime> {
     pub(super) monitor: Arc<AppendMonitor<RT>>,
     pub(super) fitness: fitness::Shared,
     pub(super) standing: Standing,
+    pub(super) greet: Greeter,
+    pub(super) removed: watch::Receiver<bool>,
+    /// Who has not answered for longer is not there.
+    pub(super) contact_max: Duration,
 }
 
 /// A running Raft node. Cheap to clone. Dropping it does not stop the node:
@@ -70,6 +76,10 @@ pub struct Metrics {
     pub purged: Option<u64>,
     /// The voters.
     pub voters: BTreeMap<u64, Peer>,
+    /// Members without a vote.
+    pub learners: BTreeMap<u64, Peer>,
+    /// On a leader: how long ago each other member has answered; left out where it never did.
+    pub contacts: BTreeMap<u64, Duration>,
     /// On a leader: how many entries each other member is behind; `None` is not known yet.
     pub lag_entries: BTreeMap<u64, Option<u64>>,
     /// How long the last append to the own log took until it was on disk.
@@ -108,6 +118,23 @@ impl<RT: AsyncRuntime> Handle<RT> {
         command: Command,
         deadline: Duration,
     ) -> Result<Reply, ProposeError> {
+        self.propose_any(Proposal::Cluster(command), deadline).await
+    }
+
+    /// The same with a command about the nodes of the control plane.
+    pub async fn propose_nodes(
+        &self,
+        command: NodesCommand,
+        deadline: Duration,
+    ) -> Result<Reply, ProposeError> {
+        self.propose_any(Proposal::Nodes(command), deadline).await
+    }
+
+    async fn propose_any(
+        &self,
+        proposal: Proposal,
+        deadline: Duration,
+    ) -> Result<Reply, ProposeError> {
         let shared = &self.0;
         if let Some(reason) = self.superseded() {
             return Err(ProposeError::Fatal(reason));
@@ -116,11 +143,11 @@ impl<RT: AsyncRuntime> Handle<RT> {
             return Err(ProposeError::NotLeader { leader: None });
         }
         let bytes_max = shared.command_bytes_max;
-        let bytes = record::encode(&command).map_or(usize::MAX, |encoded| encoded.len());
+        let bytes = record::encode(&proposal).map_or(usize::MAX, |encoded| encoded.len());
         if bytes > bytes_max {
             return Err(ProposeError::TooLong { bytes, bytes_max });
         }
-        let write = RT::timeout(deadline, shared.core.client_write(Proposal(command)));
+        let write = RT::timeout(deadline, shared.core.client_write(proposal));
         match write.await {
             Err(_) => Err(ProposeError::Unknown),
             Ok(Ok(written)) => Ok(written.data),
@@ -195,7 +222,7 @@ impl<RT: AsyncRuntime> Handle<RT> {
         if to == self.0.node_id || !self.metrics().voters.contains_key(&to) {
             return Err(TransferError::BadTarget(to));
         }
-        let until = <RT::Instant as openraft::Instant>::now() + deadline;
+        let until = RT::Instant::now() + deadline;
         let caught_up = async {
             loop {
                 let role = self.0.role.get();
@@ -233,6 +260,7 @@ impl<RT: AsyncRuntime> Handle<RT> {
 
     /// The numbers of now.
     pub fn metrics(&self) -> Metrics {
+        let now = RT::Instant::now();
         let metrics = self.0.core.metrics();
         let m = metrics.borrow_watched();
         let membership = m.membership_config.membership();
@@ -253,6 +281,14 @@ impl<RT: AsyncRuntime> Handle<RT> {
             snapshot: m.snapshot.map(|id| id.index),
             purged: m.purged.map(|id| id.index),
             voters: membership.voter_ids().map(address).collect(),
+            learners: membership.learner_ids().map(address).collect(),
+            contacts: m
+                .heartbeat
+                .iter()
+                .flatten()
+                .filter(|(id, _)| **id != m.id)
+                .filter_map(|(id, at)| Some((*id, now.saturating_duration_since(*at.as_deref()?))))
+                .collect(),
             lag_entries: m
                 .replication
                 .iter()
@@ -279,6 +315,21 @@ impl<RT: AsyncRuntime> Handle<RT> {
         let mut role = self.0.role.clone();
         let ended = role.wait_for(|r| r.ended.is_some()).await;
         ended.ok().and_then(|r| r.ended).unwrap_or(FatalReason::Panicked)
+    }
+
+    /// Waits until this node is told that it was removed from the control plane. It may end for
+    /// other reasons without that: then this waits for ever.
+    pub async fn removed(&self) {
+        let mut removed = self.0.removed.clone();
+        if removed.wait_for(|told| *told).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The versions of the other members that answer within a second.
+    pub async fn versions(&self) -> BTreeMap<u64, String> {
+        let answers = (self.0.greet)().await;
+        answers.into_iter().map(|(id, reply)| (id, reply.version)).collect()
     }
 
     /// Asks openraft for a snapshot now, beside its own policy.

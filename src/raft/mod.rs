@@ -40,6 +40,7 @@ pub mod offline;
 mod options;
 mod quiet;
 pub(crate) mod record;
+mod removal;
 mod role;
 #[cfg(not(quorate_sim))]
 pub mod runtime;
@@ -59,7 +60,7 @@ pub use fitness::Fitness;
 pub use formation::FormationError;
 pub use handle::{Handle, Metrics};
 pub use identity::IdentityError;
-pub use membership::MembershipError;
+pub use membership::{Anchor, MembershipError};
 pub use openraft::AsyncRuntime;
 pub use options::Options;
 pub use role::Role;

@@ -23,7 +23,7 @@ use super::record;
 use super::runtime::BootRuntime;
 use super::snapshot::{self, SnapshotStore};
 use super::state_machine::StateMachine;
-use super::types::{Entry, LogId, Peer, SnapshotMeta, StoredMembership, Vote, log_id};
+use super::types::{Entry, LogId, Peer, Proposal, SnapshotMeta, StoredMembership, Vote, log_id};
 use super::wire::StoreId;
 use crate::domain::apply::Position;
 use crate::domain::generation::Generation;
@@ -111,9 +111,16 @@ pub fn read(engine: &Arc<dyn KvEngine>) -> Result<Contents, OfflineError> {
             EntryPayload::Blank => {}
             EntryPayload::Normal(proposal) => {
                 let position = Position { term: id.leader_id.term, index: id.index };
-                domain::apply(&mut state, position, &proposal.0);
+                match &proposal {
+                    Proposal::Cluster(command) => domain::apply(&mut state, position, command),
+                    Proposal::Nodes(command) => domain::nodes::apply(&mut state.nodes, command),
+                };
             }
-            EntryPayload::Membership(m) => membership = StoredMembership::new(Some(id), m),
+            EntryPayload::Membership(m) => {
+                let nodes = m.nodes().map(|(id, p)| (*id, (p.name.clone(), p.address.clone())));
+                state.nodes.note_membership(m.get_joint_config(), &nodes.collect());
+                membership = StoredMembership::new(Some(id), m);
+            }
         }
         applied = Some(id);
         ControlFlow::Continue(())

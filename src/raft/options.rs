@@ -19,6 +19,11 @@ pub struct Options {
     /// The initial members, this node included; the same on all of them. Later it is only where
     /// their addresses are taken from.
     pub members: BTreeMap<u64, Peer>,
+    /// Further members that this node has heard of: an empty store has to ask them, too.
+    pub learned: BTreeMap<u64, Peer>,
+    /// Whether this node may found the group. One that joins a group, or knows that there was one
+    /// with others than `members`, must not.
+    pub may_found: bool,
     /// Name of the control plane; strangers are refused.
     pub control_plane: String,
     /// Time between two heartbeats of a leader. Also bounds one append to a follower.
@@ -47,6 +52,8 @@ impl Options {
         Self {
             node_id,
             members,
+            learned: BTreeMap::new(),
+            may_found: true,
             control_plane: control_plane.into(),
             heartbeat: Duration::from_millis(100),
             election_min: Duration::from_millis(500),

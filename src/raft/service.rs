@@ -9,18 +9,20 @@ use std::time::Duration;
 
 use openraft::errors::{Fatal, RaftError};
 use openraft::raft::{AppendEntriesRequest, SnapshotResponse, TransferLeaderRequest, VoteRequest};
-use openraft::{AsyncRuntime, Raft};
+use openraft::{AsyncRuntime, Instant, Raft};
 use serde::Serialize;
 
 use super::identity::PeerStores;
 use super::log_store::LogStore;
 use super::network::Identity;
-use super::state_machine::StateMachine;
-use super::types::{Snapshot, SnapshotMeta, TypeConfig, Vote};
+use super::state_machine::{Applied, StateMachine};
+use super::types::{Peer, Snapshot, SnapshotMeta, TypeConfig, Vote};
 use super::wire::{
     self, Chunk, ChunkReply, Hello, HelloReply, Message, Method, Refusal, SNAPSHOT_BYTES_MAX,
 };
 use crate::domain::generation::Generation;
+use crate::domain::nodes::{Node, Nodes};
+use crate::watch;
 
 /// The Raft node of this crate.
 pub(super) type Core<RT> = Raft<TypeConfig<RT>, StateMachine>;
@@ -41,6 +43,10 @@ struct Inner<RT: AsyncRuntime> {
     peers: Arc<PeerStores>,
     log: LogStore<RT>,
     core: OnceLock<Core<RT>>,
+    /// The state that is applied here, once the core runs.
+    applied: OnceLock<watch::Receiver<Arc<Applied>>>,
+    /// When a leader was heard of last.
+    heard: Mutex<Option<RT::Instant>>,
     /// One snapshot on its way in for each peer.
     incoming: Mutex<BTreeMap<u64, Incoming>>,
 }
@@ -61,13 +67,46 @@ impl<RT: AsyncRuntime> Service<RT> {
         peers: Arc<PeerStores>,
         log: LogStore<RT>,
     ) -> Self {
-        let (core, incoming) = (OnceLock::new(), Mutex::default());
-        Self(Arc::new(Inner { identity, members_digest, peers, log, core, incoming }))
+        let (core, applied) = (OnceLock::new(), OnceLock::new());
+        let (heard, incoming) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner {
+            identity,
+            members_digest,
+            peers,
+            log,
+            core,
+            applied,
+            heard,
+            incoming,
+        }))
+    }
+
+    /// Whether a leader was heard of within this time.
+    pub(super) fn heard_within(&self, time: Duration) -> bool {
+        let heard = *self.0.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.is_some_and(|at| RT::Instant::now().saturating_duration_since(at) <= time)
+    }
+
+    fn hear(&self) {
+        let now = RT::Instant::now();
+        *self.0.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// Whether the group has agreed, here as well, that this node is out.
+    fn is_gone(&self, node: u64) -> bool {
+        let applied = self.0.applied.get();
+        applied.is_some_and(|applied| applied.get().state.nodes.is_gone(node))
+    }
+
+    /// Who the members are and who was removed, by what is applied here.
+    fn nodes(&self) -> Nodes {
+        self.0.applied.get().map(|applied| applied.get().state.nodes.clone()).unwrap_or_default()
     }
 
     /// From now on Raft's requests are served too.
-    pub(super) fn serve_core(&self, core: Core<RT>) {
+    pub(super) fn serve_core(&self, core: Core<RT>, applied: watch::Receiver<Arc<Applied>>) {
         // Set once by the one start of this node.
+        let _ = self.0.applied.set(applied);
         let _ = self.0.core.set(core);
     }
 
@@ -109,11 +148,18 @@ impl<RT: AsyncRuntime> Service<RT> {
         }
         if method == Method::Hello {
             let _: Hello = message.body()?;
+            let nodes = self.nodes();
+            let peer = |(id, n): (&u64, &Node)| {
+                (*id, Peer { name: n.name.clone(), address: n.address.clone() })
+            };
             let reply = HelloReply {
                 established: self.0.log.is_established(),
                 known: self.0.peers.get(header.from),
                 members: self.0.members_digest,
                 generation: own.standing.own(),
+                group: nodes.members.iter().map(peer).collect(),
+                gone: nodes.removed.keys().copied().filter(|id| nodes.is_gone(*id)).collect(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
             };
             return self.encode(header.from, &Ok(reply));
         }
@@ -122,7 +168,13 @@ impl<RT: AsyncRuntime> Service<RT> {
             .core
             .get()
             .ok_or_else(|| Refusal::NotReady("it has not joined the group yet".to_owned()))?;
+        if self.is_gone(header.from) {
+            return Err(Refusal::Removed { node: header.from });
+        }
         self.0.peers.admit::<RT>(header.from, &header.store).await?;
+        if matches!(method, Method::Append | Method::Snapshot) {
+            self.hear();
+        }
         let to = header.from;
         match method {
             Method::Hello => Err(Refusal::Malformed("hello".to_owned())),

@@ -20,6 +20,7 @@ use super::log_store::LogStore;
 use super::network::{Caller, Identity, NetworkFactory};
 use super::options::Options;
 use super::quiet;
+use super::removal;
 use super::role::{self, fatal_reason};
 use super::service::Service;
 use super::state_machine::StateMachine;
@@ -55,6 +56,9 @@ pub async fn open<RT: AsyncRuntime, T: Transport>(
     }
     let Options { node_id, control_plane, members, .. } = options.clone();
     let store = identity::load_or_create::<RT>(&*engine, node_id, &control_plane).await?;
+    if removal::is_marked(&*engine)? {
+        return Err(StartError::Removed(node_id));
+    }
     let log = LogStore::open(engine.clone())?;
     log.check_vote()?;
     let peers = Arc::new(PeerStores::open(engine.clone())?);
@@ -81,9 +85,8 @@ impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
         let Options { node_id, members, .. } = &options;
         let mut found = false;
         if log.is_empty() {
-            let digest = options.members_digest();
             let (verdict, generation) =
-                formation::settle::<RT, T>(&caller, *node_id, &store, digest, members).await?;
+                formation::settle::<RT, T>(&caller, &store, &options).await?;
             found = verdict == Verdict::Found;
             // On disk before anything of it counts.
             identity::join::<RT>(&*engine, generation).await?;
@@ -93,11 +96,11 @@ impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
         let (machine, applied) = StateMachine::open(engine.clone())?;
         machine.check_reaches(&log)?;
         let fitness = caller.fitness();
-        let network = NetworkFactory(caller);
+        let network = NetworkFactory(caller.clone());
         let core = Raft::new(*node_id, config, network, log.clone(), machine)
             .await
             .map_err(|e| StartError::Fatal(fatal_reason(&e)))?;
-        service.serve_core(core.clone());
+        service.serve_core(core.clone(), applied.clone());
         if found {
             match core.initialize(members.clone()).await {
                 // Another founder was faster and already asked for a vote: the same first entry
@@ -112,7 +115,8 @@ impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
         let following =
             role::follow(core.clone(), members.clone(), clock, publish, standing.clone());
         drop(RT::spawn(following));
-        let ending = generation::end_when_superseded::<RT>(standing.clone(), engine, core.clone());
+        let ending =
+            generation::end_when_superseded::<RT>(standing.clone(), engine.clone(), core.clone());
         drop(RT::spawn(ending));
         let monitor = log.monitor();
         let (every, longest) = (options.heartbeat, options.election_max);
@@ -122,7 +126,17 @@ impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
         let times = Times { every, append_max: longest };
         let dog = watchdog::watch(core.clone(), monitor.clone(), fitness.clone(), times);
         drop(RT::spawn(dog));
+        let digest = options.members_digest();
+        let greet = removal::greeter(&core, caller, members.clone(), *node_id, digest);
+        let (told, removed) = watch::channel(false);
+        let watching = (3 * longest, told);
+        let watching =
+            removal::watch(core.clone(), service, engine, greet.clone(), *node_id, watching);
+        drop(RT::spawn(watching));
         Ok(Handle(Arc::new(Shared {
+            greet,
+            removed,
+            contact_max: 2 * longest,
             node_id: *node_id,
             command_bytes_max: options.command_bytes_max,
             barriers: Barriers::new(core.clone(), applied.clone(), options.election_max),

@@ -19,7 +19,7 @@ use super::log_store::LogStore;
 use super::log_tail::next;
 use super::record;
 use super::snapshot::SnapshotStore;
-use super::types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use super::types::{Entry, LogId, Proposal, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::domain::apply::Position;
 use crate::domain::{self, ControlState, Reply};
 use crate::watch;
@@ -81,9 +81,17 @@ impl StateMachine {
             EntryPayload::Normal(proposal) => {
                 // Copies the state once after each publication, not once an entry.
                 let position = Position { term: leader_id.term, index };
-                domain::apply(Arc::make_mut(&mut self.state), position, &proposal.0)
+                let state = Arc::make_mut(&mut self.state);
+                match &proposal {
+                    Proposal::Cluster(command) => domain::apply(state, position, command),
+                    Proposal::Nodes(command) => domain::nodes::apply(&mut state.nodes, command),
+                }
             }
             EntryPayload::Membership(membership) => {
+                let nodes = membership.nodes();
+                let nodes = nodes.map(|(id, p)| (*id, (p.name.clone(), p.address.clone())));
+                let state = Arc::make_mut(&mut self.state);
+                state.nodes.note_membership(membership.get_joint_config(), &nodes.collect());
                 self.membership = StoredMembership::new(Some(entry.log_id), membership);
                 Reply::default()
             }

@@ -13,6 +13,7 @@ use openraft::vote::RaftLeaderId;
 use openraft::{AsyncRuntime, EntryPayload, OptionalSend, RaftTypeConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::domain::nodes::NodesCommand;
 use crate::domain::{Command, Reply};
 
 /// The Raft type configuration on runtime `RT`: the same for production and simulation.
@@ -111,10 +112,16 @@ impl fmt::Display for Peer {
     }
 }
 
-/// A command on its way into the log.
+/// A command on its way into the log. Written as the command itself, so that logs of before there
+/// were commands about nodes are read as they are: no field of the two is the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Proposal(pub Command);
+#[serde(untagged)]
+pub enum Proposal {
+    /// To a cluster.
+    Cluster(Command),
+    /// About the nodes of the control plane.
+    Nodes(NodesCommand),
+}
 
 impl fmt::Display for Proposal {
     /// Says only that it is a command: openraft logs entries, and a command may be long.

@@ -4,6 +4,7 @@
 //! to whom, a JSON body, and raw bytes (a piece of a snapshot). JSON tolerates fields that one side
 //! does not know yet, which a rolling upgrade needs. The transport carries it without looking in.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -139,6 +140,12 @@ pub enum Refusal {
         /// The store that called.
         got: StoreId,
     },
+    /// The caller was removed from the control plane.
+    #[error("node {node} was removed from the control plane")]
+    Removed {
+        /// The caller.
+        node: u64,
+    },
     /// Its Raft core does not run (yet, or any more).
     #[error("the peer does not take part in Raft now: {0}")]
     NotReady(String),
@@ -155,7 +162,7 @@ pub struct Hello {
 }
 
 /// The answer to a hello. The header of the reply says who answers, with which store.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HelloReply {
     /// Entries of a leader are stored here: the group exists. The first membership alone, which
     /// every founder writes for itself, does not count.
@@ -167,6 +174,15 @@ pub struct HelloReply {
     pub generation: Generation,
     /// Digest of the initial members that the answering node is configured with.
     pub members: u32,
+    /// The members of the group by the state that the answering node has applied, learners too.
+    #[serde(default)]
+    pub group: BTreeMap<u64, Peer>,
+    /// Nodes that were removed, by the same state.
+    #[serde(default)]
+    pub gone: BTreeSet<u64>,
+    /// Version of the program that answers.
+    #[serde(default)]
+    pub version: String,
 }
 
 /// Where a piece belongs in a snapshot.

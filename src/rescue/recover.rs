@@ -186,6 +186,7 @@ pub fn plan(contents: &Contents, statement: &Statement) -> Result<Plan, Refusal>
     let mut state = contents.state.clone();
     rescue::recover(&mut state, &recovery);
     let peer: Peer = contents.nodes.get(&contents.node_id).cloned().unwrap_or_default();
+    state.nodes.begin_anew(contents.node_id, &peer.name, &peer.address, statement.at);
     let beginning = Beginning {
         node_id: contents.node_id,
         peer,

@@ -77,6 +77,7 @@ pub fn plan(
     };
     let mut state = saved.state.clone();
     rescue::recover(&mut state, &recovery);
+    state.nodes.begin_anew(node.id, &node.name, &node.address, statement.at);
     let beginning = Beginning {
         node_id: node.id,
         peer: Peer { name: node.name.clone(), address: node.address.clone() },

@@ -1,16 +1,18 @@
 //! The agents' client: finds the leader, and follows it when it changes.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::wire::{
-    Method, PollReply, PollRequest, RegisterReply, RegisterRequest, RenewReply, RenewRequest,
-    ReportReply, ReportRequest, SessionError, Transport, TransportError, decode, encode,
+    CatalogueReply, CatalogueRequest, Controller, Method, PollReply, PollRequest, RegisterReply,
+    RegisterRequest, RenewReply, RenewRequest, ReportReply, ReportRequest, SessionError, Transport,
+    TransportError, decode, encode,
 };
 use crate::domain::mutant::{Mutant, without};
+use crate::watch;
 
 /// Why a call had no success.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -36,7 +38,9 @@ pub enum Failure {
 /// Clones share what they learn of the leader.
 pub struct Client<T> {
     transport: Arc<T>,
-    controllers: Arc<Vec<String>>,
+    // Those that it was given first, and those that the leader told of.
+    controllers: Arc<Mutex<Vec<String>>>,
+    told: Arc<watch::Sender<Vec<Controller>>>,
     // Who is asked next: an index into `controllers`, or an address that a controller named.
     next: Arc<Mutex<Next>>,
 }
@@ -52,6 +56,7 @@ impl<T> Clone for Client<T> {
         Self {
             transport: self.transport.clone(),
             controllers: self.controllers.clone(),
+            told: self.told.clone(),
             next: self.next.clone(),
         }
     }
@@ -63,14 +68,43 @@ impl<T: Transport> Client<T> {
         let address = controllers.first().cloned().unwrap_or_default();
         Self {
             transport,
-            controllers: Arc::new(controllers),
+            controllers: Arc::new(Mutex::new(controllers)),
+            told: Arc::default(),
             next: Arc::new(Mutex::new(Next { address, turn: 0 })),
         }
     }
 
     /// How many controllers there are: how many attempts meet each of them once.
     pub fn controllers(&self) -> usize {
-        self.controllers.len()
+        self.addresses().len()
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, Vec<String>> {
+        self.controllers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what the leader says of the controllers. Those that it was given and that are no
+    /// controllers any more are asked no longer; nobody is asked otherwise than before where the
+    /// leader says nothing.
+    pub fn learn(&self, told: Vec<Controller>) {
+        if told.is_empty() || *self.told.borrow() == told {
+            return;
+        }
+        {
+            let mut known = self.addresses();
+            known.retain(|address| told.iter().any(|c| c.address == *address));
+            for controller in &told {
+                if !known.contains(&controller.address) {
+                    known.push(controller.address.clone());
+                }
+            }
+        }
+        self.told.send_replace(told);
+    }
+
+    /// Follows what the leader says of the controllers; empty before it has said something.
+    pub fn told(&self) -> watch::Receiver<Vec<Controller>> {
+        self.told.subscribe()
     }
 
     fn target(&self) -> String {
@@ -86,8 +120,9 @@ impl<T: Transport> Client<T> {
         match hint {
             Some(leader) if leader != failed => next.address = leader.to_owned(),
             _ => {
-                next.turn = (next.turn + 1) % self.controllers.len().max(1);
-                if let Some(address) = self.controllers.get(next.turn) {
+                let known = self.addresses();
+                next.turn = (next.turn + 1) % known.len().max(1);
+                if let Some(address) = known.get(next.turn) {
                     next.address.clone_from(address);
                 }
             }
@@ -155,6 +190,15 @@ impl<T: Transport> Client<T> {
         deadline: Duration,
     ) -> Result<PollReply, Failure> {
         self.attempt(Method::Poll, request, deadline).await
+    }
+
+    /// Tells what PostgreSQL knows of its settings.
+    pub async fn catalogue(
+        &self,
+        request: &CatalogueRequest,
+        deadline: Duration,
+    ) -> Result<CatalogueReply, Failure> {
+        self.attempt(Method::Catalogue, request, deadline).await
     }
 
     /// Renews leases.

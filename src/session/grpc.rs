@@ -75,6 +75,7 @@ impl Transport for GrpcTransport {
             Method::Report => pb::AgentMethod::Report,
             Method::Poll => pb::AgentMethod::Poll,
             Method::Renew => pb::AgentMethod::Renew,
+            Method::Catalogue => pb::AgentMethod::Catalogue,
         };
         let mut request = Request::new(pb::AgentRequest { method: method.into(), body });
         request.set_timeout(deadline);
@@ -157,6 +158,7 @@ impl<RT: Runtime, C: Clock> Agent for GrpcService<RT, C> {
             pb::AgentMethod::Report => Method::Report,
             pb::AgentMethod::Poll => Method::Poll,
             pb::AgentMethod::Renew => Method::Renew,
+            pb::AgentMethod::Catalogue => Method::Catalogue,
             pb::AgentMethod::Unspecified => {
                 return Err(Status::invalid_argument("method: not set"));
             }

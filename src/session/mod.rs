@@ -3,9 +3,9 @@
 //! Owns its messages, the transport that carries them, and the agents' client that follows the
 //! leader. May import the domain, the generated code, the transport and the clock.
 //!
-//! Four unary calls: an agent registers its members, reports what it sees, polls for the agreed
-//! state (a long poll: the answer leaves as soon as there is news), and renews its leases. Unary
-//! calls alone make a lost leader, a slow one and a simulated one look the same.
+//! Unary calls: an agent registers its members, reports what it sees, polls for the agreed
+//! state (a long poll: the answer leaves as soon as there is news), and renews its leases;
+//! asked for it, it tells what its PostgreSQL knows of settings. Unary calls alone make a lost leader, a slow one and a simulated one look the same.
 
 pub mod client;
 #[cfg(not(quorate_sim))]

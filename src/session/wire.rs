@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::catalogue::Catalogue;
 use crate::domain::command::Rejection;
 use crate::domain::generation::Generation;
 use crate::domain::observation::Report;
@@ -27,6 +28,8 @@ pub enum Method {
     Poll,
     /// [`RenewRequest`], answered by [`RenewReply`].
     Renew,
+    /// [`CatalogueRequest`], answered by [`CatalogueReply`].
+    Catalogue,
 }
 
 /// Carries one request to a node and its answer back. The simulator has its own.
@@ -148,7 +151,28 @@ pub struct ReportRequest {
 
 /// The report is taken in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ReportReply {}
+pub struct ReportReply {
+    /// Whether the leader lacks what this member's PostgreSQL knows of its settings.
+    #[serde(default)]
+    pub wants_catalogue: bool,
+}
+
+/// Says what a member's PostgreSQL knows of its settings. It stays in the leader's memory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CatalogueRequest {
+    /// Which cluster.
+    pub cluster: ClusterName,
+    /// Who.
+    pub member: MemberName,
+    /// From which node.
+    pub node: NodeName,
+    /// What.
+    pub catalogue: Catalogue,
+}
+
+/// The catalogue is taken in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CatalogueReply {}
 
 /// Asks for the agreed state of clusters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -179,6 +203,20 @@ pub struct PollReply {
     /// index.
     #[serde(default)]
     pub generation: Generation,
+    /// The controllers that vote, as of that index. Empty from a version that does not tell.
+    #[serde(default)]
+    pub controllers: Vec<Controller>,
+}
+
+/// A controller, as agents are told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Controller {
+    /// Its id in the Raft group.
+    pub id: u64,
+    /// Its node's name.
+    pub name: String,
+    /// Where it is asked, `host:port`.
+    pub address: String,
 }
 
 /// What a leader knows of a member: nothing is decided by it but what is kept for it.
@@ -190,6 +228,9 @@ pub struct Presence {
     pub heard: bool,
     /// For how long it has not, in milliseconds; since the election where it never did.
     pub silent_ms: u64,
+    /// Libraries of `shared_preload_libraries` that its PostgreSQL runs with, as last reported.
+    #[serde(default)]
+    pub preloaded: Vec<String>,
 }
 
 /// Renews leases: all of a node in one call.

@@ -297,7 +297,7 @@ async fn history_pages_and_follows() {
     assert_eq!((first.id, first.text.as_str()), (5, "a is open for writes"));
     served.fake.change(|c| {
         let kind = EventKind::StopProven { closed: Epoch(3), member: member("a") };
-        c.history.push_back(Event { id: 6, at: WallMillis(6), epoch: Epoch(3), kind });
+        c.history.push_back(Event::new(6, WallMillis(6), Epoch(3), kind));
     });
     let next = within(stream.message()).await.unwrap().unwrap().event.unwrap();
     assert_eq!(next.id, 6);

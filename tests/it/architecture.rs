@@ -20,7 +20,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("watch", &[]),
     ("service_manager", &[]),
     // Its server side answers with the controller's service.
-    ("session", &["domain", "pb", "transport", "clock", "runtime", "controller"]),
+    ("session", &["domain", "pb", "transport", "clock", "runtime", "controller", "watch"]),
     ("controller", &["domain", "session", "raft", "clock", "runtime"]),
     // The configuration for the settings of a database alone.
     ("agent", &["domain", "postgres", "guard", "session", "clock", "runtime", "config", "watch"]),
@@ -29,7 +29,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("proxy", &["domain", "raft::handle", "clock"]),
     ("http", &["domain", "raft::handle", "clock"]),
     ("rescue", &["domain", "raft"]),
-    ("api", &["domain", "pb", "convert"]),
+    // The rules of a specification are those of a configuration file.
+    ("api", &["domain", "pb", "convert", "config"]),
     ("client", &["pb", "transport"]),
     // The domain's types, the clock and the store for what is done offline.
     ("cli", &["pb", "client", "config", "rescue", "raft", "domain", "clock"]),

@@ -174,10 +174,13 @@ fn state() -> ControlState {
     cluster.lineage = Lineage::root(Epoch(1)).with(Epoch(2), Lsn(0x100)).with(Epoch(3), Lsn(0x200));
     for id in 1..=5 {
         let kind = EventKind::Activated { member: member("a") };
-        cluster.history.push_back(Event { id, at: WallMillis(id), epoch: Epoch(3), kind });
+        cluster.history.push_back(Event::new(id, WallMillis(id), Epoch(3), kind));
     }
-    cluster.next_event = 6;
-    ControlState { clusters: BTreeMap::from([(main_cluster(), cluster)]) }
+    (cluster.next_event, cluster.next_sync) = (6, 2);
+    ControlState {
+        clusters: BTreeMap::from([(main_cluster(), cluster)]),
+        ..ControlState::default()
+    }
 }
 
 fn report(condition: Condition) -> Report {
@@ -198,6 +201,8 @@ fn report(condition: Condition) -> Report {
         aside: Vec::new(),
         copied_for: 0,
         reloaded: None,
+        about: Default::default(),
+        settings: Default::default(),
     }
 }
 
@@ -238,7 +243,7 @@ fn view() -> LeaderView {
         problem: "the disk is almost full".to_owned(),
     }];
     let lease_age = Some(Duration::from_millis(230));
-    let cluster = ClusterView { observations, findings, lease_age };
+    let cluster = ClusterView { observations, findings, lease_age, catalogue: None };
     LeaderView { now, clusters: BTreeMap::from([(main_cluster(), cluster)]) }
 }
 

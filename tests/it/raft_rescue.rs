@@ -1,5 +1,6 @@
 //! A Raft group whose majority is lost: recovery of one store, and what becomes of the others.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate::domain::generation::Generation;
@@ -137,19 +138,20 @@ fn a_recovered_group_survives_restarts_and_grows_again() {
             assert_eq!(group.add(&[2]).await, n);
             group.stop(2).await;
         }
-        // A wiped controller comes in under its old number: the new generation never heard of it.
-        group.stores.insert(1, KvMem::new());
+        // A wiped controller comes in under a new number.
+        group.stores.insert(4, KvMem::new());
         group.start(&[2]).await;
-        let both = members(2);
-        let new = group.open_among(1, both.clone()).await;
+        let both: BTreeMap<_, _> =
+            members(4).into_iter().filter(|(id, _)| [2, 4].contains(id)).collect();
+        let new = group.open_among(4, both.clone()).await;
         let joined = Rt::spawn(new.start());
         let node = joined.await.unwrap().unwrap();
         assert_eq!(node.generation(), generation);
         group.leader(&[2]).await;
-        group.nodes[&2].add_controller(1, both[&1].clone(), WAIT_MAX).await.unwrap();
-        group.nodes.insert(1, node);
-        assert_eq!(group.add(&[1, 2]).await, 44);
+        group.nodes[&2].add_controller(4, both[&4].clone(), WAIT_MAX).await.unwrap();
+        group.nodes.insert(4, node);
+        assert_eq!(group.add(&[2, 4]).await, 44);
         group.all_have(44).await;
-        until("both vote", || group.nodes[&1].metrics().voters.len() == 2).await;
+        until("both vote", || group.nodes[&4].metrics().voters.len() == 2).await;
     });
 }

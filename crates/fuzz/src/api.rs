@@ -4,6 +4,8 @@
 mod error;
 #[path = "../../../src/api/jobs.rs"]
 mod jobs;
+#[path = "../../../src/api/nodes.rs"]
+mod nodes;
 #[path = "../../../src/api/operate.rs"]
 mod operate;
 #[path = "../../../src/api/request.rs"]
@@ -12,6 +14,8 @@ mod request;
 mod service;
 #[path = "../../../src/api/source.rs"]
 mod source;
+#[path = "../../../src/api/spec.rs"]
+mod spec;
 #[path = "../../../src/api/status.rs"]
 mod status;
 #[path = "../../../src/api/timer.rs"]

@@ -126,6 +126,7 @@ fn session(all: &mut Vec<Seed>) {
         clusters: [(cluster.clone(), running())].into(),
         presence: Default::default(),
         generation: Default::default(),
+        controllers: Vec::new(),
     };
     put(6, "poll-reply", json(&Ok::<_, SessionError>(answer)));
     let refused = SessionError::NotLeader { leader: Some("n2:7400".to_owned()) };
@@ -153,7 +154,10 @@ fn raft(all: &mut Vec<Seed>) {
         openraft::Membership::new(vec![[1].into()], std::collections::BTreeMap::from([(1, peer)]));
     let mut entries = vec![
         entry(4, EntryPayload::Blank),
-        entry(5, EntryPayload::Normal(Proposal(command(Change::BeginBootstrap { member })))),
+        entry(
+            5,
+            EntryPayload::Normal(Proposal::Cluster(command(Change::BeginBootstrap { member }))),
+        ),
     ];
     if let Ok(membership) = membership {
         entries.push(entry(6, EntryPayload::Membership(membership)));

@@ -19,7 +19,7 @@ fn state() -> ClusterState {
 
 fn happens(state: &mut ClusterState, epoch: u64, kind: EventKind) {
     let (id, at) = (state.next_event, WallMillis(0));
-    state.history.push_back(Event { id, at, epoch: Epoch(epoch), kind });
+    state.history.push_back(Event::new(id, at, Epoch(epoch), kind));
     state.next_event += 1;
 }
 

@@ -1,15 +1,14 @@
 //! PostgreSQL's settings for what the member has to be.
 //!
-//! Owns what our settings are made from, and that parameters which PostgreSQL would refuse at its
-//! next start never reach its files: the last ones that it takes stay.
+//! Owns what our settings are made from, and how they get into force. Which of the operator's are
+//! used is for `specification`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use tracing::warn;
-
 use super::error::{self, Result, timed_out};
-use super::{PgDatabase, blocking, lock};
+use super::specification::Operator;
+use super::{PgDatabase, lock};
 use crate::agent::driver::{Error, RunRole};
 use crate::domain::alarm::NoticeCode;
 use crate::domain::desired::FollowDuty;
@@ -19,11 +18,11 @@ pub(super) use crate::postgres::conf::{Role, Synchronous};
 use crate::postgres::connect::{self, Connection};
 use crate::postgres::sql::Session;
 use crate::postgres::start::{self, ServerIs};
-use crate::postgres::{conf, files, hands, hba};
+use crate::postgres::{conf, hands, hba};
 
 /// The same on all members: a standby must not have less than its primary had (PostgreSQL manual,
 /// section 27.4.3).
-const WAL_SENDERS_MAX: u32 = 32;
+pub(super) const WAL_SENDERS_MAX: u32 = 32;
 const REPLICATION_SLOTS_MAX: u32 = 32;
 
 /// How long a reload may take to be seen by new sessions. Measured: 3 to 12 ms.
@@ -35,13 +34,6 @@ const POLL: Duration = Duration::from_millis(2);
 pub(super) struct Files {
     pub settings: conf::Settings,
     pub rules: hba::Rules,
-}
-
-/// Parameters of the operator, and what PostgreSQL said to them.
-#[derive(Clone, PartialEq)]
-pub(super) struct Judged {
-    parameters: BTreeMap<String, String>,
-    refused: Option<String>,
 }
 
 /// Which settings every session has to see.
@@ -105,7 +97,7 @@ impl PgDatabase {
     ) -> Result<Files> {
         let own = &self.settings;
         let credentials = &own.credentials;
-        let operator = self.parameters(spec).await?;
+        let Operator { parameters: operator, hba, ident } = self.operator(spec).await?;
         let major = self.binaries.major();
         Ok(Files {
             settings: conf::Settings {
@@ -133,66 +125,10 @@ impl PgDatabase {
                 peers: Vec::new(),
                 peers_tls: false,
                 slot_sync: conf::syncs_slots(major, &operator),
-                operator: spec.hba.clone(),
-                ident: Vec::new(),
+                operator: hba,
+                ident,
             },
         })
-    }
-
-    /// The operator's parameters; those in the files where PostgreSQL refuses the new ones.
-    /// PostgreSQL is asked only where they differ from what is in the files.
-    async fn parameters(&self, spec: &ClusterSpec) -> Result<BTreeMap<String, String>> {
-        let wanted = &spec.parameters;
-        let path = self.settings.layout.pgdata.join("quorate.spec.conf");
-        let installed = blocking(move || files::read_if_exists(&path))
-            .await?
-            .map_err(error::file)?
-            .map(|content| String::from_utf8_lossy(&content).into_owned());
-        // Before there is a data directory there is nothing to ask with.
-        let no_data = !self.settings.layout.pgdata.join("PG_VERSION").exists();
-        let refused = match conf::render_operator(wanted) {
-            Ok(text) if no_data || installed.as_ref() == Some(&text) => None,
-            Ok(_) => {
-                let known = lock(&self.memory)
-                    .judged
-                    .as_ref()
-                    .filter(|j| j.parameters == *wanted)
-                    .map(|j| j.refused.clone());
-                match known {
-                    Some(refused) => refused,
-                    None => self.ask_postgres(wanted).await?,
-                }
-            }
-            Err(e) => Some(e.to_string()),
-        };
-        let fallback = refused.is_some().then(|| {
-            let written =
-                lock(&self.memory).installed.as_ref().map(|f| f.settings.operator.clone());
-            written.or_else(|| installed.as_deref().map(parse_operator))
-        });
-        let judged = Judged { parameters: wanted.clone(), refused };
-        let before = lock(&self.memory).judged.replace(judged.clone());
-        if let Some(why) = judged.refused.as_ref().filter(|_| before.as_ref() != Some(&judged)) {
-            warn!(%why, "the cluster's parameters are refused: the last good ones stay");
-        }
-        Ok(match fallback {
-            Some(installed) => installed.unwrap_or_default(),
-            None => wanted.clone(),
-        })
-    }
-
-    async fn ask_postgres(&self, wanted: &BTreeMap<String, String>) -> Result<Option<String>> {
-        let (layout, user) = (&self.settings.layout, &self.user);
-        match start::check_settings(&self.binaries, user, layout, wanted).await {
-            Ok(()) => Ok(None),
-            Err(start::Error::Settings { message }) => Ok(Some(message)),
-            Err(e) => Err(error::start(e)),
-        }
-    }
-
-    /// What PostgreSQL refused of the operator's parameters, for a person.
-    pub(super) fn refused_parameters(&self) -> Option<String> {
-        lock(&self.memory).judged.as_ref().and_then(|j| j.refused.clone())
     }
 
     /// Writes the files of the running server and reloads it. Returns before every process has
@@ -232,7 +168,9 @@ impl PgDatabase {
             );
         }
         // Also where nothing changed: an earlier call can have ended between the two.
-        session.reload().await.map_err(error::sql)
+        let asked_us = session.reload_at().await.map_err(error::sql)?;
+        lock(&self.memory).reloaded_us = asked_us;
+        Ok(())
     }
 
     /// Waits until a *new* session has the settings: then the postmaster has them, and whatever it
@@ -268,7 +206,7 @@ impl PgDatabase {
 
 /// Reads back what `postgres::conf::render_operator` has written, without the defaults that it
 /// adds. Total.
-fn parse_operator(text: &str) -> BTreeMap<String, String> {
+pub(super) fn parse_operator(text: &str) -> BTreeMap<String, String> {
     let defaults = conf::render_operator(&BTreeMap::new()).unwrap_or_default();
     let parse = |line: &str| {
         let (name, value) = line.split_once(" = ")?;

@@ -8,24 +8,31 @@
 //!   settings  error           what it is told, what it tells
 //!   places  record            directories and files beside the data directory
 //!   conf                      PostgreSQL's settings for what the member has to be
+//!   specification  catalogue  the operator's part of them, whether PostgreSQL takes it; what it knows
 //!   process                   guard and postmaster: start, attach, kill, prove, stop
 //!   lead  hand_over  seal     changes of leadership
 //!   replica                   initdb, follow, rewind, copy, and questions to the primary
 //!   survey                    room on disks, and what is kept aside
 //!   observe  health           what it is, and whether it works
 //!   upkeep                    what changes slowly, looked after from time to time:
+//!   objects                   roles, databases and extensions that have to exist
 //!   slots  impostor  repair     slots of the other members, strangers, settings by hand
+//!   hooks                     programs of the operator
+//!   wal                         what is kept too long: by slots, or since it is not archived
 //! ```
 
 // This module talks to the real machine only, so it may use tokio's tasks and timers directly.
 #![allow(clippy::disallowed_methods)]
 
+mod catalogue;
 mod conf;
 mod error;
 mod hand_over;
 mod health;
+mod hooks;
 mod impostor;
 mod lead;
+mod objects;
 mod observe;
 mod places;
 mod process;
@@ -35,8 +42,10 @@ mod replica;
 mod seal;
 mod settings;
 mod slots;
+mod specification;
 mod survey;
 mod upkeep;
+mod wal;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,7 +56,9 @@ use super::driver::{
     Attached, Care, CopyRoom, Database, Emptiness, Error, Examined, Position, Progress, Rewound,
     RunRole, RunState, Seen, StartMode, Started, Survey, Tree, Upkeep,
 };
+use super::hooks::Hooks;
 use crate::domain::alarm::{NOTICES_MAX, NoticeCode};
+use crate::domain::catalogue::Catalogue;
 use crate::domain::desired::{FollowDuty, Upstream};
 use crate::domain::health::{Activity, Answer, Question, Vitals};
 use crate::domain::lineage::Lineage;
@@ -89,6 +100,7 @@ pub struct PgDatabase {
     observer: Held,
     probes: health::Probes,
     surveyor: Arc<survey::Surveyor>,
+    hooks: Arc<hooks::Programs>,
 }
 
 /// What is remembered between calls. None of it is needed for safety.
@@ -96,8 +108,8 @@ pub struct PgDatabase {
 struct Memory {
     /// Bytes of a WAL segment; 0 where not read yet.
     segment_bytes: u64,
-    /// The operator's parameters last judged, and whether PostgreSQL takes them.
-    judged: Option<conf::Judged>,
+    /// The operator's part of the settings, and what PostgreSQL says to it.
+    trial: specification::Trial,
     /// The setting for which all walsenders of this life of the guard were begun anew.
     refreshed: Option<lead::Refreshed>,
     /// The setting for which they are being begun anew, and who began before it.
@@ -113,6 +125,8 @@ struct Memory {
     settled: Option<conf::Files>,
     /// Whether the running server is known to take connections, and to be a primary.
     known: observe::Known,
+    /// When a reload was asked for last, on the server's clock; 0 for none in this life of it.
+    reloaded_us: i64,
     /// What our files were last made from.
     installed: Option<conf::Files>,
     /// What the server was when it was taken over.
@@ -121,6 +135,8 @@ struct Memory {
     doubted: Option<String>,
     /// Slots of the other members.
     slots: slots::Watch,
+    /// Roles, databases and extensions that have to exist.
+    objects: objects::Watch,
     /// Who calls itself a member.
     impostors: impostor::Watch,
     /// Commits that were found to be weakened, and when that was looked for.
@@ -197,6 +213,7 @@ impl PgDatabase {
         let binaries = Binaries::find(settings.bin_dir.as_deref(), None, &user)
             .await
             .map_err(|e| Error::Machine(e.to_string()))?;
+        let hooks = hooks::Programs::new(&settings, &user).map_err(error::run)?;
         let database = Self {
             settings,
             user,
@@ -212,6 +229,7 @@ impl PgDatabase {
             observer: Held::default(),
             probes: health::Probes::default(),
             surveyor: Arc::default(),
+            hooks,
         };
         database.prepare().await?;
         Ok(database)
@@ -256,6 +274,7 @@ impl PgDatabase {
         memory.settled = None;
         memory.known = observe::Known::default();
         memory.installed = None;
+        memory.reloaded_us = 0;
         memory.taken_over = None;
         memory.doubted = None;
         memory.slots = slots::Watch::default();
@@ -295,6 +314,14 @@ impl Database for PgDatabase {
 
     async fn start(&self, mode: &StartMode, spec: &ClusterSpec) -> Result<Started> {
         self.start_under_guard(mode, spec).await
+    }
+
+    fn version(&self) -> String {
+        self.binaries.version().full.clone()
+    }
+
+    fn hooks(&self) -> Arc<dyn Hooks> {
+        self.hooks.clone()
     }
 
     fn tree(&self) -> watch::Receiver<Tree> {
@@ -412,6 +439,10 @@ impl Database for PgDatabase {
 
     async fn checkpointer(&self) -> (Activity, bool) {
         self.see_checkpointer().await
+    }
+
+    async fn catalogue(&self) -> Result<Catalogue> {
+        self.read_catalogue().await
     }
 
     async fn advance_slots(&self, members: &[(MemberName, Lsn)]) -> Result<()> {

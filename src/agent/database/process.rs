@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::error::{self, Result, timed_out};
 use super::observe::Following;
+use super::specification::may_be_too_low;
 use super::{PgDatabase, blocking, lock};
 use crate::agent::driver::{Attached, Emptiness, Error, StartMode, Started, Tree};
 use crate::domain::observation::Fencing;
@@ -176,9 +177,13 @@ impl PgDatabase {
             info!(?removed, "history files of timelines that were never written are removed");
         }
         self.prepare().await?;
+        let died = std::mem::take(&mut lock(&self.memory).never_answered);
+        if died {
+            self.note_death().await?;
+        }
         let files = self.files(role, self.standby_sync(), spec).await?;
         let (layout, user) = (settings.layout.clone(), self.user.clone());
-        let installed = files.clone();
+        let (installed, operator) = (files.clone(), files.operator());
         let install = move || {
             // It never starts as a primary.
             start::set_signal(&layout, &user, Signal::Standby)?;
@@ -189,8 +194,9 @@ impl PgDatabase {
         let raised = blocking(move || files::read_if_exists(&floor)).await?.map_err(error::file)?;
         // What was raised once is judged anew: the operator may want more by now.
         let raised = raised.is_some_and(|text| text != conf::HEADER.as_bytes());
-        if std::mem::take(&mut lock(&self.memory).never_answered) || raised {
-            // Perhaps for a setting that is lower than its WAL allows for a standby.
+        if died || raised || may_be_too_low(&control.floor, &operator) {
+            // A standby must not have less than its WAL allows: it would not start, or stop
+            // replaying.
             let work =
                 start::raise_to_floor(&self.binaries, &self.user, &settings.layout, &control);
             let raised = work.await.map_err(error::start)?;
@@ -201,6 +207,7 @@ impl PgDatabase {
 
         self.forget_tree();
         self.mark_logs().await?;
+        self.note_start(operator);
         {
             let mut memory = lock(&self.memory);
             memory.segment_bytes = control.segment_bytes;

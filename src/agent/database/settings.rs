@@ -70,6 +70,8 @@ pub struct Settings {
     pub aside_count_max: usize,
     /// So many bytes of them are kept.
     pub aside_bytes_max: u64,
+    /// Programs that are told of the member's role.
+    pub hooks: config::Hooks,
     /// The program that becomes the guard when it is run as `<program> guard ...`.
     pub guard_program: PathBuf,
 }
@@ -117,6 +119,7 @@ impl Settings {
             best_effort: member.fencing == config::Fencing::BestEffort,
             aside_count_max: usize::try_from(member.aside_count_max).unwrap_or(usize::MAX),
             aside_bytes_max: if bytes_max == 0 { u64::MAX } else { bytes_max },
+            hooks: member.hooks.clone(),
             guard_program: std::env::current_exe().map_err(Error::Program)?,
         })
     }
@@ -129,6 +132,11 @@ impl Settings {
     /// The superuser's password file, for the operator: `PGPASSFILE=... hactl psql -U postgres`.
     pub(super) fn operator_passfile(&self) -> PathBuf {
         self.state_dir.join("superuser.pgpass")
+    }
+
+    /// The superuser's password file for a hook, for as long as that runs.
+    pub(super) fn hook_passfile(&self) -> PathBuf {
+        self.state_dir.join("hook.pgpass")
     }
 
     /// The member's durable record.

@@ -340,9 +340,11 @@ mod tests {
                 position: None,
                 heard,
                 silent: Duration::from_secs(silent),
+                preloaded: Vec::new(),
             };
             let spec = ClusterSpec { slot_ttl_ms: 60_000, ..ClusterSpec::of(vec![]) };
-            let care = Care { others: vec![], sync: None, spec, out_of_room };
+            let care =
+                Care { others: vec![], sync: None, spec, revision: 1, active: false, out_of_room };
             let done = step(slot, &other, &care, Duration::from_secs(idle), Duration::ZERO, None);
             assert_eq!(done, expected, "{slot:?} {heard} {silent} {out_of_room} {idle}");
         }
@@ -356,6 +358,7 @@ mod tests {
             position: None,
             heard: true,
             silent: Duration::ZERO,
+            preloaded: Vec::new(),
         };
         for (useless, out_of_room, expected) in [
             (59, false, Step::Leave),
@@ -363,7 +366,14 @@ mod tests {
             (30, true, Step::Leave),
             (31, true, Step::Drop),
         ] {
-            let care = Care { others: vec![], sync: None, spec: spec.clone(), out_of_room };
+            let care = Care {
+                others: vec![],
+                sync: None,
+                spec: spec.clone(),
+                revision: 1,
+                active: false,
+                out_of_room,
+            };
             let since = Duration::from_secs(useless);
             let done = step(Some(&slot()), &other, &care, since, since, None);
             assert_eq!(done, expected, "{useless} {out_of_room}");

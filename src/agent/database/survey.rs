@@ -26,6 +26,19 @@ const COUNTED_FOR: Duration = Duration::from_secs(60);
 /// How much of each log is read.
 const LOG_BYTES_MAX: u64 = 64 << 10;
 /// What the C library and PostgreSQL say where there is no room.
+/// What PostgreSQL says with FATAL of single sessions, or where it is told to end.
+const OF_CLIENTS: &[&str] = &[
+    "the database system is",
+    "administrator command",
+    "authentication failed",
+    "no pg_hba.conf entry",
+    "does not exist",
+    "terminating connection",
+    "sorry, too many clients",
+    "remaining connection slots",
+    "could not connect to the primary",
+    "could not receive data from WAL stream",
+];
 const NO_ROOM: &[&[u8]] = &[b"No space left on device", b"Disk quota exceeded"];
 
 /// How long each log was.
@@ -229,6 +242,33 @@ fn said_no_room(dir: &Path, marks: &LogMarks) -> bool {
         let from = if now < before { 0 } else { before };
         now > from && appended(&path, from, now).is_ok_and(|text| speaks_of_room(&text))
     })
+}
+
+/// Why PostgreSQL gave up, by what its logs have grown by since `marks`: the last FATAL of its own,
+/// not one of a client's, with its hint.
+pub(super) fn fatal_words(dir: &Path, marks: &LogMarks) -> Option<String> {
+    let mut last = None;
+    for (path, now) in log_sizes(dir) {
+        let before = marks.get(&path).copied().unwrap_or(0);
+        let from = if now < before { 0 } else { before };
+        let Ok(text) = appended(&path, from, now) else { continue };
+        let text = String::from_utf8_lossy(&text);
+        let mut lines = text.lines().peekable();
+        while let Some(line) = lines.next() {
+            let Some((_, said)) = line.split_once("FATAL:") else { continue };
+            if OF_CLIENTS.iter().any(|words| said.contains(words)) {
+                continue;
+            }
+            let mut words = said.trim().to_owned();
+            while let Some(more) = lines.next_if(|l| l.contains("DETAIL:") || l.contains("HINT:")) {
+                let at = more.find("DETAIL:").or_else(|| more.find("HINT:")).unwrap_or(0);
+                words.push_str("; ");
+                words.push_str(more.get(at..).unwrap_or_default().trim());
+            }
+            last = Some(words);
+        }
+    }
+    last
 }
 
 /// The end of what was written to a log from `from` on.

@@ -9,6 +9,7 @@ use super::error::{self, Result};
 use super::{PgDatabase, lock};
 use crate::agent::driver::{Care, Upkeep};
 use crate::domain::alarm::{Alarm, AlarmCode};
+use crate::domain::specification::{PendingSetting, SettingsReport};
 use crate::domain::state::SynchronousMode;
 use crate::postgres::conf::SLOT_SYNC_MAJOR;
 use crate::postgres::connect::{self, Row};
@@ -68,6 +69,7 @@ impl PgDatabase {
         let replay = standby.as_ref().and_then(|s| s.replay);
         self.keep_slots(&mut session, &status, replay, care, &mut upkeep).await;
 
+        let standby_paused = standby.as_ref().is_some_and(|s| s.replay_paused);
         let streams = standby.is_some_and(|s| s.receiver_status.as_deref() == Some("streaming"));
         let settled = {
             let memory = lock(&self.memory);
@@ -85,8 +87,16 @@ impl PgDatabase {
             let major = self.binaries.major();
             upkeep.alarms.extend(logical_slots(&mut session, &status, major, care).await?);
             upkeep.alarms.extend(self.impostor_alarms());
+            upkeep.alarms.extend(self.kept_wal(&mut session, &status).await?);
         }
-        upkeep.alarms.extend(self.settings_alarms(&status));
+        upkeep.settings = self.settings_report(&mut session, care).await?;
+        if status.in_recovery && standby_paused {
+            upkeep.restart = self.starved_of_settings(&mut session).await?;
+        }
+        if !status.in_recovery {
+            upkeep.alarms.extend(self.keep_objects(care, &upkeep.settings));
+        }
+        upkeep.alarms.extend(self.settings_alarms(&upkeep.settings, care));
         self.worker.put(session);
         upkeep.notices = lock(&self.memory).notices.drain(..).collect();
         Ok(upkeep)
@@ -103,14 +113,15 @@ impl PgDatabase {
         Ok((!problems.is_empty()).then(|| listed(&problems)))
     }
 
-    fn settings_alarms(&self, status: &PrimaryStatus) -> Vec<Alarm> {
+    fn settings_alarms(&self, report: &SettingsReport, care: &Care) -> Vec<Alarm> {
         let mut alarms = Vec::new();
-        if !status.pending_restart.is_empty() {
-            let names = listed(&status.pending_restart);
-            let text = format!("settings wait for a restart of PostgreSQL: {names}");
+        if !report.pending.is_empty() {
+            let one = |p: &PendingSetting| format!("{} from {} to {}", p.name, p.running, p.wanted);
+            let names: Vec<String> = report.pending.iter().map(one).collect();
+            let text = format!("settings wait for a restart of PostgreSQL: {}", listed(&names));
             alarms.push(Alarm::new(AlarmCode::PendingRestart, text));
         }
-        if let Some(why) = self.refused_parameters() {
+        if let Some(why) = self.refused_settings(care) {
             let text =
                 format!("the cluster's parameters are refused, the last good ones stay: {why}");
             alarms.push(Alarm::new(AlarmCode::ParametersRefused, text));

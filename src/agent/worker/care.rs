@@ -18,12 +18,19 @@ use crate::runtime::Runtime;
 use crate::session::Transport;
 
 /// The kinds of alarms that only a primary has.
-const PRIMARY_ALARMS: &[AlarmCode] =
-    &[AlarmCode::WeakenedCommits, AlarmCode::LogicalSlots, AlarmCode::Impostor];
+const PRIMARY_ALARMS: &[AlarmCode] = &[
+    AlarmCode::WeakenedCommits,
+    AlarmCode::LogicalSlots,
+    AlarmCode::Impostor,
+    AlarmCode::SlotHoldsWal,
+    AlarmCode::ArchiveFailing,
+    AlarmCode::ObjectsMissing,
+];
 
 impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     /// What is done while nothing is asked for.
     pub(super) async fn care(&mut self, state: &ClusterState, snapshot: &Snapshot) -> Pause {
+        self.reload(state).await;
         let wanted = desired(state, &self.shared.member.name);
         let (process, mark, seen) = {
             let inner = self.shared.lock();
@@ -61,12 +68,14 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 position: known.and_then(|p| p.position),
                 heard: known.is_some_and(|p| p.heard),
                 silent: known.map_or(Duration::ZERO, |p| Duration::from_millis(p.silent_ms)),
+                preloaded: known.map(|p| p.preloaded.clone()).unwrap_or_default(),
             }
         };
         let others: Vec<Other> = others.iter().map(other).collect();
         // Who comes back finds its slot without waiting for a round.
         let heard = |o: &Other| (o.member.clone(), o.heard && o.silent < CARE_EVERY);
-        let cared_as = (primary, others.iter().map(heard).collect());
+        let revision = state.spec_revision;
+        let cared_as = (primary, revision, others.iter().map(heard).collect());
         if now < self.care_at && self.cared_as.as_ref() == Some(&cared_as) {
             return Pause::For(TICK);
         }
@@ -74,6 +83,8 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             others,
             sync: state.current_sync().filter(|_| primary).cloned(),
             spec: state.spec.clone(),
+            revision,
+            active: primary && state.active_primary() == Some(&self.shared.member.name),
             out_of_room: self.shared.lock().disks.level() == Level::Critical,
         };
         let database = self.shared.database.clone();
@@ -87,7 +98,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             }
         }
         match self.bounded("looking after slots", QUICK, database.maintain(&care)).await {
-            Ok(Upkeep { problems, alarms, notices }) => {
+            Ok(Upkeep { problems, alarms, notices, settings, restart }) => {
                 self.care_at = now.plus(CARE_EVERY);
                 self.cared_as = Some(cared_as);
                 let text = (!problems.is_empty()).then(|| problems.join("; "));
@@ -96,6 +107,10 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 for (code, text) in notices {
                     self.shared.notice(code, text);
                 }
+                self.note_settings(settings);
+                if let Some(why) = restart.filter(|_| !primary) {
+                    return self.restart_standby(why).await;
+                }
             }
             Err(Error::NotReady(_)) => self.care_at = now.plus(TICK),
             Err(error) => {
@@ -103,6 +118,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 self.shared.problem("maintenance", Some(error.to_string()));
             }
         }
+        self.tell_catalogue().await;
         Pause::For(TICK)
     }
 

@@ -52,6 +52,8 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             inner.claim = None;
             inner.lineage = None;
             inner.seen = None;
+            // What does not run waits for no restart.
+            inner.settings = Default::default();
             inner.hung = false;
             inner.promoted_by_hand = false;
             inner.polluted = None;

@@ -7,6 +7,7 @@ use tracing::error;
 use super::{REGISTER, Worker};
 use crate::agent::driver::Database;
 use crate::clock::Clock;
+use crate::domain::doctor::CONFIGURATION_DIFFERS;
 use crate::domain::observation::Data;
 use crate::domain::state::ClusterState;
 use crate::runtime::Runtime;
@@ -53,8 +54,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 self.shared.problem("registration", None);
                 let differences = (!reply.differences.is_empty()).then(|| {
                     format!(
-                        "this node's configuration differs from what the cluster agreed on, which \
-                         holds: {}",
+                        "{CONFIGURATION_DIFFERS} from what the cluster agreed on, which holds: {}",
                         reply.differences.join(", ")
                     )
                 });

@@ -191,13 +191,20 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         let data = database.inspect().await.unwrap_or(Data::Unknown);
         self.shared.lock().data = data;
         let system_id = copied?;
+        // Whatever it was made for, it is a copy made since the operator asked for one; or the
+        // operator asked while it was made.
+        let asked = {
+            let member = &self.shared.member;
+            let state = self.news.borrow().clusters.get(&member.cluster).cloned();
+            state.and_then(|s| s.reinitialisation_of(&member.name)).max(duty.copy_anew)
+        };
         self.record(|r| {
             r.data = match without(Mutant::CopyCountsAtOnce) {
                 true => DataMark::Intact,
                 false => DataMark::Copied { source: duty.epoch, until: None },
             };
             r.system_id = Some(system_id);
-            r.copied_for = duty.copy_anew.map_or(r.copied_for, |id| id.max(r.copied_for));
+            r.copied_for = asked.map_or(r.copied_for, |id| id.max(r.copied_for));
         })
         .await?;
         self.startup_deaths = 0;

@@ -6,6 +6,7 @@ use super::{
     BACKOFF_MAX, FIRST_EPOCH, Pause, QUICK, SEAL, SEAL_MAX, SLOW, Sealing, UPSTREAM, Worker,
 };
 use crate::agent::driver::{Database, Error, RunRole, Seen, StartMode, Started};
+use crate::agent::hooks::Hook;
 use crate::clock::Clock;
 use crate::domain::alarm::NoticeCode;
 use crate::domain::desired::FollowDuty;
@@ -31,7 +32,9 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         };
         let recorded = match made {
             Ok(system_id) => {
+                let hooked = self.shared.database.hooks().has(Hook::AfterBootstrap);
                 let done = self.record(|r| {
+                    r.bootstrap_hook = hooked;
                     r.data = DataMark::Intact;
                     r.system_id = Some(system_id);
                     // Nobody led the first epoch, and all that there is of it is here.

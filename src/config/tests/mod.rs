@@ -65,7 +65,13 @@ fn a_valid_file_gets_the_documented_defaults() {
     assert_eq!(c.node.log_format, LogFormat::Text);
     assert_eq!(
         c.raft,
-        Raft { node_id: Some(1), heartbeat_ms: 100, election_min_ms: 500, election_max_ms: 1000 }
+        Raft {
+            node_id: Some(1),
+            join: false,
+            heartbeat_ms: 100,
+            election_min_ms: 500,
+            election_max_ms: 1000
+        }
     );
     assert_eq!(
         c.timing,

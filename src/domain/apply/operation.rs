@@ -10,7 +10,7 @@ use super::super::state::{
 use super::super::types::{Epoch, MemberName, WallMillis};
 use super::{
     APPLIED, bounded, close, expect_epoch, expect_member, expect_no_operation, expect_not_paused,
-    expect_open, expect_promotable, phase_name, record, stage_name,
+    expect_open, expect_promotable, phase_name, record, record_within, stage_name,
 };
 
 /// Who asks for what, and how long it may take.
@@ -43,10 +43,13 @@ pub(super) fn change(
         Change::Schedule { at: when, what, by } => schedule(state, at, *when, what, by),
         Change::CancelOperation { operation, by } => cancel(state, at, *operation, by),
         Change::Pause { until, by } => pause(state, at, *until, by),
-        Change::Resume { by } => {
-            if state.paused.take().is_none() {
-                return Err(Rejection::NotPaused);
+        Change::Resume { over, by } => {
+            let Some(paused) = &state.paused else { return Err(Rejection::NotPaused) };
+            if over.is_some() && *over != paused.until {
+                // Another pause by now.
+                return Ok(Reply::Nothing);
             }
+            state.paused = None;
             record(state, at, EventKind::Resumed { by: bounded(by) });
             Ok(APPLIED)
         }
@@ -92,7 +95,7 @@ fn start(
             expect_standby(state, *expect_epoch, member)?;
             expect_deadline(*deadline_ms)?;
             let asked = Asked { by, deadline_ms: *deadline_ms, scheduled };
-            let kind = OperationKind::Reinitialise { member: member.clone() };
+            let kind = OperationKind::Reinitialise { member: member.clone(), begun: false };
             Ok(begin(state, at, kind, &asked))
         }
         _ => Ok(Reply::Nothing),
@@ -203,7 +206,7 @@ fn note_end(state: &mut ClusterState, at: WallMillis, operation: Operation, outc
         done => done,
     };
     let event = EventKind::OperationFinished { operation: operation.id, outcome: outcome.clone() };
-    record(state, at, event);
+    record_within(state, at, event, Some(&operation));
     state.finished.push_back(FinishedOperation { operation, outcome, at });
     while state.finished.len() > OPERATIONS_MAX {
         state.finished.pop_front();
@@ -306,6 +309,9 @@ fn next_step(
     id: u64,
     step: &Step,
 ) -> Result<Reply, Rejection> {
+    if *step == Step::Copy {
+        return give_up_for_copy(state, id);
+    }
     let (guards, turn) = match &state.operation {
         Some(op) if op.id == id => match &op.kind {
             OperationKind::RollingRestart { guards, at: turn, target: None } => (guards, turn),
@@ -332,6 +338,7 @@ fn next_step(
             expect_free(state, target)?;
             (primary, Some(target.clone()))
         }
+        Step::Copy => return Ok(Reply::Nothing),
     };
     if let Some(Operation {
         kind: OperationKind::RollingRestart { at: turn, target: to, .. },
@@ -341,6 +348,26 @@ fn next_step(
         (*turn, *to) = (Some(member.clone()), target.clone());
     }
     record(state, at, EventKind::OperationStep { operation: id, member, target });
+    Ok(APPLIED)
+}
+
+/// From here on the member confirms nothing, and may not be called off: it may be replacing its data
+/// at any moment.
+fn give_up_for_copy(state: &mut ClusterState, id: u64) -> Result<Reply, Rejection> {
+    expect_active(state, state.epoch)?;
+    let named = |m: &MemberName| state.syncs.iter().find(|c| c.members.contains(m)).cloned();
+    let job = state.jobs.values().find(|job| job.id == id);
+    let Some(member) = job.and_then(|job| job.kind.job_of()).cloned() else {
+        return Err(Rejection::NoSuchOperation { id });
+    };
+    if let Some(config) = named(&member) {
+        let why = format!("{member} is to be copied anew, and commits wait for it");
+        return Err(Rejection::BadSync { config: config.to_string(), why });
+    }
+    match state.jobs.get_mut(&member).map(|job| &mut job.kind) {
+        Some(OperationKind::Reinitialise { begun, .. }) if !*begun => *begun = true,
+        _ => return Ok(Reply::Nothing),
+    }
     Ok(APPLIED)
 }
 
@@ -381,6 +408,9 @@ fn cancel(state: &mut ClusterState, at: WallMillis, id: u64, by: &str) -> Result
             return Err(Rejection::Irrevocable { id });
         }
     }
+    if state.jobs.iter().any(|(member, job)| job.id == id && state.is_given_up(member)) {
+        return Err(Rejection::Irrevocable { id });
+    }
     let Some(ended) = take(state, id) else {
         return Err(Rejection::NoSuchOperation { id });
     };
@@ -396,6 +426,12 @@ fn pause(
 ) -> Result<Reply, Rejection> {
     // It would be left half-way.
     expect_no_operation(state)?;
+    if let Some(tenure) = state.open_tenure()
+        && !matches!(tenure.stage, Stage::Active { .. })
+    {
+        let stage = stage_name(&tenure.stage);
+        return Err(Rejection::WrongStage { epoch: tenure.epoch, stage });
+    }
     if until.is_some_and(|until| until <= at) {
         return Err(Rejection::BadSchedule {
             why: "the end of the pause is in the past".to_owned(),

@@ -8,9 +8,9 @@ use super::super::state::{
     CloseReason, Operation, OperationKind, Outcome, SynchronousMode, Tenure,
 };
 use super::super::types::{Lsn, MemberName};
+use super::operation::takeover_deadline;
 use super::{
-    FAILOVER_DEADLINE, FAILOVER_TARGET_WAIT, Finding, GAVE_UP_FOR, LOSS_SETTLE, Pass, RESTART_WAIT,
-    TARGET_WAIT,
+    FAILOVER_TARGET_WAIT, Finding, GAVE_UP_FOR, LOSS_SETTLE, Pass, RESTART_WAIT, TARGET_WAIT,
 };
 
 /// Whom to grant the next epoch, and on what.
@@ -73,7 +73,7 @@ impl Pass<'_> {
     /// an operation, so that another can be asked for. The takeover itself goes on.
     pub(super) fn operation_overdue(&self, findings: &mut Vec<Finding>) -> Option<Change> {
         let op = self.state.operation.as_ref()?;
-        if self.since_seen(op)? < FAILOVER_DEADLINE {
+        if self.since_handover(op)? < takeover_deadline(op) {
             return None;
         }
         let why = findings.last().map_or_else(String::new, Finding::to_string);
@@ -199,7 +199,7 @@ impl Pass<'_> {
         }
         let reason = tenure.closed.as_ref().map(|c| c.reason);
         if reason == Some(CloseReason::Crashed)
-            && op.is_none()
+            && op.is_none_or(|op| !candidate::decides(op))
             && candidate::crash_bound_exceeded(self.state, self.wall)
             && !is_sealed(&tenure.member)
         {

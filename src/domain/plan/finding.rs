@@ -66,6 +66,9 @@ pub enum Finding {
     MemberSilent { member: MemberName },
     /// A member asked to be registered, and was refused.
     RegistrationRefused { member: MemberName, rule: &'static str, why: String },
+    /// PostgreSQL of a member does not take the specification. It goes back to revision `to`, where
+    /// one that worked is kept.
+    SpecRefused { member: MemberName, revision: u64, to: Option<u64>, why: String },
     /// A member says that something is wrong.
     MemberProblem { member: MemberName, problem: String },
 }
@@ -101,6 +104,7 @@ impl Finding {
             Finding::Outlived { .. } => "recovery.state-too-old",
             Finding::MemberSilent { .. } => "member.reports",
             Finding::RegistrationRefused { rule, .. } => rule,
+            Finding::SpecRefused { .. } => "spec.refused",
             Finding::MemberProblem { .. } => "member.problem",
         }
     }
@@ -122,6 +126,7 @@ impl Finding {
             | Finding::Working { member, .. }
             | Finding::MemberSilent { member }
             | Finding::RegistrationRefused { member, .. }
+            | Finding::SpecRefused { member, .. }
             | Finding::MemberProblem { member, .. } => Some(member),
             _ => None,
         }
@@ -244,6 +249,16 @@ impl fmt::Display for Finding {
             Finding::MemberSilent { member } => write!(f, "{member} does not report"),
             Finding::RegistrationRefused { member, why, .. } => {
                 write!(f, "{member} is not taken in: {why}")
+            }
+            Finding::SpecRefused { member, revision, to, why } => {
+                write!(
+                    f,
+                    "PostgreSQL of {member} refuses revision {revision} of the specification: {why}; "
+                )?;
+                match to {
+                    Some(to) => write!(f, "revision {to} comes back"),
+                    None => f.write_str("no earlier one that worked is kept, so change it"),
+                }
             }
             Finding::MemberProblem { member, problem } => write!(f, "{member}: {problem}"),
         }

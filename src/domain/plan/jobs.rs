@@ -1,8 +1,8 @@
 //! Jobs of single members, what begins later, and the pause.
 
 use super::super::command::Change;
-use super::super::observation::{Condition, Observations};
-use super::super::operation::{GRACE_MS, Later};
+use super::super::observation::{Condition, Data, Observations};
+use super::super::operation::{GRACE_MS, Later, Step};
 use super::super::state::{ClusterState, Operation, OperationKind, Outcome};
 use super::super::types::{BootTime, GuardId, MemberName};
 use super::operation::switchover_check;
@@ -18,7 +18,8 @@ impl Pass<'_> {
     ) -> Option<Change> {
         let Some(paused) = &self.state.paused else { return proposal };
         if paused.until.is_some_and(|until| self.wall >= until) {
-            return Some(Change::Resume { by: paused.by.clone() });
+            let by = "the end of its time".to_owned();
+            return Some(Change::Resume { over: paused.until, by });
         }
         findings.push(Finding::Paused { by: paused.by.clone() });
         proposal.filter(|change| !matches!(change, Change::Close { .. } | Change::Grant(_)))
@@ -28,7 +29,14 @@ impl Pass<'_> {
     pub(super) fn attend_jobs(&self, findings: &mut Vec<Finding>) -> Option<Change> {
         let mut ended = None;
         for (member, job) in &self.state.jobs {
+            if let Some(step) = self.job_step(member, job) {
+                ended = ended.or(Some(step));
+                continue;
+            }
             let outcome = self.job_outcome(member, job).or_else(|| {
+                if !self.may_be_given_up(member, job) {
+                    return None;
+                }
                 let late = self.since_seen(job)?.as_millis() >= u128::from(job.deadline_ms());
                 let why = format!("not done in time: {}", progress(self.state, self.observed, job));
                 late.then_some(Outcome::Failed { why })
@@ -45,6 +53,25 @@ impl Pass<'_> {
             }
         }
         ended
+    }
+
+    /// A standby whose data nothing rests on any more may begin to replace it.
+    fn job_step(&self, member: &MemberName, job: &Operation) -> Option<Change> {
+        let OperationKind::Reinitialise { begun: false, .. } = job.kind else { return None };
+        let primary = self.state.active_primary()?;
+        let named = self.state.syncs.iter().any(|c| c.members.contains(member));
+        let ready = primary != member && !named && self.fresh(member).is_some();
+        let step = Step::Copy;
+        ready.then_some(Change::StepOperation { operation: job.id, step })
+    }
+
+    /// Whether the operation may end though it is not done. A member that may be about to replace
+    /// its data is waited for until it says that it counts on its own for nothing.
+    fn may_be_given_up(&self, member: &MemberName, job: &Operation) -> bool {
+        !self.state.is_given_up(member)
+            || self
+                .fresh(member)
+                .is_some_and(|o| o.report.data == Data::Incomplete || o.report.copied_for >= job.id)
     }
 
     fn job_outcome(&self, member: &MemberName, job: &Operation) -> Option<Outcome> {
@@ -178,12 +205,12 @@ pub fn progress(state: &ClusterState, observed: &Observations, op: &Operation) -
         OperationKind::Restart { member, .. } | OperationKind::Reload { member } => {
             format!("{member} {}", of(condition(member)))
         }
-        OperationKind::Reinitialise { member }
+        OperationKind::Reinitialise { member, .. }
             if state.syncs.iter().any(|c| c.members.contains(member)) =>
         {
             format!("waiting until no commit needs {member} to confirm it")
         }
-        OperationKind::Reinitialise { member } => format!("{member} {}", of(condition(member))),
+        OperationKind::Reinitialise { member, .. } => format!("{member} {}", of(condition(member))),
     }
 }
 

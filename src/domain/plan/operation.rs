@@ -9,7 +9,9 @@ use super::super::operation;
 use super::super::space::Level;
 use super::super::state::{ClusterState, Operation, OperationKind, Outcome, Tenure};
 use super::super::types::{BootTime, Lsn, MemberName};
-use super::{FRESH, Finding, Pass, SWITCHOVER_DEADLINE, SWITCHOVER_LAG_BYTES_MAX, fresh};
+use super::{
+    FAILOVER_DEADLINE, FRESH, Finding, Pass, SWITCHOVER_DEADLINE, SWITCHOVER_LAG_BYTES_MAX, fresh,
+};
 
 impl Pass<'_> {
     pub(super) fn attend_operation(
@@ -27,9 +29,9 @@ impl Pass<'_> {
             return self.roll(op, guards, at.as_ref(), tenure, findings);
         }
         let target = op.kind.handover()?;
-        let waited = self.since_seen(op).unwrap_or_default();
+        let waited = self.since_handover(op).unwrap_or_default();
         let problem = match self.fresh(target) {
-            _ if waited >= self.stop_deadline(op) => {
+            _ if waited >= stop_deadline(op) => {
                 Some(format!("the primary did not stop within {} s", waited.as_secs()))
             }
             // It stops itself.
@@ -63,13 +65,32 @@ impl Pass<'_> {
         self.observed.operations_seen.get(&op.id).map(|at| self.now.since(*at))
     }
 
-    /// How long a primary that is to leave its role may go on. A rolling restart was long under
-    /// way before.
-    fn stop_deadline(&self, op: &Operation) -> Duration {
-        match op.kind {
-            OperationKind::RollingRestart { .. } => Duration::from_millis(op.deadline_ms()),
-            _ => SWITCHOVER_DEADLINE,
+    /// For how long this leader has seen that the primary is to leave its role; for operations by
+    /// which nobody does so in order, how long it has seen them.
+    pub(super) fn since_handover(&self, op: &Operation) -> Option<Duration> {
+        let handing = self.observed.handover_seen.filter(|(id, _)| *id == op.id);
+        handing.map(|(_, at)| self.now.since(at)).or_else(|| self.since_seen(op))
+    }
+}
+
+/// How long a primary that is to leave its role may go on. It is told to the operator as a failure,
+/// so it must be longer than an agent tries.
+fn stop_deadline(op: &Operation) -> Duration {
+    match op.kind {
+        OperationKind::RestartPrimary { .. } => {
+            SWITCHOVER_DEADLINE.max(Duration::from_millis(op.deadline_ms()))
         }
+        _ => SWITCHOVER_DEADLINE,
+    }
+}
+
+/// How long nobody may be found, or be on the way, before the operation is given up as one.
+pub(super) fn takeover_deadline(op: &Operation) -> Duration {
+    match op.kind {
+        OperationKind::RestartPrimary { .. } => {
+            FAILOVER_DEADLINE.max(Duration::from_millis(op.deadline_ms()))
+        }
+        _ => FAILOVER_DEADLINE,
     }
 }
 
@@ -351,8 +372,13 @@ pub fn reinitialise_check(
         }
         let floor = state.spec.write_quorum_min;
         let primary = state.active_primary();
+        // Those that are there to confirm instead.
         let others = state.members.iter().filter(|(name, m)| {
-            *name != member && primary.is_some_and(|p| *name != p && m.may_confirm(p))
+            let able = primary.is_some_and(|p| *name != p && m.may_confirm(p));
+            let there = fresh(observed, name, now).is_some_and(|o| {
+                matches!(&o.report.condition, Condition::Standby(v) if v.counts && v.streaming.is_some())
+            });
+            *name != member && able && there && state.reinitialisation_of(name).is_none()
         });
         let counted = state.current_sync().is_some_and(|c| c.members.contains(member));
         if counted && others.count() < floor as usize {

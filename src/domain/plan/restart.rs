@@ -41,6 +41,10 @@ impl Pass<'_> {
             if !self.state.members.contains_key(member) {
                 return finish(Outcome::Failed { why: format!("{member} is no member any more") });
             }
+            if let Some(job) = self.state.jobs.get(member) {
+                findings.push(rolling(format!("{member} is busy with operation {}", job.id)));
+                return None;
+            }
             return match self.spared(member, tenure) {
                 Ok(()) => step(Step::Restart(member.clone())),
                 Err(other) => {
@@ -58,7 +62,9 @@ impl Pass<'_> {
         let alone = !others.clone().any(|(_, m)| m.may_lead());
         match best_target(self.state, self.observed, None, self.now) {
             Ok(target) => step(Step::HandOver(target)),
-            Err(_) if alone => step(Step::HandOver(tenure.member.clone())),
+            Err(_) if alone && !self.state.jobs.contains_key(&tenure.member) => {
+                step(Step::HandOver(tenure.member.clone()))
+            }
             Err(_) => {
                 findings.push(rolling("waiting for a standby that can take over".to_owned()));
                 None

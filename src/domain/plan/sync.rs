@@ -51,7 +51,12 @@ impl Pass<'_> {
             .filter(|(name, p)| near(name, p) && self.may_count(&tenure.member, name))
             .map(|(name, _)| name.clone())
             .collect();
-        let able = current.members.intersection(&streaming).count();
+        let confirms = |name: &&MemberName| {
+            let tagged =
+                self.state.members.get(*name).is_some_and(|m| m.may_confirm(&tenure.member));
+            tagged && view.standbys.get(*name).is_some_and(|p| near(name, p)) && self.counts(name)
+        };
+        let able = current.members.iter().filter(confirms).count();
         if able < current.w as usize {
             findings.push(Finding::CommitsWait { config: current.clone(), streaming: able });
         }
@@ -102,18 +107,23 @@ impl Pass<'_> {
     }
 
     /// Whether commits of this primary may wait for the member. What is to be copied anew has to
-    /// leave first.
+    /// leave first; before the primary is open nothing is given up, and all are needed.
     fn may_confirm(&self, primary: &MemberName, name: &MemberName) -> bool {
+        let leaves =
+            self.state.active_primary().is_some() && self.state.reinitialisation_of(name).is_some();
         self.state.members.get(name).is_some_and(|m| m.may_confirm(primary))
-            && self.state.reinitialisation_of(name).is_none()
+            && !leaves
+            && !self.state.is_given_up(name)
     }
 
     fn may_count(&self, primary: &MemberName, name: &MemberName) -> bool {
-        let may = self.may_confirm(primary, name);
-        let proven = self.fresh(name).is_some_and(
-            |o| matches!(&o.report.condition, Condition::Standby(view) if view.counts),
-        );
-        may && proven
+        self.may_confirm(primary, name) && self.counts(name)
+    }
+
+    /// Whether its data is proven, by what it says now.
+    fn counts(&self, name: &MemberName) -> bool {
+        self.fresh(name)
+            .is_some_and(|o| matches!(&o.report.condition, Condition::Standby(view) if view.counts))
     }
 
     fn target_sync(

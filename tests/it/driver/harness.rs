@@ -230,6 +230,7 @@ impl Member {
             delay_ms: 0,
             restart: None,
             copy_anew: None,
+            expendable: false,
         }
     }
 
@@ -352,11 +353,14 @@ pub fn care_for(others: &[(&str, bool, u64)]) -> Care {
         position: None,
         heard: *heard,
         silent: Duration::from_secs(*silent),
+        preloaded: Vec::new(),
     };
     Care {
         others: others.iter().map(other).collect(),
         sync: None,
         spec: spec(),
+        revision: 1,
+        active: false,
         out_of_room: false,
     }
 }

@@ -148,7 +148,13 @@ impl Cluster {
 
     /// Runs `hactl` against all nodes.
     pub async fn hactl(&self, arguments: &[&str]) -> Hactl {
+        self.hactl_with(arguments, &[]).await
+    }
+
+    /// The same with more in its environment.
+    pub async fn hactl_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Hactl {
         let mut command = self.hactl_command(arguments);
+        command.envs(environment.iter().copied());
         let run = tokio::task::spawn_blocking(move || command.output().expect("hactl"));
         let output = run.await.expect("no panic");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -29,9 +29,10 @@ use std::future::Future;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-pub use client::{APP_PASSWORD, APP_USER, Conn, Endpoint, application};
+pub use address::Turn;
+pub use client::{APP_PASSWORD, APP_USER, Conn, Endpoint, application, superuser};
 pub use cluster::{Cluster, Hactl};
-pub use config::{CLUSTER, Options};
+pub use config::{CLUSTER, Options, put, text};
 pub use disk::SmallDisk;
 pub use journal::{Entry, Journal, Outcome};
 pub use net::PrivateNetwork;

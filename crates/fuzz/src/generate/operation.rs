@@ -26,9 +26,10 @@ pub fn operation(input: &mut Input<'_>, state: &ClusterState, current: Epoch) ->
         },
         3 => Change::StepOperation {
             operation: input.number(known),
-            step: match input.flag() {
-                true => Step::Restart(member(input)),
-                false => Step::HandOver(member(input)),
+            step: match input.below(3) {
+                0 => Step::Restart(member(input)),
+                1 => Step::HandOver(member(input)),
+                _ => Step::Copy,
             },
         },
         4 => Change::Schedule {
@@ -49,13 +50,16 @@ pub fn operation(input: &mut Input<'_>, state: &ClusterState, current: Epoch) ->
                     deadline_ms: input.number(0),
                     by: input.text(),
                 },
-                _ => Change::Resume { by: input.text() },
+                _ => Change::Resume {
+                    over: input.option(|i| WallMillis(i.number(1))),
+                    by: input.text(),
+                },
             });
             Change::StartScheduled { operation: input.number(known), change }
         }
         6 => Change::CancelOperation { operation: input.number(known), by: input.text() },
         7 => Change::Pause { until: input.option(|i| WallMillis(i.number(1))), by: input.text() },
-        8 => Change::Resume { by: input.text() },
+        8 => Change::Resume { over: input.option(|i| WallMillis(i.number(1))), by: input.text() },
         _ => Change::StartSwitchover {
             expect_epoch: current,
             target: member(input),

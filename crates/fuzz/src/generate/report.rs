@@ -72,6 +72,7 @@ pub fn report(
             }],
             false => Vec::new(),
         },
+        settings: Default::default(),
     }
 }
 

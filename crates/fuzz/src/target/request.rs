@@ -41,7 +41,8 @@ pub fn run(bytes: &[u8]) {
         .keys()
         .map(|name| {
             let observations = observations.clone();
-            (name.clone(), ClusterView { observations, findings: Vec::new(), lease_age })
+            let (findings, catalogue) = (Vec::new(), None);
+            (name.clone(), ClusterView { observations, findings, lease_age, catalogue })
         })
         .collect();
     let (applied, _) = watch::channel((7, Arc::new(state)));
@@ -59,7 +60,10 @@ pub fn run(bytes: &[u8]) {
 }
 
 async fn ask(api: &Api, method: u8, body: &[u8]) {
-    match method % 8 {
+    match method % 11 {
+        8 => answer(api.get_spec(request(body)).await),
+        9 => answer(api.update_spec(request(body)).await),
+        10 => answer(api.spec_history(request(body)).await),
         0 => answer(api.get_status(request(body)).await),
         1 => answer(api.switchover(request(body)).await),
         2 => answer(api.failover(request(body)).await),

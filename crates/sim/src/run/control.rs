@@ -153,6 +153,12 @@ pub fn words(event: &Event) -> String {
         EventKind::AlarmRaised { member, alarm } => format!("{member} raises {:?}", alarm.code),
         EventKind::AlarmCleared { member, code, .. } => format!("{member} clears {code:?}"),
         EventKind::Noticed { member, code, text } => format!("{member} notices {code:?}: {text}"),
+        EventKind::SpecChanged { revision, by, .. } => {
+            format!("the specification has revision {revision} by {by}")
+        }
+        EventKind::SpecRolledBack { revision, refused, to, member, .. } => {
+            format!("the specification goes back to {to} as {revision}: {member} refuses {refused}")
+        }
         EventKind::OperationStarted { operation, kind, .. } => {
             format!("operation {operation} begins: {kind:?}")
         }

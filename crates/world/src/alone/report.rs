@@ -50,6 +50,7 @@ impl World {
             aside: Vec::new(),
             copied_for: local.record.copied_for,
             reloaded: None,
+            settings: Default::default(),
         })
     }
 

@@ -9,7 +9,7 @@ use openraft::{EntryPayload, Membership};
 
 use super::{CONTROL_PLANE, Rt, Started, Types};
 use crate::domain::apply::Position;
-use crate::domain::{ControlState, apply};
+use crate::domain::{ControlState, apply, nodes};
 use crate::generate;
 use crate::input::Input;
 use crate::raft::identity::{PeerStores, load_or_create};
@@ -109,7 +109,7 @@ impl Node {
                 _ if input.below(4) == 1 => EntryPayload::Blank,
                 _ => {
                     let command = generate::command(input, &state, states::REACHED, self.term);
-                    EntryPayload::Normal(Proposal(command))
+                    EntryPayload::Normal(Proposal::Cluster(command))
                 }
             };
             // No leader has ever been: only the first entry can be there.
@@ -135,10 +135,21 @@ impl Node {
             self.entries.range(from..=upto.index).map(|(_, e)| e.clone()).collect();
         for entry in &entries {
             let mut state = self.states[&index(self.committed)].clone();
-            if let EntryPayload::Normal(proposal) = &entry.payload {
-                let position =
-                    Position { term: entry.log_id.leader_id.term, index: entry.log_id.index };
-                apply(&mut state, position, &proposal.0);
+            let position =
+                Position { term: entry.log_id.leader_id.term, index: entry.log_id.index };
+            match &entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Normal(Proposal::Cluster(command)) => {
+                    apply(&mut state, position, command);
+                }
+                EntryPayload::Normal(Proposal::Nodes(command)) => {
+                    nodes::apply(&mut state.nodes, command);
+                }
+                EntryPayload::Membership(members) => {
+                    let named = members.nodes();
+                    let named = named.map(|(id, p)| (*id, (p.name.clone(), p.address.clone())));
+                    state.nodes.note_membership(members.get_joint_config(), &named.collect());
+                }
             }
             self.committed = Some(entry.log_id);
             self.states.insert(Some(entry.log_id.index), state);
