@@ -25,6 +25,7 @@ pub mod node;
 pub mod pb;
 pub mod postgres;
 pub mod raft;
+pub mod rescue;
 pub mod runtime;
 pub mod service_manager;
 pub mod session;

@@ -22,14 +22,12 @@ mod nodes;
 mod spec;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
@@ -45,6 +43,7 @@ use crate::domain::state::ClusterSpec;
 use crate::domain::types::{ClusterName, WallMillis};
 use crate::domain::{Command, ControlState, Reply};
 use crate::raft::{self, Handle};
+use crate::rescue::{self, file};
 use crate::runtime::BootRuntime;
 use crate::service_manager::ServiceManager;
 use crate::session;
@@ -98,14 +97,9 @@ pub enum Error {
         /// What the system says.
         source: std::io::Error,
     },
-    /// Another daemon runs on the same directory.
-    #[error("{path} is locked: another hanode runs with this data directory (process {pid})")]
-    Running {
-        /// The lock.
-        path: PathBuf,
-        /// The other daemon's process, as it wrote it down.
-        pid: String,
-    },
+    /// Another daemon or a tool works on the same directory.
+    #[error(transparent)]
+    Locked(#[from] rescue::LockError),
     /// The port or a client.
     #[error(transparent)]
     Transport(#[from] transport::Error),
@@ -174,6 +168,19 @@ impl Error {
         }
     }
 
+    /// Whether the store never takes part again, by the operator's word or since a higher
+    /// generation of the control plane exists.
+    fn is_for_good(&self) -> bool {
+        use raft::{FatalReason, IdentityError, StartError};
+        matches!(
+            self,
+            Error::Core(FatalReason::Superseded { .. })
+                | Error::Raft(StartError::Identity(
+                    IdentityError::Retired | IdentityError::Superseded { .. }
+                ))
+        )
+    }
+
     /// Whether the store is damaged.
     fn is_damage(&self) -> bool {
         matches!(
@@ -208,7 +215,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         .map_err(|problem| Error::Secret { file: file.clone(), problem })?;
     let token = secret.rpc_token(&config.control_plane);
     let identity = Identity::new(&config.control_plane, token.expose())?;
-    let _lock = lock(&config.node.data_dir)?;
+    let _lock = rescue::lock(&config.node.data_dir)?;
     let clock = Arc::new(BootClock);
     let (shutdown, shutting_down) = watch::channel(false);
     let (stop, stopping) = crate::watch::channel(false);
@@ -349,26 +356,6 @@ fn prepare_directories(config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-/// One daemon a data directory. The lock ends with the process, however that ends.
-fn lock(data_dir: &Path) -> Result<Flock<File>, Error> {
-    let path = data_dir.join("hanode.pid");
-    let error = |source| Error::Path { path: path.clone(), source };
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o644)
-        .open(&path)
-        .map_err(error)?;
-    let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, _)| {
-        let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
-        Error::Running { path: path.clone(), pid }
-    })?;
-    lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(error)?;
-    Ok(lock)
-}
-
 fn client_options() -> ClientOptions {
     ClientOptions { connect_timeout: CONNECT_TIMEOUT, ..ClientOptions::default() }
 }
@@ -448,6 +435,8 @@ struct Late {
     join_terms: api::JoinTerms,
     clock: Arc<BootClock>,
     part: Mutex<Option<Part>>,
+    /// Why no part is taken, where a failure is why.
+    down: Mutex<Option<String>>,
     applied: watch::Sender<(u64, Arc<ControlState>)>,
 }
 
@@ -468,8 +457,14 @@ impl Late {
             join_terms: nodes::join_terms(config),
             clock,
             part: Mutex::new(None),
+            down: Mutex::default(),
             applied: watch::Sender::default(),
         }
+    }
+
+    /// From now on this is why no part is taken.
+    fn down(&self, why: Option<String>) {
+        *self.down.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// From now on this part is shown, or none: then the state that was known last stays.
@@ -509,8 +504,13 @@ impl Late {
 
     fn raft(&self) -> Result<Raft, api::ProposeError> {
         let part = self.part().ok_or_else(|| api::ProposeError::Unavailable {
-            why: "this controller takes no part now: it waits for the others, or for its disk"
-                .to_owned(),
+            why: match self.down.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+                Some(why) => format!("this controller takes no part: {why}"),
+                None => {
+                    "this controller takes no part now: it waits for the others, or for its disk"
+                        .to_owned()
+                }
+            },
         })?;
         Ok(part.raft)
     }
@@ -597,7 +597,11 @@ impl Source for Late {
             last_contact: None,
             lag_entries: None,
         };
-        self.controllers.iter().map(info).collect()
+        // Who votes is in the log; before that is known, what is configured.
+        let votes = |c: &&config::Controller| {
+            metrics.as_ref().is_none_or(|m| m.voters.is_empty() || m.voters.contains_key(&c.id))
+        };
+        self.controllers.iter().filter(votes).map(info).collect()
     }
 
     fn learners(&self) -> Vec<ControllerInfo> {
@@ -643,6 +647,34 @@ impl Source for Late {
 
     fn specification(&self, name: &ClusterName, text: &str) -> Result<ClusterSpec, String> {
         spec::specification(name, text)
+    }
+
+    fn generation(&self) -> u64 {
+        self.part().map_or(0, |part| part.raft.generation().0)
+    }
+
+    fn snapshot(&self) -> Result<Vec<u8>, api::ProposeError> {
+        let unavailable = |why: String| api::ProposeError::Unavailable { why };
+        let raft = self.raft()?;
+        let applied = raft.applied().get();
+        let metrics = raft.metrics();
+        let controller = |(id, peer): (u64, raft::Peer)| file::Controller {
+            id,
+            name: peer.name,
+            address: peer.address,
+        };
+        let saved = file::Saved {
+            control_plane: self.control_plane.clone(),
+            generation: raft.generation(),
+            node: self.node_name.clone(),
+            from_leader: self.leadership().established,
+            at: self.clock.wall(),
+            term: applied.term,
+            index: applied.index,
+            controllers: metrics.voters.into_iter().map(controller).collect(),
+            state: (*applied.state).clone(),
+        };
+        saved.encode().map_err(|e| unavailable(e.to_string()))
     }
 
     fn wall(&self) -> WallMillis {

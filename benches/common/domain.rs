@@ -152,6 +152,8 @@ fn report(name: &str, condition: Condition) -> Report {
         guard: Some(guard(name)),
         sequence: Sequence { run: 1, number: 1 },
         ended: Epoch(0),
+        promised: Epoch(0),
+        about: Default::default(),
         emptied: Vec::new(),
         crashed: false,
         data: Data::Present { system_id: SYSTEM },

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::debug;
+use tracing::{debug, warn};
 
+use crate::domain::generation::Generation;
 use crate::domain::state::ClusterState;
 use crate::domain::types::{ClusterName, MemberName};
 use crate::runtime::Runtime;
-use crate::session::wire::{PollRequest, Presence};
-use crate::session::{Client, Transport};
+use crate::session::wire::{PollReply, PollRequest, Presence};
+use crate::session::{Client, Failure, SessionError, Transport};
 use crate::watch;
 
 /// How long an answer may wait for news.
@@ -21,13 +22,15 @@ const GRACE: Duration = Duration::from_millis(400);
 const PAUSE: Duration = Duration::from_millis(25);
 
 /// The newest agreed state that this node has heard of. It never goes back: an answer from a
-/// leader that was deposed, or from one that has not caught up, has a lower index.
+/// leader that was deposed, or from one that has not caught up, has a lower index; one from a
+/// control plane that was replaced a lower generation, whatever its index.
 #[derive(Clone)]
 pub(super) struct Known(Arc<watch::Sender<Arc<Snapshot>>>);
 
 /// Agreed state with its index.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
+    pub generation: Generation,
     pub index: u64,
     pub clusters: BTreeMap<ClusterName, Arc<ClusterState>>,
     /// Those asked for that were removed.
@@ -48,19 +51,38 @@ impl Known {
         self.0.borrow().clone()
     }
 
+    /// Nothing of a generation below this one is taken in any more.
+    pub fn raise(&self, generation: Generation) {
+        self.0.send_if_modified(|held| {
+            let higher = generation > held.generation;
+            if higher {
+                *held = Arc::new(Snapshot { generation, ..Snapshot::default() });
+            }
+            higher
+        });
+    }
+
     fn take(&self, mut snapshot: Snapshot) {
         self.0.send_if_modified(|held| {
-            let newer = snapshot.index > held.index;
-            if snapshot.index == held.index {
+            let (new, old) = ((snapshot.generation, snapshot.index), (held.generation, held.index));
+            let newer = new > old;
+            if new == old {
                 // No news but of presence, which wakes nobody.
                 snapshot.clusters.clone_from(&held.clusters);
                 snapshot.removed.clone_from(&held.removed);
             }
-            if snapshot.index >= held.index {
+            if new >= old {
                 *held = Arc::new(snapshot);
             }
             newer
         });
+    }
+}
+
+fn say_once(said: &mut Option<String>, text: String) {
+    if said.as_ref() != Some(&text) {
+        warn!(%text, "a controller of another generation");
+        *said = Some(text);
     }
 }
 
@@ -69,20 +91,38 @@ pub(super) async fn run<RT: Runtime, T: Transport>(
     clusters: Vec<ClusterName>,
     known: Known,
 ) {
+    // What is refused is said once, not with every attempt.
+    let mut said = None;
     loop {
+        let held = known.get();
         let request = PollRequest {
             clusters: clusters.clone(),
-            known_index: known.get().index,
+            generation: held.generation,
+            known_index: held.index,
             wait_ms: WAIT.as_millis() as u64,
         };
         match client.poll(&request, WAIT + GRACE).await {
             Ok(reply) => {
+                if reply.generation < known.get().generation {
+                    let (theirs, own) = (reply.generation, known.get().generation);
+                    let text = format!(
+                        "rule generation.current: a state of generation {theirs} is refused, since \
+                         generation {own} is obeyed"
+                    );
+                    say_once(&mut said, text);
+                    RT::sleep(PAUSE).await;
+                    continue;
+                }
+                // Only who is obeyed tells whom to ask.
                 client.learn(reply.controllers);
                 let clusters = reply.clusters.into_iter().map(|(k, v)| (k, Arc::new(v))).collect();
-                let (index, removed, presence) = (reply.index, reply.removed, reply.presence);
-                known.take(Snapshot { index, clusters, removed, presence });
+                let PollReply { index, generation, removed, presence, .. } = reply;
+                known.take(Snapshot { generation, index, clusters, removed, presence });
             }
             Err(failure) => {
+                if let Failure::Session { error: SessionError::Generation { .. }, .. } = &failure {
+                    say_once(&mut said, failure.to_string());
+                }
                 debug!(%failure, "no news from the control plane");
                 RT::sleep(PAUSE).await;
             }

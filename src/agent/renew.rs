@@ -62,8 +62,18 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
             continue;
         }
         let sent = clock.now();
-        let request = RenewRequest { node: node.clone(), claims: claims.clone() };
+        let generation = known.get().generation;
+        let request = RenewRequest { node: node.clone(), claims: claims.clone(), generation };
         match client.renew(&request, ATTEMPT).await {
+            Ok(reply) if reply.generation < known.get().generation => {
+                // Its control plane was replaced, perhaps while the answer was on its way.
+                warn!(
+                    generation = %reply.generation,
+                    "a lease of an older generation of the control plane is refused"
+                );
+                due = clock.now();
+                RT::sleep(PAUSE).await;
+            }
             Ok(reply) => {
                 let counted_from =
                     if without(Mutant::LeaseFromAnswer) { clock.now() } else { sent };
@@ -108,7 +118,11 @@ fn claimant<'a, D: Database, C: Clock>(
 fn claims<D: Database, C: Clock>(members: &[Arc<Shared<D, C>>], known: &Known) -> Vec<Claim> {
     let claim = |member: &Arc<Shared<D, C>>| {
         timing(known, member)?;
-        let (epoch, guard) = member.lock().claim.clone()?;
+        let (epoch, guard) = {
+            let inner = member.lock();
+            // A generation is obeyed once that is on disk.
+            inner.claim.clone().filter(|_| inner.record.generation == known.get().generation)?
+        };
         Some(Claim {
             cluster: member.member.cluster.clone(),
             member: member.member.name.clone(),

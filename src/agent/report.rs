@@ -30,6 +30,7 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
                     member: shared.member.name.clone(),
                     node: shared.options.node.clone(),
                     report,
+                    generation: shared.lock().record.generation,
                 };
                 match client.report(&request, ATTEMPT).await {
                     Ok(reply) => {

@@ -288,6 +288,7 @@ impl<D: Database, C: Clock> Shared<D, C> {
             emptied: inner.record.emptied.clone(),
             guard: inner.guard.clone(),
             ended: inner.record.ended,
+            promised: inner.record.promised,
             crashed: inner.crashed,
             data: inner.reported_data(),
             condition: inner.condition(),

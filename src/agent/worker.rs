@@ -3,6 +3,7 @@
 mod adopt;
 mod care;
 mod end;
+mod generation;
 mod hooks;
 mod lead;
 mod register;
@@ -100,6 +101,8 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
         runtime: PhantomData,
     };
     worker.begin().await;
+    let obeyed = worker.shared.lock().record.generation;
+    known.raise(obeyed);
     loop {
         if *worker.stop.borrow_and_update() {
             if worker.stop().await {
@@ -239,7 +242,10 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         let state = self.news.borrow().clusters.get(&cluster).cloned();
         self.register(state.as_deref()).await;
         let snapshot = self.news.borrow_and_update().clone();
-        let state = snapshot.clusters.get(&cluster).cloned();
+        let state = match self.obeys(snapshot.generation).await {
+            true => snapshot.clusters.get(&cluster).cloned(),
+            false => None,
+        };
         self.notice_tenure(tenure_of(state.as_ref()));
         let by_hand = {
             let inner = &mut *self.shared.lock();

@@ -233,6 +233,17 @@ impl ControlPlane for Api {
         Ok(Response::new(self.explanation(request.into_inner()).await?))
     }
 
+    async fn get_snapshot(
+        &self,
+        request: Request<v1::GetSnapshotRequest>,
+    ) -> Result<Response<v1::GetSnapshotResponse>, Status> {
+        if !request.get_ref().stale {
+            self.operator.confirmed().await?;
+        }
+        let file = self.source.snapshot().map_err(Error::from)?;
+        Ok(Response::new(v1::GetSnapshotResponse { file }))
+    }
+
     async fn diagnose(
         &self,
         request: Request<v1::DiagnoseRequest>,

@@ -41,6 +41,14 @@ pub trait Source: Send + Sync + 'static {
     /// Reads what an operator asks of a new cluster of that name, as TOML; an error says all that is
     /// wrong.
     fn specification(&self, name: &ClusterName, text: &str) -> Result<ClusterSpec, String>;
+    /// Of which generation of the control plane this node is; 0 where that is not known.
+    fn generation(&self) -> u64 {
+        0
+    }
+    /// The state as it is applied here, as the content of a file.
+    fn snapshot(&self) -> Result<Vec<u8>, ProposeError> {
+        Err(ProposeError::Unavailable { why: "this node holds no agreed state".to_owned() })
+    }
     /// Wall-clock time, for histories.
     fn wall(&self) -> WallMillis;
     /// Members of the Raft group without a vote.

@@ -59,6 +59,7 @@ pub(super) fn status(source: &dyn Source, only: Option<&ClusterName>) -> Result<
             leader,
             leader_address,
             established: leadership.established,
+            generation: source.generation(),
             controllers: controllers.collect(),
         }),
         clusters,

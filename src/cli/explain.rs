@@ -2,18 +2,25 @@
 
 use super::Context;
 use super::failure::Failure;
-use super::output;
+use super::{leaderless, output};
+use crate::client;
 use crate::pb::v1;
 
 pub(super) async fn run(mut context: Context) -> Result<(), Failure> {
     let request = v1::ExplainRequest { cluster: context.cluster().await? };
-    let answer = context
+    let answered = context
         .client
         .read(|mut c| {
             let request = request.clone();
             async move { c.explain(request).await }
         })
-        .await?;
+        .await;
+    let answer = match answered {
+        Err(client::Error::NoLeader(_) | client::Error::Unreachable(_)) => {
+            return leaderless::explain(context).await;
+        }
+        answered => answered?,
+    };
     output::value(context.format, &answer, || text(&answer))
 }
 

@@ -19,6 +19,7 @@ mod follow;
 mod history;
 mod jobs;
 mod kinds;
+mod leaderless;
 pub mod manual;
 mod member;
 mod node;
@@ -27,8 +28,10 @@ mod operation;
 mod output;
 mod progress;
 mod ps;
+mod rescue;
 mod settings;
 mod since;
+mod snapshot;
 mod status;
 mod table;
 mod topology;
@@ -145,6 +148,13 @@ enum Command {
     Psql(connect::PsqlArgs),
     /// List the PostgreSQL processes of this host, with the numbers that they have inside
     Ps(ps::PsArgs),
+    /// Save, show or restore the agreed state of the control plane
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Go on with one controller where the majority of them is lost, on its stopped node
+    Recover(rescue::RecoverArgs),
+    /// End a controller for good and print the receipt for a recovery elsewhere, on its stopped node
+    Retire(rescue::RetireArgs),
     /// Print the completions of a shell, to be sourced by it
     Completion(manual::CompletionArgs),
     /// Write manual pages and completions of all shells into a directory
@@ -200,7 +210,8 @@ impl Context {
     async fn status(&mut self, cluster: &str) -> Result<(v1::Status, bool), Failure> {
         match self.client.status(cluster).await {
             Ok(status) => Ok((status, false)),
-            Err(client::Error::NoLeader(_)) => {
+            // Without a leader an answer of the leader may take longer than there is time.
+            Err(client::Error::NoLeader(_) | client::Error::Unreachable(_)) => {
                 Ok((self.client.status_of_any(cluster).await?, true))
             }
             Err(error) => Err(error.into()),
@@ -253,6 +264,15 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Dsn(args) => connect::dsn(reading()?, &args).await,
         Command::Psql(args) => connect::psql(reading()?, &args).await,
         Command::Ps(args) => ps::run(&args, common.output),
+        Command::Snapshot(what) => match what {
+            snapshot::SnapshotCommand::Save(args) => {
+                snapshot::save(reading, &args, common.output).await
+            }
+            snapshot::SnapshotCommand::Show(args) => snapshot::show(&args, common.output),
+            snapshot::SnapshotCommand::Restore(args) => snapshot::restore(&args, common.output),
+        },
+        Command::Recover(args) => rescue::recover(&args, common.output),
+        Command::Retire(args) => rescue::retire(&args, common.output),
         Command::Completion(args) => manual::completion(Cli::command(), &args),
         Command::Manual(args) => Ok(manual::write(Cli::command(), &args)?),
         Command::Version => output::line(concat!("hactl ", env!("CARGO_PKG_VERSION"))),

@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::Context;
 use super::failure::{Failure, UNREACHABLE};
+use super::leaderless;
 use super::operation::one;
 use super::output::{self, Format, age, bytes, time};
 use super::table::{Column, Screen, Text, Tone, render};
@@ -23,9 +24,6 @@ pub(super) struct StatusArgs {
     topology: bool,
 }
 
-const NO_LEADER: &str = "there is no leader: this is what was agreed on, as far as this node \
-                         knows. How the members are doing is not known.";
-
 pub(super) async fn run(mut context: Context, args: &StatusArgs) -> Result<(), Failure> {
     let cluster = context.cluster.clone().unwrap_or_default();
     if args.watch {
@@ -34,7 +32,7 @@ pub(super) async fn run(mut context: Context, args: &StatusArgs) -> Result<(), F
     let (status, stale) = context.status(&cluster).await?;
     output::value(context.format, &status, || screenful(&status, args.topology, Screen::stdout()))?;
     if stale {
-        output::note(NO_LEADER)?;
+        output::note(leaderless::STATUS)?;
         return Err(Failure::Said(UNREACHABLE));
     }
     Ok(())
@@ -126,8 +124,12 @@ fn headline(status: &v1::Status) -> String {
             _ => c.name.clone(),
         })
         .collect();
+    let generation = match raft.generation {
+        0 | 1 => String::new(),
+        n => format!(", generation {n}"),
+    };
     format!(
-        "control plane {}: {leader}, term {}, controllers {}\n",
+        "control plane {}: {leader}, term {}{generation}, controllers {}\n",
         status.control_plane,
         raft.term,
         controllers.join(" ")

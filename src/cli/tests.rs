@@ -91,6 +91,7 @@ fn status() -> v1::Status {
         control_plane: "demo".to_owned(),
         from_leader: true,
         raft: Some(v1::Raft {
+            generation: 1,
             term: 7,
             leader: "n1".to_owned(),
             controllers: vec![controller("n1", None), controller("n2", Some(65_000))],

@@ -10,11 +10,12 @@ use super::Memory;
 use crate::clock::Clock;
 use crate::domain::catalogue::ENTRIES_MAX;
 use crate::domain::command::{Change, Command, Reply};
+use crate::domain::generation::Generation;
 use crate::domain::lease::Ticket;
 use crate::domain::nodes::Node;
 use crate::domain::state::{ClusterSpec, ClusterState, Phase};
 use crate::domain::types::{BootTime, ClusterName, Epoch, MemberName, NodeName};
-use crate::raft::{Applied, BarrierError, Handle, Leader, ProposeError};
+use crate::raft::{Applied, BarrierError, FatalReason, Handle, Leader, ProposeError};
 use crate::runtime::{self, Runtime};
 use crate::session::wire::{
     self, CatalogueReply, CatalogueRequest, Claim, Method, PollReply, PollRequest, RegisterReply,
@@ -88,7 +89,18 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
     /// Whether this node leads, and can do so. One that is not fit may have been deposed for long:
     /// an agent that goes on to ask it would be heard by nobody.
     fn leads(&self) -> bool {
-        self.raft.role().get().established && self.raft.is_fit()
+        self.raft.role().get().established && self.raft.is_fit() && self.raft.superseded().is_none()
+    }
+
+    /// Refuses whoever obeys a higher generation of the control plane, and ends by that.
+    fn hear(&self, generation: Generation) -> Result<(), SessionError> {
+        self.raft.hear(generation);
+        match self.raft.superseded() {
+            Some(FatalReason::Superseded { by, .. }) => {
+                Err(SessionError::Generation { own: by, got: generation })
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn propose(&self, cluster: &ClusterName, change: Change) -> Result<(), SessionError> {
@@ -102,6 +114,7 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
     }
 
     async fn register(&self, request: RegisterRequest) -> Result<RegisterReply, SessionError> {
+        self.hear(request.generation)?;
         if !self.leads() {
             return Err(self.not_leader());
         }
@@ -140,6 +153,7 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
     }
 
     fn report(&self, request: ReportRequest) -> Result<ReportReply, SessionError> {
+        self.hear(request.generation)?;
         if !self.leads() {
             return Err(self.not_leader());
         }
@@ -191,6 +205,11 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
     }
 
     async fn poll(&self, request: PollRequest) -> Result<PollReply, SessionError> {
+        self.hear(request.generation)?;
+        // What was known of an older generation says nothing of this one.
+        let knows_this = request.generation == self.raft.generation();
+        let known_index = if knows_this { request.known_index } else { 0 };
+        let request = PollRequest { known_index, ..request };
         let wait = Duration::from_millis(request.wait_ms).min(POLL_WAIT_MAX);
         let deadline = self.clock.now().plus(wait);
         let mut applied = self.raft.applied();
@@ -247,12 +266,19 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
         let controllers = applied.state.nodes.voters().map(controller).collect();
         let gone = request.clusters.iter().filter(|name| news && applied.state.is_removed(name));
         let removed = gone.cloned().collect();
-        PollReply { index: applied.index, clusters, removed, presence, controllers }
+        let generation = self.raft.generation();
+        PollReply { index: applied.index, clusters, removed, presence, controllers, generation }
     }
 
     /// One read barrier serves all claims of a call, and all calls that wait for one. It begins
     /// after their arrival was noted, and every claim is judged by the state that it gives.
     async fn renew(&self, request: RenewRequest) -> Result<RenewReply, SessionError> {
+        self.hear(request.generation)?;
+        let own = self.raft.generation();
+        if request.generation < own {
+            // It has to obey this generation, durably, before it may hold a lease of it.
+            return Err(SessionError::Generation { own, got: request.generation });
+        }
         if request.claims.len() > CLAIMS_MAX {
             let why = format!("at most {CLAIMS_MAX} claims in one call");
             return Err(SessionError::Malformed { why });
@@ -271,7 +297,7 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
         match barrier {
             Err(error) => Err(barrier_error(error)),
             Ok(_) if !still_leads => Err(self.not_leader()),
-            Ok(_) => Ok(RenewReply { renewals }),
+            Ok(_) => Ok(RenewReply { renewals, generation: own }),
         }
     }
 }

@@ -251,6 +251,7 @@ fn change_name(change: &Change) -> &'static str {
         Change::FinishBootstrap { .. } => "finish bootstrap",
         Change::Close { .. } => "close epoch",
         Change::RecordStop { .. } => "record stop",
+        Change::RaiseEpoch { .. } => "raise epoch",
         Change::Grant(_) => "grant epoch",
         Change::RecordPromotion { .. } => "record promotion",
         Change::Activate { .. } => "activate",

@@ -1,7 +1,7 @@
 //! Events: the typed form for programs, and one sentence for people.
 
 use super::spec::{changes_text, spec_change};
-use super::{lsn, operation, sync_config};
+use super::{lsn, operation, rescue, sync_config};
 use crate::domain::event::{AtStake, Event, EventKind};
 use crate::domain::state::{CloseReason, Outcome};
 use crate::pb::v1;
@@ -16,7 +16,7 @@ pub fn event(event: &Event) -> v1::Event {
         text: text(&event.kind),
         operation: event.operation.unwrap_or_default(),
         requested_by: event.by.clone(),
-        kind: Some(kind(&event.kind)),
+        kind: kind(&event.kind),
     }
 }
 
@@ -28,6 +28,7 @@ pub(super) fn close_reason(reason: CloseReason) -> v1::CloseReason {
         CloseReason::LeaseLost => v1::CloseReason::LeaseLost,
         CloseReason::Switchover => v1::CloseReason::Switchover,
         CloseReason::Failover => v1::CloseReason::Failover,
+        CloseReason::Recovered => v1::CloseReason::Recovered,
     }
 }
 
@@ -40,6 +41,7 @@ pub(super) fn close_text(reason: CloseReason) -> &'static str {
         CloseReason::LeaseLost => "the lease was not renewed",
         CloseReason::Switchover => "switchover",
         CloseReason::Failover => "failover by the operator",
+        CloseReason::Recovered => "the control plane was recovered",
     }
 }
 
@@ -59,7 +61,10 @@ fn stake(stake: &AtStake) -> v1::AtStake {
 }
 
 fn stake_text(stake: &AtStake) -> String {
-    let configs: Vec<String> = stake.uncovered.iter().map(|u| u.config.to_string()).collect();
+    let mut configs: Vec<String> = stake.uncovered.iter().map(|u| u.config.to_string()).collect();
+    if configs.is_empty() {
+        configs.push("what members that are missing may hold".to_owned());
+    }
     let end = stake.primary_end.map(|end| format!(", the primary was last at {end}"));
     format!(
         "accepted by {}: not proven for {}{}",
@@ -69,8 +74,8 @@ fn stake_text(stake: &AtStake) -> String {
     )
 }
 
-fn kind(kind: &EventKind) -> Kind {
-    match kind {
+fn kind(kind: &EventKind) -> Option<Kind> {
+    Some(match kind {
         EventKind::ClusterCreated => Kind::ClusterCreated(v1::ClusterCreated {}),
         EventKind::MemberRegistered { member, node, address } => {
             Kind::MemberRegistered(v1::MemberRegistered {
@@ -237,7 +242,10 @@ fn kind(kind: &EventKind) -> Kind {
                 failure,
             })
         }
-    }
+        EventKind::ControlPlaneRecovered { .. } | EventKind::EpochRaised { .. } => {
+            return rescue::kind(kind);
+        }
+    })
 }
 
 fn text(kind: &EventKind) -> String {
@@ -349,5 +357,8 @@ fn text(kind: &EventKind) -> String {
             Outcome::Cancelled { by } => format!("operation {id} called off by {by}"),
             Outcome::Failed { why } => format!("operation {id} failed: {why}"),
         },
+        EventKind::ControlPlaneRecovered { .. } | EventKind::EpochRaised { .. } => {
+            rescue::text(kind)
+        }
     }
 }

@@ -7,6 +7,7 @@ mod connection;
 mod history;
 mod membership;
 mod operation;
+mod rescue;
 mod spec;
 mod status;
 

@@ -169,6 +169,8 @@ pub enum NoticeCode {
     AsideRemoved,
     /// PostgreSQL was stopped to start again, as the operator asked.
     Restarted,
+    /// A new generation of the control plane is obeyed.
+    GenerationObeyed,
     /// A program of the operator ran.
     HookRan,
     /// A program of the operator failed, or took too long.
@@ -192,6 +194,7 @@ impl NoticeCode {
             NoticeCode::Ended => "ended",
             NoticeCode::AsideRemoved => "aside-removed",
             NoticeCode::Restarted => "restarted",
+            NoticeCode::GenerationObeyed => "generation-obeyed",
             NoticeCode::HookRan => "hook-ran",
             NoticeCode::HookFailed => "hook-failed",
         }

@@ -9,8 +9,9 @@ mod clusters;
 mod members;
 mod operation;
 mod spec;
+mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::alarm::{ALARMS_MAX, Alarm, NOTICES_MAX, Notice, bounded};
 use super::candidate::{self, Proof, Refusal};
@@ -63,6 +64,8 @@ pub fn apply(state: &mut ControlState, position: Position, command: &Command) ->
     }
 }
 
+pub(super) use verify::{abandon_operation, unproven};
+
 const APPLIED: Reply = Reply::Applied { operation: None };
 
 // Every arm checks all of its guards before it changes anything.
@@ -91,6 +94,9 @@ fn change(
             Ok(APPLIED)
         }
         Change::RecordStop { expect_epoch } => record_stop(state, at, *expect_epoch),
+        Change::RaiseEpoch { expect_epoch, known, accept_missing } => {
+            verify::raise_epoch(state, at, *expect_epoch, known, *accept_missing)
+        }
         Change::Grant(grant) => apply_grant(state, position, at, grant),
         Change::RecordPromotion { expect_epoch, guard, lineage } => {
             record_promotion(state, at, *expect_epoch, guard, lineage)
@@ -263,7 +269,7 @@ fn stage_name(stage: &Stage) -> String {
 // ---- histories ----
 
 /// Records an event; as a step of the leading operation, where one is under way and it can be one.
-fn record(state: &mut ClusterState, at: WallMillis, kind: EventKind) {
+pub(super) fn record(state: &mut ClusterState, at: WallMillis, kind: EventKind) {
     let operation = state.operation.clone();
     record_within(state, at, kind, operation.as_ref());
 }
@@ -378,6 +384,7 @@ fn begin_bootstrap(
     at: WallMillis,
     member: &MemberName,
 ) -> Result<Reply, Rejection> {
+    verify::expect_verified(state)?;
     expect_member(state, member)?;
     if state.phase != Phase::AwaitingMembers || state.system_id.is_some() {
         return Err(Rejection::WrongPhase { phase: phase_name(&state.phase) });
@@ -422,6 +429,7 @@ fn finish_bootstrap(
         }
         phase => return Err(Rejection::WrongPhase { phase: phase_name(phase) }),
     };
+    verify::expect_verified(state)?;
     if epoch.0 == 0 || epoch.0 >= u64::from(u32::MAX) {
         return Err(Rejection::BadSpec { why: format!("no data begins at timeline {epoch}") });
     }
@@ -452,7 +460,7 @@ fn finish_bootstrap(
 
 // ---- epochs ----
 
-fn close(state: &mut ClusterState, at: WallMillis, reason: CloseReason, stopped: bool) {
+pub(super) fn close(state: &mut ClusterState, at: WallMillis, reason: CloseReason, stopped: bool) {
     let Some(tenure) = &mut state.tenure else { return };
     tenure.closed = Some(Closed { reason, at });
     tenure.stopped = stopped;
@@ -528,7 +536,10 @@ fn apply_grant(
     // A proof that was not needed gives nothing up.
     let uncovered = candidate::uncovered(state, &grant.evidence);
     let more = |s: &Sealed| (s.wal_epoch, s.lsn) > (wal_epoch, lsn);
-    let loss = proof != Proof::Quorum && (!uncovered.is_empty() || grant.evidence.iter().any(more));
+    let there: BTreeSet<&MemberName> = grant.evidence.iter().map(|s| &s.member).collect();
+    let in_doubt = !unproven(state, &there).is_empty();
+    let loss = proof != Proof::Quorum
+        && (!uncovered.is_empty() || in_doubt || grant.evidence.iter().any(more));
     if loss {
         give_up_uncovered(state, &grant.evidence, &uncovered);
     }
@@ -629,6 +640,8 @@ fn activate(
     }
     expect_syncs(state, syncs)?;
     keep_newest_sync(state);
+    // What it holds is what there is from now on.
+    state.verify = None;
     if let Some(tenure) = &mut state.tenure {
         tenure.stage = Stage::Active { postmaster_start_us };
     }

@@ -1,11 +1,14 @@
 //! Who may be promoted: the read quorum, the order of candidates, and every reason against one.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
+use super::apply::unproven;
 use super::mutant::{self, Mutant};
 use super::observation::Sealed;
 use super::operation::wished;
-use super::state::{CloseReason, ClusterState, Operation, OperationKind, SynchronousMode};
+use super::state::{CloseReason, ClusterState, Operation, OperationKind, SynchronousMode, Tenure};
 use super::sync::{self, Uncovered};
 use super::types::{Epoch, Lsn, MemberName, WallMillis};
 
@@ -39,6 +42,17 @@ pub enum Refusal {
         /// Why, with the positions.
         why: String,
     },
+    /// After a recovery of the control plane not all members are sealed.
+    #[error(
+        "the control plane was recovered, and its state may not be the newest: only where all \
+         members that may lead are sealed is it known who has every acknowledged commit; missing: \
+         {}",
+        names(missing)
+    )]
+    Unverified {
+        /// Who is not.
+        missing: Vec<MemberName>,
+    },
     /// The evidence names a member twice, or one that does not exist, or that has not promised the
     /// epoch.
     #[error("the evidence about {member} does not count: {why}")]
@@ -48,6 +62,10 @@ pub enum Refusal {
         /// Why.
         why: String,
     },
+}
+
+fn names(members: &[MemberName]) -> String {
+    members.iter().map(MemberName::as_str).collect::<Vec<_>>().join(", ")
 }
 
 fn describe(uncovered: &[Uncovered]) -> String {
@@ -74,6 +92,7 @@ impl Refusal {
             Refusal::NoCandidate { .. } => "takeover.candidate",
             Refusal::NotTheBest { .. } => "takeover.best-candidate",
             Refusal::TooFarBehind { .. } => "takeover.max-lag",
+            Refusal::Unverified { .. } => "recovery.all-sealed",
             Refusal::BadEvidence { .. } => "takeover.evidence",
         }
     }
@@ -112,7 +131,8 @@ pub fn evidence_problem(state: &ClusterState, sealed: &Sealed) -> Option<&'stati
     // Only its own holder has such WAL; and that may have been granted a later epoch on it, and have
     // taken that up without being promoted to it. A rewind or a copy forgets what was held.
     let recorded = state.lineage.0.iter().any(|e| e.epoch == sealed.wal_epoch);
-    if !recorded && sealed.held < sealed.wal_epoch {
+    // A state in doubt may lack the promotion.
+    if !recorded && sealed.held < sealed.wal_epoch && state.verify.is_none() {
         return Some("it has WAL of an epoch whose promotion was never recorded");
     }
     if state.lineage.contradicts(&sealed.lineage) {
@@ -163,7 +183,10 @@ pub fn decides(operation: &Operation) -> bool {
 /// has kept it from older WAL since, there is no later epoch to be rewound to, and nobody else
 /// could write in that epoch.
 fn counted(state: &ClusterState, evidence: &[Sealed]) -> Vec<Sealed> {
-    let granted = state.tenure.as_ref().filter(|t| t.closed.is_some());
+    // An epoch that was raised to has no holder.
+    let is_grant =
+        |t: &&Tenure| t.closed.as_ref().is_some_and(|c| c.reason != CloseReason::Recovered);
+    let granted = state.tenure.as_ref().filter(is_grant);
     let mut counted = evidence.to_vec();
     for sealed in &mut counted {
         if let Some(tenure) = granted.filter(|t| t.member == sealed.member)
@@ -216,6 +239,11 @@ pub fn choose<'a>(
     let none = Refusal::NoCandidate { epoch: state.epoch.next() };
     if proof == Proof::Waived {
         return best.ok_or(none);
+    }
+    let there: BTreeSet<&MemberName> = evidence.iter().map(|s| &s.member).collect();
+    let missing = unproven(state, &there);
+    if !missing.is_empty() {
+        return Err(Refusal::Unverified { missing });
     }
     let uncovered = uncovered(state, evidence);
     if uncovered.is_empty() || mutant::without(Mutant::NoReadQuorum) {

@@ -1,6 +1,8 @@
 //! Commands: the only way in which replicated state changes. Each names what it expects, so that
 //! one which was decided on an older state is rejected instead of applied.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::adoption::{Adoption, AdoptionRefusal};
@@ -87,6 +89,15 @@ pub enum Change {
     RecordStop {
         /// Which epoch.
         expect_epoch: Epoch,
+    },
+    /// After a recovery of the control plane: raises the epoch above all that members know.
+    RaiseEpoch {
+        /// The epoch that must be the highest granted, and closed.
+        expect_epoch: Epoch,
+        /// The highest epoch that each member has heard of.
+        known: BTreeMap<MemberName, Epoch>,
+        /// The failover by which the operator accepts that members are missing.
+        accept_missing: Option<u64>,
     },
     /// Grants the next epoch.
     Grant(Grant),
@@ -562,6 +573,25 @@ pub enum Rejection {
         /// Who.
         member: MemberName,
     },
+    /// After a recovery of the control plane, before its state is proven to be the newest.
+    #[error(
+        "the control plane was recovered, and its state may lack epochs that were granted: these \
+         members have not said what they know: {}",
+        names(missing)
+    )]
+    Unverified {
+        /// Who has to be heard of.
+        missing: Vec<MemberName>,
+    },
+    /// The recovered state is of a time before the cluster had data.
+    #[error(
+        "the recovered state is of a time before this cluster had data, and a member knows of \
+         epoch {known}: take the data over as a new cluster"
+    )]
+    Outlived {
+        /// The highest epoch that a member knows.
+        known: Epoch,
+    },
     /// A change of the nodes of the control plane.
     #[error(transparent)]
     Nodes(NodesRejection),
@@ -606,6 +636,10 @@ pub enum Rejection {
     },
 }
 
+fn names(members: &[MemberName]) -> String {
+    members.iter().map(MemberName::as_str).collect::<Vec<_>>().join(", ")
+}
+
 impl Rejection {
     /// The name of the rule, for programs.
     pub fn rule(&self) -> &'static str {
@@ -642,6 +676,8 @@ impl Rejection {
             Rejection::TaggedInChange { .. } => "member.settled-before-tags",
             Rejection::LastTagged { .. } => "member.last-may-lead",
             Rejection::PrimaryHealthy { .. } => "failover.primary-gone",
+            Rejection::Unverified { .. } => "recovery.all-members",
+            Rejection::Outlived { .. } => "recovery.state-too-old",
             Rejection::Nodes(rejection) => rejection.rule(),
             Rejection::Adoption(refusal) => refusal.rule(),
             Rejection::Membership(refusal) => refusal.rule(),

@@ -136,6 +136,10 @@ pub fn desired(state: &ClusterState, member: &MemberName) -> Desired {
     let Some(tenure) = &state.tenure else {
         return Desired::Wait { why: "nobody has led the cluster yet" };
     };
+    if state.verify.as_ref().is_some_and(|v| !v.raised) {
+        let why = "the control plane was recovered: what all members know is asked first";
+        return Desired::Wait { why };
+    }
     if tenure.closed.is_some() {
         return Desired::Sealed { promise: tenure.epoch.next() };
     }

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::alarm::{Alarm, AlarmCode, NoticeCode};
+use super::generation::Generation;
+use super::rescue::Source;
 use super::specification::SpecChange;
 use super::state::{CloseReason, Operation, OperationKind, Outcome};
 use super::sync::{SyncConfig, Uncovered};
@@ -211,6 +213,32 @@ pub enum EventKind {
         closed: Epoch,
         /// Whose.
         member: MemberName,
+    },
+    /// The control plane was recovered by hand as a new generation.
+    ControlPlaneRecovered {
+        /// The new generation.
+        generation: Generation,
+        /// From what.
+        source: Source,
+        /// The controller that it began with.
+        node: String,
+        /// Who did it.
+        by: String,
+        /// Nodes that were stated to be off for ever.
+        lost: Vec<String>,
+        /// Nodes whose store was retired.
+        retired: Vec<String>,
+        /// Whether the state was proven to be the newest.
+        proven: bool,
+    },
+    /// The epoch was raised above all that members know.
+    EpochRaised {
+        /// From which.
+        from: Epoch,
+        /// The highest that a member knows.
+        known: Epoch,
+        /// Members that did not say.
+        unheard: Vec<MemberName>,
     },
     /// A member was granted a new epoch.
     Granted {

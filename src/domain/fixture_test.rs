@@ -28,6 +28,9 @@ pub const WALL: WallMillis = WallMillis(1_700_000_000_000);
 /// The Raft term of every entry and ledger, unless a test says otherwise.
 pub const TERM: u64 = 4;
 
+/// Longer than the window that a new leader waits, in milliseconds.
+pub const QUIET_MS: u64 = 4_000;
+
 pub fn cluster() -> ClusterName {
     ClusterName::new("main").unwrap()
 }
@@ -88,6 +91,7 @@ pub fn report(name: &str, condition: Condition) -> Report {
         guard: Some(guard(name.as_bytes()[0])),
         sequence: Sequence::default(),
         ended: Epoch(0),
+        promised: Epoch(0),
         emptied: Vec::new(),
         crashed: false,
         data: Data::Present { system_id: SYSTEM },

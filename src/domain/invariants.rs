@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::state::{ClusterSpec, ClusterState, ControlState, Phase};
+use super::state::{ClusterSpec, ClusterState, ControlState, Phase, Stage};
 use super::types::{ClusterName, MemberName};
 
 /// A broken invariant.
@@ -41,6 +41,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("the lineage is in order and ends at or before the epoch", lineage_in_order),
     ("no two members share a slot name or an address", members_distinct),
     ("who leaves is a member, and who was removed is none", leaving_and_removed),
+    ("nobody is active, or granted an epoch too early, while the state is in doubt", doubt_holds),
     ("histories are bounded and numbered", histories_bounded),
     ("operations are numbered, and each is in its place", operations_in_place),
     ("revisions of the specification are numbered, and the newest is in force", revisions_in_order),
@@ -197,6 +198,16 @@ fn lineage_in_order(s: &ClusterState) -> Result<(), String> {
     }
     match s.lineage.last() {
         Some(last) if last.epoch > s.epoch => Err(format!("it ends at epoch {}", last.epoch)),
+        _ => Ok(()),
+    }
+}
+
+fn doubt_holds(s: &ClusterState) -> Result<(), String> {
+    match (&s.verify, s.open_tenure()) {
+        (Some(_), Some(t)) if matches!(t.stage, Stage::Active { .. }) => {
+            Err(format!("epoch {} is active", t.epoch))
+        }
+        (Some(v), Some(t)) if !v.raised => Err(format!("epoch {} is open", t.epoch)),
         _ => Ok(()),
     }
 }

@@ -21,6 +21,7 @@ pub mod command;
 pub mod desired;
 pub mod doctor;
 pub mod event;
+pub mod generation;
 pub mod health;
 pub mod invariants;
 pub mod lease;
@@ -33,6 +34,7 @@ pub mod operation;
 pub mod plan;
 pub mod reconcile;
 pub mod record;
+pub mod rescue;
 pub mod space;
 pub mod specification;
 pub mod state;
@@ -75,6 +77,8 @@ mod plan_modes_test;
 mod plan_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod reconcile_test;
+#[cfg(all(test, not(quorate_mutants)))]
+mod rescue_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod room_test;
 #[cfg(all(test, not(quorate_mutants)))]

@@ -6,10 +6,12 @@
 //! once: `next_id` is above every id that was ever in a membership or handed out.
 //!
 //! ```text
+//!   anew    a new generation begins with one node
 //!   rules   what a command may change
 //!   step    what the leader does next for the change that is under way
 //! ```
 
+mod anew;
 mod rules;
 mod step;
 #[cfg(all(test, not(quorate_mutants)))]

@@ -48,6 +48,9 @@ pub struct Report {
     /// The latest lives of its guard whose process trees were proven empty.
     #[serde(default)]
     pub emptied: Vec<GuardId>,
+    /// The highest epoch that the member has durably promised.
+    #[serde(default)]
+    pub promised: Epoch,
     /// Whether that end was a crash of PostgreSQL.
     pub crashed: bool,
     /// What lies in the data directory.

@@ -17,7 +17,9 @@ mod restart;
 mod room;
 mod spec;
 mod sync;
+mod verify;
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::command::Change;
@@ -80,13 +82,15 @@ pub fn plan(
 ) -> Plan {
     let pass = Pass { cluster, state, observed, ledger, now, wall };
     let mut findings = pass.member_findings();
-    let proposal = match &state.phase {
-        Phase::AwaitingMembers => pass.begin_bootstrap(&mut findings),
-        Phase::Bootstrapping { member } => pass.follow_bootstrap(member, &mut findings),
-        Phase::Adopting { member, system_id, epoch, .. } => {
+    let doubt = pass.doubt(&mut findings);
+    let proposal = match (doubt, &state.phase) {
+        (ControlFlow::Break(change), _) => change,
+        (_, Phase::AwaitingMembers) => pass.begin_bootstrap(&mut findings),
+        (_, Phase::Bootstrapping { member }) => pass.follow_bootstrap(member, &mut findings),
+        (_, Phase::Adopting { member, system_id, epoch, .. }) => {
             pass.follow_adoption(member, *system_id, *epoch, &mut findings)
         }
-        Phase::Running => match &state.tenure {
+        (_, Phase::Running) => match &state.tenure {
             Some(t) if t.closed.is_none() => pass.watch_over(t, &mut findings),
             Some(t) => pass.take_over(t, &mut findings),
             None => None,

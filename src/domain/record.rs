@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::generation::Generation;
 use super::mutant::{self, Mutant};
 use super::observation::Data;
 use super::types::{ClusterName, Epoch, GuardId, Lsn, MemberName, SystemId};
@@ -34,6 +35,10 @@ pub struct MemberRecord {
     /// The last operation by which its data was copied anew; 0 for none.
     #[serde(default)]
     pub copied_for: u64,
+    /// The highest generation of the control plane that it has obeyed: nothing of a lower one is
+    /// ever done again.
+    #[serde(default)]
+    pub generation: Generation,
     /// Whether it made the first data directory, and the operator's program that runs after that
     /// has not run yet.
     #[serde(default)]
@@ -81,6 +86,7 @@ impl MemberRecord {
             running: None,
             emptied: Vec::new(),
             copied_for: 0,
+            generation: Generation::FIRST,
             bootstrap_hook: false,
         }
     }

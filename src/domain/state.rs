@@ -16,6 +16,7 @@ use super::membership::{Leaving, Removed};
 use super::nodes::Nodes;
 use super::observation::Sequence;
 use super::operation::Later;
+use super::rescue::Verify;
 use super::specification::{DatabaseSpec, RoleSpec, SpecRevision};
 use super::sync::SyncConfig;
 pub use super::types::Tags;
@@ -121,6 +122,9 @@ pub struct ClusterState {
     /// When `primary_end` was noted.
     #[serde(default)]
     pub primary_end_at: WallMillis,
+    /// Set while this state is not proven to be the newest: after a recovery of the control plane.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verify>,
     /// Number of the next event.
     #[serde(default)]
     pub next_event: u64,
@@ -159,6 +163,7 @@ impl ClusterState {
             noticed: BTreeMap::new(),
             primary_end: None,
             primary_end_at: WallMillis(0),
+            verify: None,
             next_event: 1,
             next_operation: 1,
             next_sync: 1,
@@ -420,6 +425,8 @@ pub enum CloseReason {
     Switchover,
     /// The operator asked for a failover.
     Failover,
+    /// The control plane was recovered by hand from a state that may not be the newest.
+    Recovered,
 }
 
 /// An operation of the operator, under way.

@@ -362,6 +362,7 @@ impl Member {
             guard: self.local.guard.clone(),
             sequence: Sequence { run: self.run, number: self.sent },
             ended: self.local.record.ended,
+            promised: self.local.record.promised,
             emptied: self.local.record.emptied.clone(),
             crashed: self.crashed,
             data: self.local.data.clone(),

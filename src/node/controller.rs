@@ -115,23 +115,20 @@ impl Controller {
                 End::Failed { error, let_go } => (error, let_go),
             };
             let alone = !self.config.has_role(Role::Agent);
+            if error.is_for_good() && !alone {
+                // The agent goes on for good: it obeys whoever leads the control plane now.
+                error!(%error, "this node's controller never takes part again");
+                self.say_down(fronts, &error, "it never takes part again");
+                ended(&mut ending).await;
+                return Ok(());
+            }
             if !let_go || !error.may_pass() || (alone && error.is_damage()) {
-                let text = format!(
-                    "the controller of node {} takes no part any more: {error}; restart hanode \
-                     there once no member leads on it",
-                    self.config.node.name
-                );
-                let alarm = Alarm::new(AlarmCode::ControllerDown, text);
-                self.alarms.set(&[AlarmCode::ControllerDown], vec![alarm]);
+                let hint = "restart hanode there once no member leads on it";
+                self.say_down(fronts, &error, hint);
                 return Err(error);
             }
             error!(%error, "this node's controller takes no part: its store will be opened anew");
-            let text = format!(
-                "the controller of node {} takes no part: {error}; it is tried again",
-                self.config.node.name
-            );
-            let alarm = Alarm::new(AlarmCode::ControllerDown, text);
-            self.alarms.set(&[AlarmCode::ControllerDown], vec![alarm]);
+            self.say_down(fronts, &error, "it is tried again");
             let disk = disk.clone();
             // The store may have failed for want of room.
             let spend = spawn_blocking(move || match disk.look_and_spend() {
@@ -152,6 +149,14 @@ impl Controller {
             }
             backoff = (2 * backoff).min(BACKOFF_MAX);
         }
+    }
+
+    fn say_down(&self, fronts: &Fronts, error: &Error, then: &str) {
+        fronts.late.down(Some(error.to_string()));
+        let name = &self.config.node.name;
+        let text = format!("the controller of node {name} takes no part: {error}; {then}");
+        let alarm = Alarm::new(AlarmCode::ControllerDown, text);
+        self.alarms.set(&[AlarmCode::ControllerDown], vec![alarm]);
     }
 
     /// Opens the store, takes part until that ends, and lets go of everything.
@@ -251,6 +256,7 @@ impl Controller {
         fronts.peers.set(Some(starting.service()));
         let raft = starting.start().await?;
         let memory = Arc::new(Memory::default());
+        fronts.late.down(None);
         fronts.late.set(Some(Part { raft: raft.clone(), memory: memory.clone() }));
         let service = controller::Service::new(raft.clone(), memory.clone(), clock.clone());
         fronts.agents.set(Some(service));

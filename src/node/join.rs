@@ -154,7 +154,12 @@ async fn greet(join: &JoinFile) -> Result<(), Error> {
     let transport = session::grpc::GrpcTransport::new(identity, client_options());
     let addresses = join.controller.iter().map(|c| c.address.clone()).collect();
     let client = session::Client::new(Arc::new(transport), addresses);
-    let request = PollRequest { clusters: Vec::new(), known_index: 0, wait_ms: 0 };
+    let request = PollRequest {
+        clusters: Vec::new(),
+        known_index: 0,
+        wait_ms: 0,
+        generation: crate::domain::generation::Generation::FIRST,
+    };
     let end = tokio::time::Instant::now() + GREET_MAX;
     loop {
         match client.poll(&request, GREET_DEADLINE).await {

@@ -8,6 +8,7 @@ use super::formation::FormationError;
 use super::identity::IdentityError;
 use super::kv;
 use super::types::Peer;
+use crate::domain::generation::Generation;
 
 /// A leader, as a hint for where to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +43,17 @@ pub enum FatalReason {
     /// The store failed.
     #[error("the Raft store failed: {0}")]
     Store(String),
+    /// A higher generation of the control plane exists.
+    #[error(
+        "this controller is of generation {own} of the control plane, and generation {by} exists: \
+         it never votes or leads again"
+    )]
+    Superseded {
+        /// The own one.
+        own: Generation,
+        /// The one that exists.
+        by: Generation,
+    },
 }
 
 /// Why a node does not start.

@@ -20,6 +20,7 @@ use super::options::Options;
 use super::removal::ask_all;
 use super::types::Peer;
 use super::wire::{Hello, HelloReply, StoreId, Transport};
+use crate::domain::generation::Generation;
 use crate::domain::mutant::{Mutant, without};
 
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -77,6 +78,12 @@ pub(super) enum Verdict {
     Wait(Vec<u64>),
 }
 
+/// The newest generation among groups that exist; the first where none does.
+pub(super) fn generation(answers: &BTreeMap<u64, HelloReply>) -> Generation {
+    let groups = answers.values().filter(|a| a.established).map(|a| a.generation);
+    groups.max().unwrap_or(Generation::FIRST)
+}
+
 /// Decides from what the other members answered; `None` is no answer.
 pub(super) fn judge(
     node_id: u64,
@@ -86,6 +93,7 @@ pub(super) fn judge(
     answers: &BTreeMap<u64, HelloReply>,
 ) -> Result<Verdict, FormationError> {
     let others = members.iter().filter(|(id, _)| **id != node_id);
+    let newest = generation(answers);
     let mut missing = Vec::new();
     let mut exists = false;
     for (id, peer) in others {
@@ -93,6 +101,10 @@ pub(super) fn judge(
             missing.push(*id);
             continue;
         };
+        // What is left of an older generation does not speak for the group.
+        if answer.established && answer.generation < newest {
+            continue;
+        }
         if let Some(known) = answer.known.as_ref().filter(|known| *known != store)
             && !without(Mutant::OtherStoreAdmitted)
         {
@@ -135,7 +147,7 @@ pub(super) async fn settle<RT: AsyncRuntime, T: Transport>(
     caller: &Caller<T>,
     store: &StoreId,
     options: &Options,
-) -> Result<Verdict, FormationError> {
+) -> Result<(Verdict, Generation), FormationError> {
     let node_id = options.node_id;
     let members_digest = options.members_digest();
     let hello = Hello { members: members_digest };
@@ -169,7 +181,7 @@ pub(super) async fn settle<RT: AsyncRuntime, T: Transport>(
                     );
                 }
             }
-            verdict => return Ok(verdict),
+            verdict => return Ok((verdict, generation(&answers))),
         }
         round = round.wrapping_add(1);
         RT::sleep(RETRY_AFTER).await;

@@ -14,12 +14,14 @@ use super::append_monitor::AppendMonitor;
 use super::barrier::Barriers;
 use super::error::{BarrierError, FatalReason, Leader, ProposeError, TransferError};
 use super::fitness::{self, Fitness};
+use super::generation::Standing;
 use super::record;
 use super::removal::Greeter;
 use super::role::{Role, fatal_reason};
 use super::service::Core;
 use super::state_machine::Applied;
 use super::types::{Peer, Proposal};
+use crate::domain::generation::Generation;
 use crate::domain::mutant::{Mutant, without};
 use crate::domain::nodes::NodesCommand;
 use crate::domain::{Command, Reply};
@@ -38,6 +40,7 @@ pub(super) struct Shared<RT: AsyncRuntime> {
     pub(super) barriers: Arc<Barriers<RT>>,
     pub(super) monitor: Arc<AppendMonitor<RT>>,
     pub(super) fitness: fitness::Shared,
+    pub(super) standing: Standing,
     pub(super) greet: Greeter,
     pub(super) removed: watch::Receiver<bool>,
     /// Who has not answered for longer is not there.
@@ -91,6 +94,23 @@ impl<RT: AsyncRuntime> Handle<RT> {
         self.0.node_id
     }
 
+    /// Of which generation of the control plane this node is.
+    pub fn generation(&self) -> Generation {
+        self.0.standing.own()
+    }
+
+    /// Takes note of somebody's generation. A higher one than the own ends this node for good, at
+    /// once: from here on it proposes and confirms nothing.
+    pub fn hear(&self, generation: Generation) {
+        self.0.standing.hear(generation);
+    }
+
+    /// Why this node ends, once it has heard of a higher generation.
+    pub fn superseded(&self) -> Option<FatalReason> {
+        let by = self.0.standing.superseded()?;
+        Some(FatalReason::Superseded { own: self.generation(), by })
+    }
+
     /// Proposes a command and waits until it is applied here. [`ProposeError::Unknown`] after
     /// `deadline`: the command may still take effect.
     pub async fn propose(
@@ -116,6 +136,9 @@ impl<RT: AsyncRuntime> Handle<RT> {
         deadline: Duration,
     ) -> Result<Reply, ProposeError> {
         let shared = &self.0;
+        if let Some(reason) = self.superseded() {
+            return Err(ProposeError::Fatal(reason));
+        }
         if shared.fitness.get().disk_stalled {
             return Err(ProposeError::NotLeader { leader: None });
         }
@@ -154,6 +177,9 @@ impl<RT: AsyncRuntime> Handle<RT> {
         }
         let passed = RT::timeout(deadline, self.0.barriers.pass()).await;
         let outcome = passed.unwrap_or(Err(BarrierError::Timeout));
+        if let Some(reason) = self.superseded() {
+            return Err(BarrierError::Fatal(reason));
+        }
         match outcome {
             Ok(_) if stalled() => Err(BarrierError::DiskStalled),
             Err(BarrierError::NotLeader { leader: hint }) => {

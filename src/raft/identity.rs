@@ -17,6 +17,7 @@ use super::kv::{Batch, Error, KvEngine, Space};
 use super::log_store::write_synced;
 use super::record;
 use super::wire::{Refusal, StoreId};
+use crate::domain::generation::Generation;
 use crate::domain::mutant::{Mutant, without};
 
 const OWN: &[u8] = b"identity";
@@ -26,11 +27,91 @@ const FORMAT: u32 = 1;
 
 /// What the store says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Own {
-    format: u32,
-    node_id: u64,
-    control_plane: String,
-    store: StoreId,
+pub(super) struct Own {
+    pub(super) format: u32,
+    pub(super) node_id: u64,
+    pub(super) control_plane: String,
+    pub(super) store: StoreId,
+    /// Of which generation its group is; none before it has joined one.
+    #[serde(default)]
+    pub(super) generation: Generation,
+    /// Set once it never takes part again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ended: Option<Ended>,
+}
+
+/// Why a store never takes part in its group again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// The operator retired it.
+    Retired,
+    /// A higher generation of the control plane exists.
+    Superseded {
+        /// Which.
+        by: Generation,
+    },
+}
+
+impl Own {
+    pub(super) fn new(node_id: u64, control_plane: &str, store: StoreId) -> Self {
+        let control_plane = control_plane.to_owned();
+        let (generation, ended) = (Generation::NONE, None);
+        Self { format: FORMAT, node_id, control_plane, store, generation, ended }
+    }
+
+    pub(super) fn load(engine: &dyn KvEngine) -> Result<Option<Self>, IdentityError> {
+        match record::get::<Self>(engine, Space::Meta, OWN)? {
+            Some(own) if own.format != FORMAT => Err(IdentityError::Format { got: own.format }),
+            own => Ok(own),
+        }
+    }
+
+    pub(super) fn put(&self, batch: &mut Batch) -> Result<(), Error> {
+        record::put(batch, Space::Meta, OWN, self)
+    }
+}
+
+/// Forgets all peers: a new generation begins with nobody else.
+pub(super) fn forget_peers(engine: &dyn KvEngine, batch: &mut Batch) -> Result<(), Error> {
+    let mut end = PEER_PREFIX.to_vec();
+    end.push(0xff);
+    engine.range(Space::Meta, PEER_PREFIX, Some(&end), &mut |key, _| {
+        batch.delete(Space::Meta, key);
+        std::ops::ControlFlow::Continue(())
+    })
+}
+
+/// Notes durably that the store's group is of this generation.
+pub(super) async fn join<RT: AsyncRuntime>(
+    engine: &dyn KvEngine,
+    generation: Generation,
+) -> Result<(), IdentityError> {
+    change::<RT>(engine, |own| own.generation = generation).await
+}
+
+/// Notes durably that the store never takes part again.
+pub(super) async fn end<RT: AsyncRuntime>(
+    engine: &dyn KvEngine,
+    ended: Ended,
+) -> Result<(), IdentityError> {
+    change::<RT>(engine, |own| own.ended = Some(ended)).await
+}
+
+async fn change<RT: AsyncRuntime>(
+    engine: &dyn KvEngine,
+    change: impl FnOnce(&mut Own),
+) -> Result<(), IdentityError> {
+    let Some(mut own) = Own::load(engine)? else { return Ok(()) };
+    change(&mut own);
+    let mut batch = Batch::new();
+    own.put(&mut batch)?;
+    Ok(write_synced::<RT>(engine, batch).await?)
+}
+
+/// The generation of the store's group.
+pub(super) fn generation(engine: &dyn KvEngine) -> Result<Generation, IdentityError> {
+    Ok(Own::load(engine)?.map_or(Generation::NONE, |own| own.generation))
 }
 
 /// The store belongs to someone else, or to another version.
@@ -50,6 +131,25 @@ pub enum IdentityError {
         /// The control plane that it belongs to.
         control_plane: String,
     },
+    /// The operator retired it.
+    #[error(
+        "this controller's store was retired by `hactl retire`: it never votes or leads again. Move \
+         its raft directory away, and add this node to the control plane of today as a new \
+         controller"
+    )]
+    Retired,
+    /// A higher generation of the control plane exists.
+    #[error(
+        "this controller is of generation {own} of the control plane, and generation {by} exists: \
+         it was recovered without this controller, which never votes or leads again. Move its raft \
+         directory away, and add this node to the control plane of today as a new controller"
+    )]
+    Superseded {
+        /// Its own.
+        own: Generation,
+        /// The one that exists.
+        by: Generation,
+    },
     /// The store was made by a version that this one cannot read.
     #[error("the Raft store has format {got}, and this version reads {FORMAT}")]
     Format {
@@ -65,15 +165,18 @@ pub async fn load_or_create<RT: AsyncRuntime>(
     node_id: u64,
     control_plane: &str,
 ) -> Result<StoreId, IdentityError> {
-    if let Some(own) = record::get::<Own>(engine, Space::Meta, OWN)? {
-        if own.format != FORMAT {
-            return Err(IdentityError::Format { got: own.format });
-        }
+    if let Some(own) = Own::load(engine)? {
         if own.node_id != node_id || own.control_plane != control_plane {
             let Own { node_id, control_plane, .. } = own;
             return Err(IdentityError::Foreign { node_id, control_plane });
         }
-        return Ok(own.store);
+        return match own.ended {
+            None => Ok(own.store),
+            Some(Ended::Retired) => Err(IdentityError::Retired),
+            Some(Ended::Superseded { by }) => {
+                Err(IdentityError::Superseded { own: own.generation, by })
+            }
+        };
     }
     if engine.last(Space::Log)?.is_some() {
         return Err(IdentityError::Store(Error::Corrupt {
@@ -84,14 +187,8 @@ pub async fn load_or_create<RT: AsyncRuntime>(
     let mut bytes = [0; 16];
     RT::thread_rng().fill_bytes(&mut bytes);
     let store = StoreId::from_bytes(bytes);
-    let own = Own {
-        format: FORMAT,
-        node_id,
-        control_plane: control_plane.to_owned(),
-        store: store.clone(),
-    };
     let mut batch = Batch::new();
-    record::put(&mut batch, Space::Meta, OWN, &own)?;
+    Own::new(node_id, control_plane, store.clone()).put(&mut batch)?;
     write_synced::<RT>(engine, batch).await?;
     Ok(store)
 }

@@ -26,9 +26,9 @@ use super::record;
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use crate::domain::mutant::{Mutant, without};
 
-const VOTE: &[u8] = b"vote";
-const COMMITTED: &[u8] = b"committed";
-const PURGED: &[u8] = b"purged";
+pub(super) const VOTE: &[u8] = b"vote";
+pub(super) const COMMITTED: &[u8] = b"committed";
+pub(super) const PURGED: &[u8] = b"purged";
 
 /// Bound of one read for replication, so that a message stays small: it ends after the entry that
 /// passes it.

@@ -20,6 +20,7 @@ pub mod disk;
 pub mod error;
 mod fitness;
 mod formation;
+mod generation;
 #[cfg(not(quorate_sim))]
 pub mod grpc;
 mod handle;
@@ -34,6 +35,8 @@ pub mod log_store;
 mod log_tail;
 mod membership;
 mod network;
+#[cfg(not(quorate_sim))]
+pub mod offline;
 mod options;
 mod quiet;
 pub(crate) mod record;

@@ -21,12 +21,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::fitness;
+use super::generation::Standing;
 use super::identity::PeerStores;
 use super::types::{Peer, Snapshot, SnapshotMeta, TypeConfig, Vote};
 use super::wire::{
     self, CHUNK_BYTES, Chunk, ChunkReply, Header, Method, Refusal, SNAPSHOT_BYTES_MAX, StoreId,
     Transport, TransportError,
 };
+use crate::domain::generation::Generation;
 use crate::domain::mutant::{Mutant, without};
 
 /// Who this node is, in every message that it sends.
@@ -38,13 +40,15 @@ pub struct Identity {
     pub node_id: u64,
     /// Its store.
     pub store: StoreId,
+    /// Its generation.
+    pub(super) standing: Standing,
 }
 
 impl Identity {
     /// The header of a message to `to`.
     pub fn header(&self, to: u64) -> Header {
-        let Self { control_plane, node_id, store } = self.clone();
-        Header { control_plane, from: node_id, store, to }
+        let Self { control_plane, node_id, store, standing } = self.clone();
+        Header { control_plane, from: node_id, store, to, generation: standing.own() }
     }
 }
 
@@ -121,12 +125,20 @@ impl<T: Transport> Caller<T> {
         reply: &[u8],
     ) -> Result<(StoreId, R), Refusal> {
         let message = wire::decode(reply)?;
-        let Header { control_plane, from, store, .. } = message.header.clone();
+        let Header { control_plane, from, store, generation, .. } = message.header.clone();
         if control_plane != self.identity.control_plane {
             return Err(Refusal::ControlPlane { theirs: control_plane });
         }
         if from != target {
             return Err(Refusal::WrongNode { node: from });
+        }
+        let undecided = method == Method::Hello && generation == Generation::NONE;
+        if let Err(refusal) = self.identity.standing.check(generation)
+            && !undecided
+        {
+            // The refusal of the peer says more.
+            message.body::<Result<R, Refusal>>()??;
+            return Err(refusal);
         }
         let body = message.body::<Result<R, Refusal>>()??;
         if method != Method::Hello {

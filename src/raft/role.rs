@@ -10,6 +10,7 @@ use openraft::errors::Fatal;
 use openraft::{AsyncRuntime, RaftMetrics};
 
 use super::error::{FatalReason, Leader};
+use super::generation::Standing;
 use super::service::Core;
 use super::types::{Peer, TypeConfig};
 use crate::clock::Clock;
@@ -81,6 +82,7 @@ pub(super) async fn follow<RT: AsyncRuntime>(
     members: BTreeMap<u64, Peer>,
     clock: Arc<dyn Clock>,
     publish: watch::Sender<Role>,
+    standing: Standing,
 ) {
     let mut metrics = core.metrics();
     drop(core);
@@ -95,6 +97,10 @@ pub(super) async fn follow<RT: AsyncRuntime>(
             }
             derive(&m, &members, since)
         };
+        if role.ended.is_some() && standing.superseded().is_some() {
+            // Told below, with its reason.
+            break;
+        }
         if publish.get() != role {
             publish.send_replace(role);
         }
@@ -103,6 +109,9 @@ pub(super) async fn follow<RT: AsyncRuntime>(
         }
     }
     let mut last = publish.get();
+    if let Some(by) = standing.superseded() {
+        last.ended = Some(FatalReason::Superseded { own: standing.own(), by });
+    }
     if last.ended.is_none() {
         // The core vanished without a word.
         last.ended = Some(FatalReason::Panicked);

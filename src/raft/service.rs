@@ -20,6 +20,7 @@ use super::types::{Peer, Snapshot, SnapshotMeta, TypeConfig, Vote};
 use super::wire::{
     self, Chunk, ChunkReply, Hello, HelloReply, Message, Method, Refusal, SNAPSHOT_BYTES_MAX,
 };
+use crate::domain::generation::Generation;
 use crate::domain::nodes::{Node, Nodes};
 use crate::watch;
 
@@ -142,6 +143,9 @@ impl<RT: AsyncRuntime> Service<RT> {
         if header.to != own.node_id {
             return Err(Refusal::WrongNode { node: own.node_id });
         }
+        if method != Method::Hello || header.generation != Generation::NONE {
+            own.standing.check(header.generation)?;
+        }
         if method == Method::Hello {
             let _: Hello = message.body()?;
             let nodes = self.nodes();
@@ -152,6 +156,7 @@ impl<RT: AsyncRuntime> Service<RT> {
                 established: self.0.log.is_established(),
                 known: self.0.peers.get(header.from),
                 members: self.0.members_digest,
+                generation: own.standing.own(),
                 group: nodes.members.iter().map(peer).collect(),
                 gone: nodes.removed.keys().copied().filter(|id| nodes.is_gone(*id)).collect(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),

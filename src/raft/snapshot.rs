@@ -56,7 +56,7 @@ impl SnapshotStore {
         data: &[u8],
     ) -> Result<(), Error> {
         let mut batch = Batch::new();
-        batch.put(Space::State, KEY, record::seal(Space::State, KEY, &join(meta, data)?));
+        put(&mut batch, meta, data)?;
         let done = {
             let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
             if next(meta.last_log_id) < *newest {
@@ -68,6 +68,12 @@ impl SnapshotStore {
         };
         done.await.unwrap_or(Err(Error::Closed))
     }
+}
+
+/// Adds a snapshot to `batch`, in place of whatever is stored.
+pub(super) fn put(batch: &mut Batch, meta: &SnapshotMeta, data: &[u8]) -> Result<(), Error> {
+    batch.put(Space::State, KEY, record::seal(Space::State, KEY, &join(meta, data)?));
+    Ok(())
 }
 
 /// Length of the description, description, state.

@@ -12,6 +12,7 @@ use openraft::{AsyncRuntime, Config, Raft};
 use super::barrier::Barriers;
 use super::error::StartError;
 use super::formation::{self, Verdict};
+use super::generation::{self, Standing};
 use super::handle::{Handle, Shared};
 use super::identity::{self, PeerStores};
 use super::kv::KvEngine;
@@ -38,6 +39,7 @@ pub struct Starting<RT: AsyncRuntime, T> {
     log: LogStore<RT>,
     store: StoreId,
     service: Service<RT>,
+    standing: Standing,
 }
 
 /// Opens the store of a node and makes its service. Serve the service, then call
@@ -60,11 +62,13 @@ pub async fn open<RT: AsyncRuntime, T: Transport>(
     let log = LogStore::open(engine.clone())?;
     log.check_vote()?;
     let peers = Arc::new(PeerStores::open(engine.clone())?);
-    let identity = Identity { control_plane, node_id, store: store.clone() };
+    let standing = Standing::new(identity::generation(&*engine)?);
+    let identity =
+        Identity { control_plane, node_id, store: store.clone(), standing: standing.clone() };
     let digest = options.members_digest();
     let service = Service::new(identity.clone(), digest, peers.clone(), log.clone());
     let caller = Arc::new(Caller::new(transport, identity, peers, members));
-    Ok(Starting { options, config, engine, clock, caller, log, store, service })
+    Ok(Starting { options, config, engine, clock, caller, log, store, service, standing })
 }
 
 impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
@@ -77,12 +81,16 @@ impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
     /// deadline: drop the future to give up. [`StartError::Formation`] where the group refuses
     /// this node.
     pub async fn start(self) -> Result<Handle<RT>, StartError> {
-        let Self { options, config, engine, clock, caller, log, store, service } = self;
+        let Self { options, config, engine, clock, caller, log, store, service, standing } = self;
         let Options { node_id, members, .. } = &options;
         let mut found = false;
         if log.is_empty() {
-            let verdict = formation::settle::<RT, T>(&caller, &store, &options).await?;
+            let (verdict, generation) =
+                formation::settle::<RT, T>(&caller, &store, &options).await?;
             found = verdict == Verdict::Found;
+            // On disk before anything of it counts.
+            identity::join::<RT>(&*engine, generation).await?;
+            standing.settle(generation);
             tracing::info!(node_id, found, "this controller's store is empty, taking part now");
         }
         let (machine, applied) = StateMachine::open(engine.clone())?;
@@ -104,7 +112,12 @@ impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
         }
         let (publish, role) = watch::channel(role::initial(clock.now()));
         // Dropping a handle detaches its task; both end with the core.
-        drop(RT::spawn(role::follow(core.clone(), members.clone(), clock, publish)));
+        let following =
+            role::follow(core.clone(), members.clone(), clock, publish, standing.clone());
+        drop(RT::spawn(following));
+        let ending =
+            generation::end_when_superseded::<RT>(standing.clone(), engine.clone(), core.clone());
+        drop(RT::spawn(ending));
         let monitor = log.monitor();
         let (every, longest) = (options.heartbeat, options.election_max);
         // A follower waits for the end of the leader's lease and then for its own timeout.
@@ -133,6 +146,7 @@ impl<RT: AsyncRuntime, T: Transport> Starting<RT, T> {
             role,
             monitor,
             fitness,
+            standing,
         })))
     }
 }

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::types::Peer;
+use crate::domain::generation::Generation;
 
 /// Bound of one message in bytes, for both sides.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
@@ -101,6 +102,9 @@ pub struct Header {
     pub store: StoreId,
     /// The node that is meant.
     pub to: u64,
+    /// Of which generation of the control plane the one who talks is.
+    #[serde(default)]
+    pub generation: Generation,
 }
 
 /// Why a peer did not do what it was asked.
@@ -111,6 +115,14 @@ pub enum Refusal {
     ControlPlane {
         /// The peer's.
         theirs: String,
+    },
+    /// It is of another generation of the control plane.
+    #[error("generation {own} of the control plane answers, and the call is of generation {got}")]
+    Generation {
+        /// The generation that counts for the peer.
+        own: Generation,
+        /// The caller's.
+        got: Generation,
     },
     /// Another node was meant.
     #[error("node {node} answers at this address")]
@@ -157,6 +169,9 @@ pub struct HelloReply {
     pub established: bool,
     /// The store under which the caller is known here.
     pub known: Option<StoreId>,
+    /// Of which generation that group is.
+    #[serde(default)]
+    pub generation: Generation,
     /// Digest of the initial members that the answering node is configured with.
     pub members: u32,
     /// The members of the group by the state that the answering node has applied, learners too.
@@ -248,6 +263,7 @@ mod tests {
             from: 1,
             store: StoreId::from_bytes([7; 16]),
             to: 2,
+            generation: Generation(3),
         };
         let bytes = encode(&header, &Hello { members: 9 }, b"raw").unwrap();
         let message = decode(&bytes).unwrap();

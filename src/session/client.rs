@@ -151,7 +151,9 @@ impl<T: Transport> Client<T> {
                     SessionError::NotLeader { leader } => {
                         self.turn_from(&address, leader.as_deref());
                     }
-                    SessionError::Unavailable { .. } => self.turn_from(&address, None),
+                    SessionError::Unavailable { .. } | SessionError::Generation { .. } => {
+                        self.turn_from(&address, None);
+                    }
                     SessionError::Rejected(_) | SessionError::Malformed { .. } => {}
                 }
                 Err(Failure::Session { address, error })

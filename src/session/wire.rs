@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::catalogue::Catalogue;
 use crate::domain::command::Rejection;
+use crate::domain::generation::Generation;
 use crate::domain::observation::Report;
 use crate::domain::state::{ClusterSpec, ClusterState, Tags};
 use crate::domain::types::{ClusterName, Epoch, GuardId, Lsn, MemberName, NodeName, SystemId};
@@ -76,6 +77,17 @@ pub enum SessionError {
         /// Why.
         why: String,
     },
+    /// The controller and the caller are of different generations of the control plane.
+    #[error(
+        "rule generation.current: generation {own} of the control plane counts here, and the call is \
+         of generation {got}"
+    )]
+    Generation {
+        /// The highest that the controller knows of.
+        own: Generation,
+        /// The caller's.
+        got: Generation,
+    },
     /// A rule refused it.
     #[error("{0}")]
     Rejected(Rejection),
@@ -110,6 +122,10 @@ pub struct RegisterRequest {
     /// Whether that data waits to be adopted where the cluster has none.
     #[serde(default)]
     pub adopt: bool,
+    /// The highest generation of the control plane that the agent obeys. A controller of a lower one
+    /// ends for good.
+    #[serde(default)]
+    pub generation: Generation,
 }
 
 /// The member is registered.
@@ -130,6 +146,10 @@ pub struct ReportRequest {
     pub node: NodeName,
     /// What.
     pub report: Report,
+    /// The highest generation of the control plane that the agent obeys. A controller of a lower one
+    /// ends for good.
+    #[serde(default)]
+    pub generation: Generation,
 }
 
 /// The report is taken in.
@@ -166,6 +186,10 @@ pub struct PollRequest {
     pub known_index: u64,
     /// How long the answer may wait for news, in milliseconds.
     pub wait_ms: u64,
+    /// The highest generation of the control plane that the agent obeys. A controller of a lower one
+    /// ends for good.
+    #[serde(default)]
+    pub generation: Generation,
 }
 
 /// The agreed state.
@@ -181,6 +205,10 @@ pub struct PollReply {
     pub removed: BTreeSet<ClusterName>,
     /// What the leader knows of the members of each.
     pub presence: BTreeMap<ClusterName, BTreeMap<MemberName, Presence>>,
+    /// Of which generation of the control plane the state is. A higher one is newer, whatever its
+    /// index.
+    #[serde(default)]
+    pub generation: Generation,
     /// The controllers that vote, as of that index. Empty from a version that does not tell.
     #[serde(default)]
     pub controllers: Vec<Controller>,
@@ -218,6 +246,10 @@ pub struct RenewRequest {
     pub node: NodeName,
     /// What it claims.
     pub claims: Vec<Claim>,
+    /// The highest generation of the control plane that the agent obeys. A controller of a lower one
+    /// ends for good.
+    #[serde(default)]
+    pub generation: Generation,
 }
 
 /// A claim to a lease.
@@ -238,6 +270,9 @@ pub struct Claim {
 pub struct RenewReply {
     /// One for each claim.
     pub renewals: Vec<Renewal>,
+    /// Of which generation the leader is.
+    #[serde(default)]
+    pub generation: Generation,
 }
 
 /// The answer to one claim.

@@ -28,10 +28,12 @@ const TABLE: &[(&str, &[&str])] = &[
     ("postgres", &["domain::types", "config"]),
     ("proxy", &["domain", "raft::handle", "clock"]),
     ("http", &["domain", "raft::handle", "clock"]),
+    ("rescue", &["domain", "raft"]),
     // The rules of a specification are those of a configuration file.
     ("api", &["domain", "pb", "convert", "config"]),
     ("client", &["pb", "transport"]),
-    ("cli", &["pb", "client", "config"]),
+    // The domain's types, the clock and the store for what is done offline.
+    ("cli", &["pb", "client", "config", "rescue", "raft", "domain", "clock"]),
     ("telemetry", &["config"]),
 ];
 

@@ -24,6 +24,7 @@ mod nodes;
 mod operators;
 mod partitions;
 mod refusals;
+mod rescue;
 mod restarts;
 mod returns;
 mod specification;

@@ -191,6 +191,7 @@ fn report(condition: Condition) -> Report {
         guard: Some(GuardId::from_bytes([1; 16])),
         sequence: Sequence::default(),
         ended: Epoch(0),
+        promised: Epoch(0),
         emptied: Vec::new(),
         crashed: false,
         data: Data::Present { system_id: SystemId(7_300_000_000_000_000_001) },

@@ -15,6 +15,7 @@ mod proto;
 mod python;
 mod raft_full;
 mod raft_group;
+mod raft_rescue;
 mod raft_store;
 mod support;
 mod terminal;

@@ -24,17 +24,17 @@ use quorate::raft::{
 };
 use quorate::transport::{self, ClientOptions, Identity};
 
-type Rt = BootRuntime;
+pub(crate) type Rt = BootRuntime;
 
 /// Generous: it only bounds a test that hangs.
-const WAIT_MAX: Duration = Duration::from_secs(40);
-const SHORT: Duration = Duration::from_secs(3);
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(40);
+pub(crate) const SHORT: Duration = Duration::from_secs(3);
 
-fn run(future: impl Future<Output = ()> + Send) {
+pub(crate) fn run(future: impl Future<Output = ()> + Send) {
     Rt::new(2).block_on(async { Rt::timeout(3 * WAIT_MAX, future).await.unwrap() });
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool + Send) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool + Send) {
     let wait = async {
         while !holds() {
             Rt::sleep(Duration::from_millis(5)).await;
@@ -44,7 +44,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool + Send) {
 }
 
 #[derive(Default)]
-struct Net {
+pub(crate) struct Net {
     services: Mutex<BTreeMap<String, Service<Rt>>>,
     cut: Mutex<BTreeSet<(u64, String)>>,
     /// Calls by caller and method, the lost ones as well.
@@ -56,7 +56,7 @@ impl Net {
         self.cut.lock().unwrap().contains(&(from, to.to_owned()))
     }
 
-    fn isolate(&self, node: u64, all: impl IntoIterator<Item = u64>) {
+    pub(crate) fn isolate(&self, node: u64, all: impl IntoIterator<Item = u64>) {
         let mut cut = self.cut.lock().unwrap();
         for other in all {
             cut.insert((node, address(other)));
@@ -68,7 +68,7 @@ impl Net {
         self.calls.lock().unwrap().get(&(from, method)).copied().unwrap_or_default()
     }
 
-    fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.cut.lock().unwrap().clear();
     }
 }
@@ -77,7 +77,7 @@ fn address(node: u64) -> String {
     format!("n{node}:1")
 }
 
-struct Link {
+pub(crate) struct Link {
     net: Arc<Net>,
     from: u64,
 }
@@ -110,21 +110,21 @@ impl Transport for Link {
     }
 }
 
-fn members(count: u64) -> BTreeMap<u64, Peer> {
+pub(crate) fn members(count: u64) -> BTreeMap<u64, Peer> {
     let peer = |id| Peer { name: format!("node-{id}"), address: address(id) };
     (1..=count).map(|id| (id, peer(id))).collect()
 }
 
-struct Group {
-    net: Arc<Net>,
-    stores: BTreeMap<u64, KvMem>,
-    nodes: BTreeMap<u64, Handle<Rt>>,
-    options: fn(Options) -> Options,
+pub(crate) struct Group {
+    pub(crate) net: Arc<Net>,
+    pub(crate) stores: BTreeMap<u64, KvMem>,
+    pub(crate) nodes: BTreeMap<u64, Handle<Rt>>,
+    pub(crate) options: fn(Options) -> Options,
     command: fn() -> Command,
 }
 
 impl Group {
-    fn new(count: u64) -> Self {
+    pub(crate) fn new(count: u64) -> Self {
         let stores = (1..=count).map(|id| (id, KvMem::new())).collect();
         Self { net: Arc::default(), stores, nodes: BTreeMap::new(), options: |o| o, command: add }
     }
@@ -133,19 +133,31 @@ impl Group {
         self.open_among(id, members(self.stores.len() as u64)).await
     }
 
-    async fn open_among(&self, id: u64, members: BTreeMap<u64, Peer>) -> Starting<Rt, Link> {
+    pub(crate) async fn open_among(
+        &self,
+        id: u64,
+        members: BTreeMap<u64, Peer>,
+    ) -> Starting<Rt, Link> {
+        self.try_open(id, members).await.unwrap()
+    }
+
+    pub(crate) async fn try_open(
+        &self,
+        id: u64,
+        members: BTreeMap<u64, Peer>,
+    ) -> Result<Starting<Rt, Link>, StartError> {
         let options = Options::new(id, members, "cp");
         let engine: Arc<dyn KvEngine> = Arc::new(self.stores[&id].clone());
         let link = Link { net: self.net.clone(), from: id };
         let clock = Arc::new(BootClock);
         let starting =
             quorate::raft::open::<Rt, _>((self.options)(options), engine, link, clock).await;
-        let starting = starting.unwrap();
+        let starting = starting?;
         self.net.services.lock().unwrap().insert(address(id), starting.service());
-        starting
+        Ok(starting)
     }
 
-    async fn start(&mut self, ids: &[u64]) {
+    pub(crate) async fn start(&mut self, ids: &[u64]) {
         let mut tasks = Vec::new();
         for id in ids {
             let starting = self.open(*id).await;
@@ -156,13 +168,13 @@ impl Group {
         }
     }
 
-    async fn stop(&mut self, id: u64) {
+    pub(crate) async fn stop(&mut self, id: u64) {
         self.net.services.lock().unwrap().remove(&address(id));
         self.nodes.remove(&id).unwrap().shutdown().await;
     }
 
     /// The established leader among `ids`.
-    async fn leader(&self, ids: &[u64]) -> u64 {
+    pub(crate) async fn leader(&self, ids: &[u64]) -> u64 {
         let mut found = None;
         until("a leader", || {
             found = ids.iter().copied().find(|id| {
@@ -176,7 +188,7 @@ impl Group {
     }
 
     /// Creates one more cluster through whoever leads; gives how many there are then.
-    async fn add(&self, ids: &[u64]) -> usize {
+    pub(crate) async fn add(&self, ids: &[u64]) -> usize {
         let command = (self.command)();
         loop {
             let node = &self.nodes[&self.leader(ids).await];
@@ -192,7 +204,7 @@ impl Group {
         }
     }
 
-    async fn all_have(&self, value: usize) {
+    pub(crate) async fn all_have(&self, value: usize) {
         for (id, node) in &self.nodes {
             until(&format!("node {id} has {value}"), || count(node) == value).await;
         }
@@ -200,7 +212,7 @@ impl Group {
 }
 
 /// A command that shows in [`count`]: it creates a cluster with a name of its own.
-fn add() -> Command {
+pub(crate) fn add() -> Command {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let spec = ClusterSpec::of(vec![MemberName::new("m1").unwrap()]);
     let name = format!("c{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -208,7 +220,7 @@ fn add() -> Command {
     Command { cluster, at: WallMillis(1), change: Change::CreateCluster { spec } }
 }
 
-fn count(node: &Handle<Rt>) -> usize {
+pub(crate) fn count(node: &Handle<Rt>) -> usize {
     node.applied().get().state.clusters.len()
 }
 

@@ -99,6 +99,7 @@ fn session(all: &mut Vec<Seed>) {
         tags: Default::default(),
         adopt: false,
         system_id: None,
+        generation: Default::default(),
     };
     put(0, "register", json(&register));
     for number in [0, 90, 201, 240] {
@@ -107,18 +108,26 @@ fn session(all: &mut Vec<Seed>) {
             member: member.clone(),
             node: node.clone(),
             report: report(number),
+            generation: Default::default(),
         };
         put(1, &format!("report-{number}"), json(&request));
     }
-    let poll = PollRequest { clusters: vec![cluster.clone()], known_index: 7, wait_ms: 1000 };
+    let poll = PollRequest {
+        clusters: vec![cluster.clone()],
+        known_index: 7,
+        wait_ms: 1000,
+        generation: Default::default(),
+    };
     put(2, "poll", json(&poll));
     let claim = Claim { cluster: cluster.clone(), member: member.clone(), guard, epoch: Epoch(2) };
-    put(3, "renew", json(&RenewRequest { node, claims: vec![claim] }));
+    let generation = Default::default();
+    put(3, "renew", json(&RenewRequest { node, claims: vec![claim], generation }));
     let answer = PollReply {
         index: 7,
         clusters: [(cluster.clone(), running())].into(),
         removed: Default::default(),
         presence: Default::default(),
+        generation: Default::default(),
         controllers: Vec::new(),
     };
     put(6, "poll-reply", json(&Ok::<_, SessionError>(answer)));
@@ -134,6 +143,7 @@ fn raft(all: &mut Vec<Seed>) {
         from: 2,
         store: StoreId::from_bytes([2; 16]),
         to: 1,
+        generation: Default::default(),
     };
     let mut put = |kind: u8, what: &str, message: Vec<u8>| {
         all.push(("raft_wire", what.to_owned(), [&[kind][..], &message].concat()));

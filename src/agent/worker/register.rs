@@ -43,6 +43,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             priority: member.priority,
             tags: member.tags.clone(),
             adopt: member.adopt,
+            generation: self.shared.lock().record.generation,
             system_id: match &data {
                 Data::Present { system_id } => Some(*system_id),
                 _ => None,

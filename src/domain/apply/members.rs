@@ -56,6 +56,8 @@ fn begin(
     expect_free(state, member)?;
     expect_not_paused(state)?;
     expect_no_operation(state)?;
+    // Everybody is to be heard, and what everybody has is to be compared: nobody leaves before.
+    super::verify::expect_verified(state)?;
     if state.leaving.contains_key(member) {
         return Err(MembershipRefusal::LeavingAlready { member: member.clone() }.into());
     }
@@ -88,6 +90,7 @@ fn finish(
 ) -> Result<Reply, Rejection> {
     expect_free(state, member)?;
     expect_no_operation(state)?;
+    super::verify::expect_verified(state)?;
     let Some(leaving) = state.leaving.get(member).cloned() else {
         return Err(MembershipRefusal::NotLeaving { member: member.clone() }.into());
     };

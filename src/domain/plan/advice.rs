@@ -38,6 +38,10 @@ impl Finding {
                 "nothing: if it does not stop in time, the operation fails and it stays primary"
             }
             Finding::OperationFailed { .. } => "mend what is named, and ask for it again",
+            Finding::Verifying { missing, .. } if !missing.is_empty() => {
+                "start the missing members; only if they are gone for good: `hactl failover \
+                 --accept-data-loss`"
+            }
             Finding::MemberSilent { .. } => {
                 "see that hanode runs on that member's node and that it reaches the controllers"
             }
@@ -59,6 +63,11 @@ fn candidates(refusal: &Refusal) -> &'static str {
         Refusal::NotCovered { .. } => {
             "start the missing members: without them an acknowledged commit could be lost; only if \
              they are gone for good: `hactl failover --accept-data-loss`"
+        }
+        Refusal::Unverified { .. } => {
+            "start the missing members: only where all of them answer it is known who has every \
+             acknowledged commit; only if they are gone for good: `hactl failover \
+             --accept-data-loss`"
         }
         Refusal::NoCandidate { .. } => {
             "start members that may be primary, or take their tags nofailover and delay_ms away"

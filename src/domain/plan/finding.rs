@@ -63,6 +63,12 @@ pub enum Finding {
     MemberLeaving { member: MemberName },
     /// An operation was given up.
     OperationFailed { why: String },
+    /// After a recovery of the control plane these members have not said what they know.
+    Verifying { missing: Vec<MemberName>, lost: Vec<MemberName> },
+    /// The epoch is raised above all that members know.
+    RaisingEpoch { known: Epoch },
+    /// The recovered state is of a time before the cluster had data.
+    Outlived { known: Epoch },
     /// A member does not report.
     MemberSilent { member: MemberName },
     /// A member asked to be registered, and was refused.
@@ -103,6 +109,9 @@ impl Finding {
             Finding::ScheduledWaits { .. } => "operation.scheduled",
             Finding::MemberLeaving { .. } => "member.leaving",
             Finding::OperationFailed { .. } => "operation.failed",
+            Finding::Verifying { .. } => "recovery.all-members",
+            Finding::RaisingEpoch { .. } => "recovery.raise-epoch",
+            Finding::Outlived { .. } => "recovery.state-too-old",
             Finding::MemberSilent { .. } => "member.reports",
             Finding::RegistrationRefused { rule, .. } => rule,
             Finding::SpecRefused { .. } => "spec.refused",
@@ -135,6 +144,10 @@ impl Finding {
             _ => None,
         }
     }
+}
+
+fn names(members: &[MemberName]) -> String {
+    members.iter().map(MemberName::as_str).collect::<Vec<_>>().join(", ")
 }
 
 impl fmt::Display for Finding {
@@ -249,6 +262,28 @@ impl fmt::Display for Finding {
                 write!(f, "{member} is to be removed, once it counts in no configuration any more")
             }
             Finding::OperationFailed { why } => write!(f, "the operation was given up: {why}"),
+            Finding::Verifying { missing, lost } => {
+                write!(
+                    f,
+                    "the control plane was recovered, and its state may lack epochs that were \
+                     granted: every member is asked which it knows"
+                )?;
+                if !missing.is_empty() {
+                    write!(f, "; not heard of: {}", names(missing))?;
+                }
+                if !lost.is_empty() {
+                    write!(f, "; stated to be lost: {}", names(lost))?;
+                }
+                Ok(())
+            }
+            Finding::RaisingEpoch { known } => {
+                write!(f, "the epoch is raised above {known}, the highest that a member knows")
+            }
+            Finding::Outlived { known } => write!(
+                f,
+                "the recovered state is of a time before this cluster had data, and a member knows \
+                 of epoch {known}: nothing is done; take the data over as a new cluster"
+            ),
             Finding::MemberSilent { member } => write!(f, "{member} does not report"),
             Finding::RegistrationRefused { member, why, .. } => {
                 write!(f, "{member} is not taken in: {why}")

@@ -254,6 +254,7 @@ impl Bulk {
             tags: Tags::default(),
             adopt: false,
             system_id: None,
+            generation: Default::default(),
         };
         Bulk { client, request, count: AtomicUsize::new(0) }
     }

@@ -42,6 +42,7 @@ pub fn local(
         emptied: Vec::new(),
         copied_for: if input.stray() { input.number(1) } else { 0 },
         bootstrap_hook: input.stray(),
+        generation: Default::default(),
     };
     let of = epoch(input, state.epoch);
     let lease = input.option(|i| HolderLease {

@@ -38,6 +38,7 @@ pub fn report(
             None if input.stray() => epoch(input, state.epoch),
             None => Epoch(0),
         },
+        promised: if input.stray() { epoch(input, state.epoch.next()) } else { Epoch(0) },
         emptied: ends.map(|t| t.guard.clone()).into_iter().collect(),
         crashed: input.flag(),
         data: match input.byte() {

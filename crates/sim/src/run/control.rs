@@ -153,6 +153,12 @@ pub fn words(event: &Event) -> String {
         }
         EventKind::Paused { by, .. } => format!("{by} pauses the cluster"),
         EventKind::Resumed { by } => format!("{by} resumes the cluster"),
+        EventKind::ControlPlaneRecovered { generation, node, .. } => {
+            format!("generation {generation} of the control plane begins on {node}")
+        }
+        EventKind::EpochRaised { from, known, .. } => {
+            format!("the epoch is raised from {from}, above {known}")
+        }
         EventKind::AlarmRaised { member, alarm } => format!("{member} raises {:?}", alarm.code),
         EventKind::AlarmCleared { member, code, .. } => format!("{member} clears {code:?}"),
         EventKind::Noticed { member, code, text } => format!("{member} notices {code:?}: {text}"),

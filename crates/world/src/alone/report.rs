@@ -37,6 +37,7 @@ impl World {
             guard: local.guard.clone(),
             sequence,
             ended: local.record.ended,
+            promised: local.record.promised,
             emptied: local.record.emptied.clone(),
             crashed: agent.crashed,
             data,

@@ -1,0 +1,88 @@
+//! The state may not be the newest: what members know is asked first.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use super::super::command::Change;
+use super::super::observation::Report;
+use super::super::state::{OperationKind, Phase};
+use super::super::types::{Epoch, MemberName};
+use super::{Finding, LOSS_SETTLE, Pass};
+
+impl Pass<'_> {
+    /// While the state is in doubt: asks members which epochs they know, and raises the epoch above
+    /// them. Nothing else is done meanwhile.
+    pub(super) fn doubt(&self, findings: &mut Vec<Finding>) -> ControlFlow<Option<Change>> {
+        let Some(verify) = &self.state.verify else { return ControlFlow::Continue(()) };
+        let known: BTreeMap<MemberName, Epoch> = self
+            .state
+            .members
+            .keys()
+            .filter_map(|m| Some((m.clone(), self.fresh(m)?.report.knows())))
+            .collect();
+        let highest = known.values().copied().max().unwrap_or_default();
+        if self.state.outlived(highest) {
+            findings.push(Finding::Outlived { known: highest });
+            return ControlFlow::Break(None);
+        }
+        if verify.raised && self.state.phase == Phase::Running {
+            // Sealing promises the next epoch. Whoever knows more has come back meanwhile.
+            if highest <= self.state.epoch.next() {
+                return ControlFlow::Continue(());
+            }
+            let accept_missing = self.accepts_missing();
+            let unheard = |m: &&MemberName| !known.contains_key(*m);
+            let missing: Vec<MemberName> =
+                self.state.to_be_heard().filter(unheard).cloned().collect();
+            if !missing.is_empty() && accept_missing.is_none() {
+                let lost = verify.lost.iter().cloned().collect();
+                findings.push(Finding::Verifying { missing, lost });
+                return ControlFlow::Break(self.operation_overdue(findings));
+            }
+            findings.push(Finding::RaisingEpoch { known: highest });
+            let expect_epoch = self.state.epoch;
+            return ControlFlow::Break(Some(Change::RaiseEpoch {
+                expect_epoch,
+                known,
+                accept_missing,
+            }));
+        }
+        // Members that this state does not know yet register meanwhile.
+        let settles = self.ledger.elected().plus(self.state.spec.timing.takeover_wait());
+        let missing: Vec<MemberName> =
+            self.state.to_be_heard().filter(|m| !known.contains_key(*m)).cloned().collect();
+        let accepted = self.accepts_missing();
+        if (!missing.is_empty() && accepted.is_none()) || self.now < settles {
+            let lost = verify.lost.iter().cloned().collect();
+            findings.push(Finding::Verifying { missing, lost });
+            return ControlFlow::Break(self.operation_overdue(findings));
+        }
+        findings.push(Finding::RaisingEpoch { known: highest });
+        let accept_missing = accepted.filter(|_| !missing.is_empty());
+        let expect_epoch = self.state.epoch;
+        ControlFlow::Break(Some(Change::RaiseEpoch { expect_epoch, known, accept_missing }))
+    }
+
+    /// The operation by which the operator accepts what missing members may have.
+    fn accepts_missing(&self) -> Option<u64> {
+        let op = self.state.operation.as_ref()?;
+        let accepts = matches!(op.kind, OperationKind::Failover { accept_data_loss: true, .. });
+        (accepts && self.since_seen(op)? >= LOSS_SETTLE).then_some(op.id)
+    }
+}
+
+impl Report {
+    /// The highest epoch that the member has heard of in a way that it remembers.
+    pub fn knows(&self) -> Epoch {
+        use super::super::observation::Condition;
+        let seen = match &self.condition {
+            Condition::Standby(view) => {
+                let sealed = view.sealed.as_ref().map(|s| s.promised.max(s.wal_epoch));
+                view.held.max(view.wal_epoch).max(sealed.unwrap_or_default())
+            }
+            Condition::Primary(view) => view.epoch,
+            _ => Epoch(0),
+        };
+        self.promised.max(self.ended).max(seen)
+    }
+}

@@ -1,0 +1,209 @@
+//! Who may begin a new generation, from what.
+
+use std::sync::Arc;
+
+use super::file::{Controller, Saved};
+use super::receipt::Receipt;
+use super::recover::{Refusal, Statement, plan};
+use super::{SealError, generation_after, restore};
+use crate::domain::generation::Generation;
+use crate::domain::types::WallMillis;
+use crate::raft::Peer;
+use crate::raft::kv::KvEngine;
+use crate::raft::kv_mem::KvMem;
+use crate::raft::offline::{self, Beginning, Contents};
+use crate::raft::wire::StoreId;
+
+const AT: WallMillis = WallMillis(1_700_000_000_000);
+
+fn peer(id: u64) -> Peer {
+    Peer { name: format!("n{id}"), address: format!("h{id}:1") }
+}
+
+/// What the store of controller 1 of three says.
+fn contents(last: (u64, u64)) -> Contents {
+    Contents {
+        node_id: 1,
+        control_plane: "cp".to_owned(),
+        store: StoreId::from_bytes([1; 16]),
+        generation: Generation(1),
+        ended: None,
+        vote_term: last.0,
+        last,
+        voters: vec![[1, 2, 3].into()],
+        peers: [(2, StoreId::from_bytes([2; 16]))].into(),
+        nodes: (1..=3).map(|id| (id, peer(id))).collect(),
+        state: Default::default(),
+    }
+}
+
+fn receipt(id: u8, last: (u64, u64)) -> Receipt {
+    Receipt {
+        control_plane: "cp".to_owned(),
+        generation: Generation(1),
+        id: id.into(),
+        node: format!("n{id}"),
+        store: StoreId::from_bytes([id; 16]),
+        vote_term: last.0 + 1,
+        last,
+        at: AT,
+    }
+}
+
+fn says(receipts: Vec<Receipt>, lost: &[&str]) -> Statement {
+    let lost = lost.iter().map(|n| (*n).to_owned()).collect();
+    Statement { receipts, lost, by: "me".to_owned(), at: AT }
+}
+
+#[test]
+fn every_other_controller_is_accounted_for() {
+    let own = contents((3, 10));
+    let rule = |s: &Statement| plan(&own, s).unwrap_err().rule();
+    assert_eq!(rule(&says(vec![], &["n2"])), "recovery.all-controllers");
+    assert_eq!(rule(&says(vec![], &["n2", "n1"])), "recovery.statement");
+    assert_eq!(rule(&says(vec![], &["n2", "nx"])), "recovery.statement");
+    assert_eq!(rule(&says(vec![receipt(2, (3, 9))], &["n2", "n3"])), "recovery.statement");
+    let stated = plan(&own, &says(vec![], &["n2", "n3"])).unwrap();
+    assert!(!stated.recovery.proven);
+    assert_eq!(stated.beginning.at, (4, 11));
+    assert_eq!(stated.recovery.generation, Generation(AT.0 / 1000));
+    let proven = plan(&own, &says(vec![receipt(2, (3, 10))], &["n3"])).unwrap();
+    assert!(proven.recovery.proven, "two of three are bound");
+    assert_eq!(proven.beginning.at, (5, 11), "no term that was voted in comes back");
+}
+
+#[test]
+fn both_halves_of_a_joint_membership_need_a_majority() {
+    let mut own = contents((3, 10));
+    own.voters = vec![[1, 2, 3].into(), [3, 4, 5].into()];
+    own.nodes.extend([(4, peer(4)), (5, peer(5))]);
+    let receipts = vec![receipt(2, (3, 9)), receipt(4, (3, 9))];
+    let half = plan(&own, &says(receipts.clone(), &["n3", "n5"])).unwrap();
+    assert!(!half.recovery.proven);
+    let both = [receipts, vec![receipt(5, (3, 9))]].concat();
+    assert!(plan(&own, &says(both, &["n3"])).unwrap().recovery.proven);
+}
+
+#[test]
+fn the_longest_log_wins_and_strange_receipts_do_not_count() {
+    let own = contents((3, 10));
+    for longer in [(3, 11), (4, 2)] {
+        let refused = plan(&own, &says(vec![receipt(2, longer)], &["n3"])).unwrap_err();
+        let Refusal::Behind { node, .. } = &refused else { panic!("{refused}") };
+        assert_eq!(node, "n2");
+    }
+    let strange: [fn(&mut Receipt); 5] = [
+        |r| r.control_plane = "other".to_owned(),
+        |r| r.generation = Generation(7),
+        |r| r.id = 9,
+        |r| r.id = 1,
+        |r| r.store = StoreId::from_bytes([9; 16]),
+    ];
+    for change in strange {
+        let mut receipt = receipt(2, (3, 9));
+        change(&mut receipt);
+        let refused = plan(&own, &says(vec![receipt], &["n3"])).unwrap_err();
+        assert_eq!(refused.rule(), "recovery.receipt");
+    }
+}
+
+#[test]
+fn an_old_generation_recovers_nothing() {
+    let mut own = contents((3, 10));
+    own.ended = Some(crate::raft::identity::Ended::Superseded { by: Generation(5) });
+    let refused = plan(&own, &says(vec![], &["n2", "n3"])).unwrap_err();
+    assert_eq!(refused.rule(), "recovery.newest-generation");
+}
+
+#[test]
+fn generations_only_grow_and_two_recoveries_differ() {
+    assert_eq!(generation_after(Generation(1), AT), Generation(1_700_000_000));
+    assert_eq!(generation_after(Generation(u64::MAX - 1), AT), Generation(u64::MAX));
+    let wrong_clock = WallMillis(0);
+    assert_eq!(generation_after(Generation(1_700_000_000), wrong_clock), Generation(1_700_000_001));
+}
+
+#[test]
+fn damage_of_a_file_is_noticed() {
+    let saved = Saved {
+        control_plane: "cp".to_owned(),
+        generation: Generation(1),
+        node: "n1".to_owned(),
+        from_leader: true,
+        at: AT,
+        term: 3,
+        index: 10,
+        controllers: vec![Controller { id: 1, name: "n1".to_owned(), address: "h1:1".to_owned() }],
+        state: Default::default(),
+    };
+    let bytes = saved.encode().unwrap();
+    assert_eq!(Saved::decode(&bytes).unwrap(), saved);
+    for cut in 0..bytes.len() {
+        assert!(Saved::decode(&bytes[..cut]).is_err(), "{cut}");
+    }
+    for at in 0..bytes.len() {
+        let mut bad = bytes.clone();
+        bad[at] ^= 1;
+        assert!(Saved::decode(&bad).is_err(), "{at}");
+    }
+    assert!(matches!(Receipt::decode(&bytes), Err(SealError::Kind { .. })));
+    let receipt = receipt(2, (3, 9));
+    assert_eq!(Receipt::decode(&receipt.encode().unwrap()).unwrap(), receipt);
+}
+
+#[test]
+fn a_restored_state_is_in_doubt_and_above_everything_known() {
+    let names = ["n1", "n2", "n3"];
+    let controller = |(i, name): (usize, &&str)| Controller {
+        id: i as u64 + 1,
+        name: (*name).to_owned(),
+        address: format!("{name}:1"),
+    };
+    let saved = Saved {
+        control_plane: "cp".to_owned(),
+        generation: Generation(3),
+        node: "n2".to_owned(),
+        from_leader: true,
+        at: AT,
+        term: 7,
+        index: 99,
+        controllers: names.iter().enumerate().map(controller).collect(),
+        state: Default::default(),
+    };
+    let store = StoreId::from_bytes([5; 16]);
+    let node = saved.controllers[0].clone();
+    let restore = |s: &Statement, above| restore::plan(&saved, &node, store.clone(), s, above);
+    let refused = restore(&says(vec![], &["n2"]), Generation(0)).unwrap_err();
+    assert_eq!(refused, Refusal::Unaccounted(vec!["n3".to_owned()]));
+    let plan = restore(&says(vec![], &["n2", "n3"]), Generation(1_900_000_000)).unwrap();
+    assert!(!plan.recovery.proven);
+    assert_eq!(plan.recovery.generation, Generation(1_900_000_001));
+    assert_eq!((plan.beginning.at, plan.beginning.node_id), ((8, 100), 1));
+}
+
+#[test]
+fn a_store_is_begun_read_and_retired() {
+    let engine: Arc<dyn KvEngine> = Arc::new(KvMem::new());
+    assert!(offline::read(&engine).is_err());
+    assert!(!offline::is_used(&*engine).unwrap());
+    let beginning = Beginning {
+        node_id: 4,
+        peer: peer(4),
+        control_plane: "cp".to_owned(),
+        store: StoreId::from_bytes([4; 16]),
+        generation: Generation(9),
+        at: (5, 41),
+        state: Default::default(),
+    };
+    offline::begin(&*engine, &beginning).unwrap();
+    let read = offline::read(&engine).unwrap();
+    assert_eq!(
+        (read.node_id, read.generation, read.last, read.vote_term),
+        (4, Generation(9), (5, 41), 5)
+    );
+    assert_eq!(read.voters, vec![[4].into()]);
+    assert_eq!(read.nodes, [(4, peer(4))].into());
+    assert!(read.ended.is_none());
+    offline::retire(&*engine).unwrap();
+    assert!(offline::read(&engine).unwrap().ended.is_some());
+}
