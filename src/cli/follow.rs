@@ -85,7 +85,7 @@ async fn follow(context: &mut Context, begun: v1::Operation) -> Result<v1::Opera
     }
 }
 
-/// `operation 3, switchover to b of cluster main`.
+/// `operation 3: switchover to b of cluster main`.
 fn title(operation: &v1::Operation) -> String {
-    format!("operation {}, {} of cluster {}", operation.id, what(operation), operation.cluster)
+    format!("operation {}: {} of cluster {}", operation.id, what(operation), operation.cluster)
 }

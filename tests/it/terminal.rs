@@ -254,7 +254,7 @@ async fn what_is_dangerous_is_asked() {
 async fn ctrl_c_ends_the_wait_and_not_the_operation() {
     let leader = Served::new(Fake::leader()).await;
     let mut terminal = Terminal::run(hactl(&leader.address.to_string(), "switchover --yes"), 60);
-    terminal.shows("operation 1: switchover of cluster main").await;
+    terminal.shows("operation 1: switchover to b of cluster main").await;
     // The line is rewritten, with a clock.
     terminal.shows("\r\x1b[K").await;
     terminal.shows("0.5 s").await;

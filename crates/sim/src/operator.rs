@@ -41,6 +41,20 @@ pub enum Request {
         /// Whether acknowledged commits may be lost.
         accept_data_loss: bool,
     },
+    /// To restart a member, in its place where it leads; or all of them, one after the other.
+    Restart {
+        /// Which.
+        member: Option<MemberName>,
+    },
+    /// To copy a standby anew.
+    Reinitialise {
+        /// Which.
+        member: MemberName,
+    },
+    /// To pause.
+    Pause,
+    /// To end a pause.
+    Resume,
     /// To move the leadership of the control plane to the controller of this Raft id.
     Transfer {
         /// To whom.
@@ -97,6 +111,16 @@ pub async fn ask(
         Request::Switchover { target } => switchover(part, clock, cluster, target).await,
         Request::Failover { target, accept_data_loss } => {
             failover(part, clock, cluster, target, accept_data_loss).await
+        }
+        Request::Restart { member } => restart(part, clock, cluster, member).await,
+        Request::Reinitialise { member } => reinitialise(part, clock, cluster, member).await,
+        Request::Pause => {
+            let change = Change::Pause { until: None, by: "operator".to_owned() };
+            propose(part, clock, cluster, change).await
+        }
+        Request::Resume => {
+            let change = Change::Resume { over: None, by: "operator".to_owned() };
+            propose(part, clock, cluster, change).await
         }
         Request::Transfer { to } => match part.raft.transfer_leadership(to, TRANSFER_MAX).await {
             Ok(()) => Outcome::Begun { text: format!("controller {to} leads") },
@@ -157,6 +181,47 @@ async fn switchover(
     }
 }
 
+async fn restart(
+    part: &Part,
+    clock: &SimClock,
+    cluster: &ClusterName,
+    member: Option<MemberName>,
+) -> Outcome {
+    let (agreed, seen) = match confirmed(part, clock, cluster).await {
+        Ok(found) => found,
+        Err(outcome) => return outcome,
+    };
+    let (seen, now) = (&seen.observations, clock.now());
+    match plan::restart_check(&agreed, seen, member.as_ref(), false, true, now) {
+        Err(problems) => refused(list(&problems)),
+        Ok(restart) => {
+            let (expect_epoch, by) = (agreed.epoch, "operator".to_owned());
+            let change = Change::StartRestart { expect_epoch, restart, deadline_ms: 0, by };
+            propose(part, clock, cluster, change).await
+        }
+    }
+}
+
+async fn reinitialise(
+    part: &Part,
+    clock: &SimClock,
+    cluster: &ClusterName,
+    member: MemberName,
+) -> Outcome {
+    let (agreed, seen) = match confirmed(part, clock, cluster).await {
+        Ok(found) => found,
+        Err(outcome) => return outcome,
+    };
+    match plan::reinitialise_check(&agreed, &seen.observations, &member, clock.now()) {
+        Err(problems) => refused(list(&problems)),
+        Ok(()) => {
+            let (expect_epoch, by) = (agreed.epoch, "operator".to_owned());
+            let change = Change::StartReinitialise { expect_epoch, member, deadline_ms: 0, by };
+            propose(part, clock, cluster, change).await
+        }
+    }
+}
+
 async fn failover(
     part: &Part,
     clock: &SimClock,
@@ -195,7 +260,8 @@ async fn propose(part: &Part, clock: &SimClock, cluster: &ClusterName, change: C
         Ok(Reply::Applied { operation: Some(id) }) => {
             Outcome::Begun { text: format!("operation {id}") }
         }
-        Ok(Reply::Applied { operation: None } | Reply::Nothing) => refused("it has no effect"),
+        Ok(Reply::Applied { operation: None }) => Outcome::Begun { text: "it is done".to_owned() },
+        Ok(Reply::Nothing) => refused("it has no effect"),
         Ok(Reply::Rejected(rejection)) => refused(rejection),
         Err(ProposeError::NotLeader { .. }) => Outcome::NotLeader,
         Err(error) if error.is_unknown() => Outcome::Unknown { why: error.to_string() },

@@ -408,7 +408,9 @@ impl SimDatabase {
             let status = self.machine.status().await?;
             let behind: Vec<Pid> =
                 status.walsenders.iter().filter(|w| w.flush < lsn).map(|w| w.pid).collect();
-            let reached = status.walsenders.iter().any(|w| is_of(w, target) && w.flush >= lsn);
+            let itself = *target == self.member;
+            let reached =
+                itself || status.walsenders.iter().any(|w| is_of(w, target) && w.flush >= lsn);
             let waited = self.machine.now().since(begun);
             if reached && (behind.is_empty() || waited >= OTHERS) {
                 for pid in behind {

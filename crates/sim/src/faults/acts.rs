@@ -47,6 +47,16 @@ impl<M: MakeDatabase> Faults<M> {
                 let target = target.map(|who| Topology::member_name(who.resolve(&roles)));
                 self.ask(Request::Failover { target, accept_data_loss }).await
             }
+            Act::Restart { node } => {
+                let member = Topology::member_name(node.resolve(&roles));
+                self.ask(Request::Restart { member: Some(member) }).await
+            }
+            Act::Roll => self.ask(Request::Restart { member: None }).await,
+            Act::Reinitialise { node } => {
+                let member = Topology::member_name(node.resolve(&roles));
+                self.ask(Request::Reinitialise { member }).await
+            }
+            Act::Pause { length_ms } => self.pause(length_ms).await,
             Act::Retag { node, tags } => {
                 let node = &self.0.nodes[node.resolve(&roles)];
                 node.configure(|_, old| *old = old.as_ref().map(|_| tags));
@@ -88,6 +98,23 @@ impl<M: MakeDatabase> Faults<M> {
             let _ = answer.send(outcome);
         }));
         answered.await.unwrap_or(Outcome::Unknown { why: "the daemon died".to_owned() })
+    }
+
+    /// Pauses, and resumes after a while, whatever it takes: an operator does not forget a pause.
+    async fn pause(&self, length_ms: u64) -> Outcome {
+        let paused = self.ask(Request::Pause).await;
+        if !matches!(paused, Outcome::Begun { .. } | Outcome::Unknown { .. }) {
+            return paused;
+        }
+        exec::sleep(Duration::from_millis(length_ms)).await;
+        loop {
+            match self.ask(Request::Resume).await {
+                Outcome::Begun { .. } => return Outcome::Begun { text: "it is over".to_owned() },
+                // Nothing was paused, or not any more.
+                Outcome::Refused { why } if why.contains("not paused") => return paused,
+                _ => exec::sleep(AGAIN).await,
+            }
+        }
     }
 
     /// Asks until there is a clear answer, or faults are over.

@@ -29,6 +29,8 @@ pub(super) enum Family {
     Wipes,
     Senders,
     Operator,
+    /// Restarts, copies, pauses.
+    Jobs,
     Controllers,
     Scenes,
     /// The controller of one node alone, which does not lead.
@@ -217,6 +219,7 @@ impl Draw {
                 self.push(at, length, kind);
             }
             Family::Operator => self.operator(at),
+            Family::Jobs => self.jobs(at),
             Family::Controllers => self.controllers(at),
             Family::Scenes => {
                 let mut shape = *self.rng.pick(shapes);
@@ -412,6 +415,22 @@ impl Draw {
         let on = self.rng.percent(20).then(|| {
             let event = *self.rng.pick(&[Event::Closed, Event::Granted, Event::Active]);
             Trigger { event, after_ms: self.rng.scale(1, 500) }
+        });
+        self.out.1.push(Operation { at_ms: at, on, what });
+    }
+
+    /// Operations of an operator that restart, copy or pause; also in the middle of a takeover.
+    fn jobs(&mut self, at: u64) {
+        let what = match self.rng.below(12) {
+            0..=2 => Act::Restart { node: Who::Standby(self.rng.index(4)) },
+            3 | 4 => Act::Restart { node: Who::Holder },
+            5 | 6 => Act::Roll,
+            7..=9 => Act::Reinitialise { node: Who::Standby(self.rng.index(4)) },
+            _ => Act::Pause { length_ms: self.rng.scale(200, 20_000) },
+        };
+        let on = self.rng.percent(30).then(|| {
+            let events = [Event::Closed, Event::Granted, Event::Active, Event::CopyBegun];
+            Trigger { event: *self.rng.pick(&events), after_ms: self.rng.scale(1, 500) }
         });
         self.out.1.push(Operation { at_ms: at, on, what });
     }

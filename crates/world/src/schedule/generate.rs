@@ -49,6 +49,8 @@ pub enum Profile {
     Follower,
     /// What was confirmed, by whom, and who is lost then.
     Data,
+    /// Restarts, copies and pauses that an operator asks for, while members come and go.
+    Jobs,
 }
 
 impl Profile {
@@ -69,6 +71,7 @@ impl Profile {
         ("control", Profile::Control),
         ("follower", Profile::Follower),
         ("data", Profile::Data),
+        ("jobs", Profile::Jobs),
     ];
 
     /// The profile of a name.
@@ -113,6 +116,7 @@ impl Profile {
             }
             Profile::Control => &[Scenes, Scenes, Scenes, Controllers],
             Profile::Follower => &[Follower],
+            Profile::Jobs => &[Jobs, Jobs, Jobs, Operator, Postgres, Machines, Daemons, Cuts],
             Profile::Data | Profile::TwoConfirm | Profile::CloneFrom => {
                 &[Scenes, Scenes, Scenes, Cuts, Machines, Senders]
             }

@@ -71,6 +71,23 @@ pub enum Act {
         /// Whether acknowledged commits may be lost.
         accept_data_loss: bool,
     },
+    /// Asks for a restart of a member; where it leads, in its place.
+    Restart {
+        /// Whose.
+        node: Who,
+    },
+    /// Asks for a restart of all members, one after the other.
+    Roll,
+    /// Asks for a standby to be copied anew.
+    Reinitialise {
+        /// Which.
+        node: Who,
+    },
+    /// Asks for a pause that ends by itself.
+    Pause {
+        /// After so long, in milliseconds.
+        length_ms: u64,
+    },
     /// Changes the tags in a member's configuration, and starts its `hanode` anew.
     Retag {
         /// Whose.

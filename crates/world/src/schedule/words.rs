@@ -185,6 +185,10 @@ impl fmt::Display for Act {
                 }
                 f.write_str(if *accept_data_loss { ", whatever is lost" } else { "" })
             }
+            Act::Restart { node } => write!(f, "{node} is to be restarted"),
+            Act::Roll => f.write_str("all members are to be restarted, one after the other"),
+            Act::Reinitialise { node } => write!(f, "{node} is to be copied anew"),
+            Act::Pause { length_ms } => write!(f, "the cluster is paused for {length_ms} ms"),
             Act::Retag { node, tags } => {
                 let tags = serde_json::to_string(tags).unwrap_or_default();
                 write!(f, "{node} gets the tags {tags}")
