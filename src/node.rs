@@ -46,7 +46,7 @@ use crate::raft::{self, Handle};
 use crate::rescue::{self, file};
 use crate::runtime::BootRuntime;
 use crate::service_manager::ServiceManager;
-use crate::session;
+use crate::session::{self, grpc::Answers};
 use crate::transport::{self, ClientOptions, Identity};
 
 use alarms::NodeAlarms;
@@ -222,10 +222,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
 
     // What is wrong with the machine is said before anything runs.
     let node_id = config.raft.node_id.filter(|_| config.has_role(Role::Controller));
-    let listener = match node_id {
-        Some(_) => Some(transport::bind(&config.node.listen.to_string()).await?),
-        None => None,
-    };
+    let listener = transport::bind(&config.node.listen.to_string()).await?;
     // The agent comes first: a running primary needs its renewals, and any controller gives them.
     let (alarms, node_alarms) = NodeAlarms::new();
     let keeper = learned::Keeper::new(&config);
@@ -238,17 +235,28 @@ pub async fn run(config: Config) -> Result<(), Error> {
         keeper.clone(),
     )
     .await?;
-    let (agent, leads): (_, agent::Leads) = match agent {
-        Some((handle, leads)) => (Some(handle), leads),
-        None => (None, Arc::new(|| false)),
+    let (agent, leads, promises, agreed): (_, agent::Leads, _, _) = match agent {
+        Some(Running { handle, leads, promises, agreed }) => {
+            (Some(handle), leads, Some(promises), Some(agreed))
+        }
+        None => (None, Arc::new(|| false), None, None),
     };
+    let mut listener = Some(listener);
+    if node_id.is_none()
+        && let Some(((listener, promises), agreed)) =
+            listener.take().zip(promises.clone()).zip(agreed)
+    {
+        let (clock, ending) = (clock.clone(), shutting_down.clone());
+        serve_without_controller(&config, listener, &identity, clock, promises, agreed, ending)?;
+    }
     let controller = node_id.zip(listener).map(|(node_id, listener)| {
         let controller = controller::Controller {
             node_id,
             config: config.clone(),
             identity: identity.clone(),
-            clock,
+            clock: clock.clone(),
             alarms: alarms.clone(),
+            promises,
             shutting_down,
             keeper,
         };
@@ -362,6 +370,53 @@ fn client_options() -> ClientOptions {
 
 // ---- the agent ----
 
+/// The agent that runs.
+struct Running {
+    handle: tokio::task::JoinHandle<()>,
+    leads: agent::Leads,
+    promises: session::Promises,
+    agreed: crate::watch::Receiver<Arc<agent::Snapshot>>,
+}
+
+/// What a node without a controller answers, until it ends: other agents, and the API with what its
+/// own agent was told.
+fn serve_without_controller(
+    config: &Config,
+    listener: transport::Listener,
+    identity: &Identity,
+    clock: Arc<BootClock>,
+    promises: session::Promises,
+    mut agreed: crate::watch::Receiver<Arc<agent::Snapshot>>,
+    mut shutting_down: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let late = Arc::new(Late::new(config, clock));
+    let nobody = Answers::<BootRuntime, BootClock>::default();
+    let router = transport::server()
+        .add_routes(api::routes(late.clone(), shutting_down.clone())?)
+        .add_service(session::grpc::server(nobody, Some(promises), identity));
+    tokio::spawn(async move {
+        let served = router.serve_with_incoming_shutdown(listener.incoming, async move {
+            drop(shutting_down.wait_for(|ending| *ending).await);
+        });
+        if let Err(error) = served.await {
+            // Its own lease does not need it; a primary elsewhere has one peer less.
+            error!(%error, "other agents are not answered any more");
+        }
+    });
+    tokio::spawn(async move {
+        loop {
+            let snapshot = agreed.borrow_and_update().clone();
+            let clusters = snapshot.clusters.iter().map(|(k, v)| (k.clone(), (**v).clone()));
+            let state = ControlState { clusters: clusters.collect(), ..ControlState::default() };
+            late.applied.send_replace((snapshot.index, Arc::new(state)));
+            if agreed.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
 async fn start_agent(
     config: &Config,
     secret: &config::Secret,
@@ -369,7 +424,7 @@ async fn start_agent(
     clock: Arc<BootClock>,
     (stopping, node_alarms): (crate::watch::Receiver<bool>, crate::watch::Receiver<Vec<Alarm>>),
     keeper: learned::Keeper,
-) -> Result<Option<(tokio::task::JoinHandle<()>, agent::Leads)>, Error> {
+) -> Result<Option<Running>, Error> {
     if !config.has_role(Role::Agent) || config.members.is_empty() {
         return Ok(None);
     }
@@ -385,6 +440,7 @@ async fn start_agent(
             cluster: member.cluster.clone(),
             name: member.name.clone(),
             address: member.address.to_string(),
+            agent_address: Some(config.node.advertise.to_string()),
             priority: member.failover_priority,
             tags: member.tags.clone(),
             adopt: member.adopt,
@@ -403,9 +459,9 @@ async fn start_agent(
         node_alarms,
     };
     let agent = agent::Agent::new(options, members, clock);
-    let leads = agent.leads();
+    let (leads, promises, agreed) = (agent.leads(), agent.promises(), agent.agreed());
     let running = agent::run::<BootRuntime, _, _, _>(agent, client, stopping);
-    Ok(Some((tokio::spawn(running), leads)))
+    Ok(Some(Running { handle: tokio::spawn(running), leads, promises, agreed }))
 }
 
 /// The controller of this node first, where it has one: it knows the leader as soon as anybody.
@@ -506,6 +562,7 @@ impl Late {
         let part = self.part().ok_or_else(|| api::ProposeError::Unavailable {
             why: match self.down.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
                 Some(why) => format!("this controller takes no part: {why}"),
+                None if self.node_id == 0 => "this node has no controller".to_owned(),
                 None => {
                     "this controller takes no part now: it waits for the others, or for its disk"
                         .to_owned()

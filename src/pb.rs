@@ -50,6 +50,8 @@ pub mod text {
         cluster_phase: ClusterPhase, "CLUSTER_PHASE_";
         /// Writes a [`v1::TenureStage`].
         tenure_stage: TenureStage, "TENURE_STAGE_";
+        /// Writes a [`v1::Failsafe`].
+        failsafe: Failsafe, "FAILSAFE_";
         /// Writes a [`v1::CloseReason`].
         close_reason: CloseReason, "CLOSE_REASON_";
         /// Writes a [`v1::MemberRole`].

@@ -8,6 +8,7 @@
 //!
 //! - the *worker* carries out one action at a time;
 //! - the *renewer* renews the leases of all members of the node in one call;
+//! - the *failsafe* asks the peers while no controller answers;
 //! - the *fence* kills the process tree at the end of the lease, whatever the worker does;
 //! - the *observer* asks PostgreSQL what it is, the *health check* whether it hangs;
 //! - the *survey* looks at the file systems;
@@ -18,6 +19,7 @@
 #[cfg(not(quorate_sim))]
 pub mod database;
 pub mod driver;
+mod failsafe;
 mod fence;
 mod health;
 pub mod hooks;
@@ -38,10 +40,11 @@ use crate::domain::alarm::Alarm;
 use crate::domain::state::{ClusterSpec, Tags};
 use crate::domain::types::{ClusterName, MemberName, NodeName};
 use crate::runtime::Runtime;
-use crate::session::{Client, Transport};
+use crate::session::{Client, Promises, Transport};
 use crate::watch;
 use driver::Database;
 use poll::Known;
+pub use poll::Snapshot;
 use shared::Shared;
 
 /// One member that this node runs.
@@ -53,6 +56,8 @@ pub struct Member {
     pub name: MemberName,
     /// `host:port` where others reach its PostgreSQL.
     pub address: String,
+    /// `host:port` where other agents reach this one; `None` where nobody listens.
+    pub agent_address: Option<String>,
     /// Breaks ties between candidates.
     pub priority: i32,
     /// What the operator says of it.
@@ -80,6 +85,7 @@ pub struct Options {
 pub struct Agent<D, C> {
     options: Options,
     members: Vec<Arc<Shared<D, C>>>,
+    known: Known,
     clock: Arc<C>,
 }
 
@@ -89,12 +95,24 @@ pub type Leads = Arc<dyn Fn() -> bool + Send + Sync>;
 impl<D: Database, C: Clock> Agent<D, C> {
     /// An agent with these members, which does nothing yet.
     pub fn new(options: Options, members: Vec<(Member, Arc<D>)>, clock: Arc<C>) -> Self {
+        let known = Known::new();
         let shared = |(member, database): (Member, Arc<D>)| {
-            let tree = database.tree();
-            Arc::new(Shared::new(member, options.clone(), database, tree, clock.clone()))
+            let (options, known) = (options.clone(), known.clone());
+            Arc::new(Shared::new(member, options, database, known, clock.clone()))
         };
         let members = members.into_iter().map(shared).collect();
-        Self { options, members, clock }
+        Self { options, members, known, clock }
+    }
+
+    /// The newest agreed state that the agent has heard of.
+    pub fn agreed(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.known.watch()
+    }
+
+    /// The answers to other agents, while the agent runs.
+    pub fn promises(&self) -> Promises {
+        let members = self.members.clone();
+        Arc::new(move |question| failsafe::answer(&members, question))
     }
 
     /// Whether a member leads or is being copied, or is not known yet not to: what it runs may be
@@ -120,8 +138,7 @@ where
     D: Database,
     C: Clock,
 {
-    let Agent { options, members: all, clock } = agent;
-    let known = Known::new();
+    let Agent { options, members: all, known, clock } = agent;
     let mut workers = Vec::new();
     let mut tasks: Vec<crate::runtime::Boxed<'static, ()>> = Vec::new();
     let clusters = all.iter().map(|s| s.member.cluster.clone()).collect();
@@ -140,6 +157,7 @@ where
             known.clone(),
             stop.clone(),
         )));
+        tasks.push(Box::pin(failsafe::run::<RT, T, D, C>(shared.clone(), client.clone())));
         tasks.push(Box::pin(fence::run::<RT, D, C>(shared.clone())));
         tasks.push(Box::pin(observe::run::<RT, D, C>(shared.clone())));
         tasks.push(Box::pin(health::run::<RT, D, C>(shared.clone())));

@@ -29,12 +29,16 @@ pub(super) struct Known(Arc<watch::Sender<Arc<Snapshot>>>);
 
 /// Agreed state with its index.
 #[derive(Debug, Default)]
-pub(super) struct Snapshot {
+pub struct Snapshot {
+    /// Of which generation of the control plane it is.
     pub generation: Generation,
+    /// The log index up to which it is applied; 0 where nothing is known.
     pub index: u64,
+    /// The clusters that this node has members of, their histories left out.
     pub clusters: BTreeMap<ClusterName, Arc<ClusterState>>,
     /// Those asked for that were removed.
     pub removed: BTreeSet<ClusterName>,
+    /// What the leader knew of the members of each.
     pub presence: BTreeMap<ClusterName, BTreeMap<MemberName, Presence>>,
 }
 

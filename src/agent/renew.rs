@@ -14,7 +14,7 @@ use super::shared::Shared;
 use crate::clock::Clock;
 use crate::domain::lease::{HolderLease, Timing};
 use crate::domain::mutant::{Mutant, without};
-use crate::domain::types::{BootTime, NodeName};
+use crate::domain::types::{BootTime, GuardId, NodeName};
 use crate::runtime::{self, Boxed, Runtime};
 use crate::session::wire::{Claim, RenewRequest, Renewal};
 use crate::session::{Client, Transport};
@@ -133,6 +133,22 @@ fn claims<D: Database, C: Clock>(members: &[Arc<Shared<D, C>>], known: &Known) -
     members.iter().filter_map(claim).collect()
 }
 
+/// Moves the kernel's timer: only then does a lease count.
+pub(super) async fn arm<RT: Runtime, D: Database, C: Clock>(
+    member: &Shared<D, C>,
+    guard: &GuardId,
+    kill_at: BootTime,
+) -> Result<(), String> {
+    if without(Mutant::GuardNotArmed) {
+        return Ok(());
+    }
+    match RT::timeout(ARM, member.database.arm(guard, kill_at)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("it did not answer in time".to_owned()),
+    }
+}
+
 async fn settle<RT: Runtime, D: Database, C: Clock>(
     member: &Shared<D, C>,
     claim: &Claim,
@@ -143,14 +159,12 @@ async fn settle<RT: Runtime, D: Database, C: Clock>(
     match renewal {
         Renewal::Acknowledged => {
             let lease = HolderLease::from_renewal(claim.epoch, counted_from, timing);
-            let armed = match without(Mutant::GuardNotArmed) {
-                true => Ok(Ok(())),
-                false => RT::timeout(ARM, member.database.arm(&claim.guard, lease.kill_at)).await,
-            };
-            match armed {
-                Ok(Ok(())) => {
+            match arm::<RT, D, C>(member, &claim.guard, lease.kill_at).await {
+                Ok(()) => {
                     let first = {
                         let mut inner = member.lock();
+                        // Peers keep it no longer.
+                        inner.kept = false;
                         let first = inner.lease.is_none_or(|l| l.epoch != claim.epoch);
                         inner.lease = Some(match inner.lease {
                             Some(older) => older.extend(lease),
@@ -163,18 +177,20 @@ async fn settle<RT: Runtime, D: Database, C: Clock>(
                         member.wake.notify_one();
                     }
                 }
-                Ok(Err(error)) => {
+                Err(error) => {
                     warn!(member = %claim.member, %error, "the guard did not take the lease");
-                    member.wake.notify_one();
-                }
-                Err(_) => {
-                    warn!(member = %claim.member, "the guard did not answer in time");
                     member.wake.notify_one();
                 }
             }
         }
         Renewal::Refused { why } => {
             warn!(member = %claim.member, epoch = %claim.epoch, %why, "the lease was refused");
+            {
+                // Not silence: from here on peers do not keep it either.
+                let mut inner = member.lock();
+                inner.refused = inner.refused.max(Some(claim.epoch));
+                inner.kept = false;
+            }
             member.problem("lease", Some(format!("the lease was refused: {why}")));
             member.wake.notify_one();
         }

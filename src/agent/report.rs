@@ -48,6 +48,8 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
             }
         };
         let wait = if delivered { shared.options.report_every } else { PAUSE };
+        // What a promise keeps it from saying is said as soon as that has lapsed.
+        let wait = shared.silent_for().map_or(wait, |silent| wait.min(silent));
         if delivered {
             runtime::first_of(vec![Box::pin(shared.news.notified()), Box::pin(RT::sleep(wait))])
                 .await;

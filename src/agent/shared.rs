@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::driver::{Database, Seen, Tree};
+use super::poll::Known;
 use super::{Member, Options};
 use crate::clock::Clock;
 use crate::domain::alarm::{Alarm, AlarmCode, NOTICES_MAX, Notice, NoticeCode};
 use crate::domain::cascade;
+use crate::domain::failsafe::Abstention;
 use crate::domain::lease::HolderLease;
 use crate::domain::lineage::Lineage;
 use crate::domain::observation::{
@@ -19,6 +22,7 @@ use crate::domain::reconcile::{Local, Process};
 use crate::domain::record::{DataMark, MemberRecord};
 use crate::domain::space::{Aside, Disks};
 use crate::domain::specification::SettingsReport;
+use crate::domain::state::ClusterState;
 use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName};
 use crate::watch;
 
@@ -28,6 +32,8 @@ pub(super) struct Shared<D, C> {
     pub options: Options,
     pub database: Arc<D>,
     pub tree: watch::Receiver<Tree>,
+    /// The newest agreed state that the node has heard of.
+    pub known: Known,
     pub clock: Arc<C>,
     inner: Mutex<Inner>,
     /// Wakes the worker.
@@ -48,6 +54,12 @@ pub(super) struct Inner {
     pub fencing: Fencing,
     pub process: Process,
     pub lease: Option<HolderLease>,
+    /// For how long it takes no part in a grant.
+    pub abstention: Abstention,
+    /// Whether its peers keep the lease.
+    pub kept: bool,
+    /// The last epoch whose lease a controller refused: peers do not keep that.
+    pub refused: Option<Epoch>,
     /// The epoch that the renewer claims.
     pub claim: Option<(Epoch, GuardId)>,
     pub hung: bool,
@@ -110,9 +122,10 @@ impl<D: Database, C: Clock> Shared<D, C> {
         member: Member,
         options: Options,
         database: Arc<D>,
-        tree: watch::Receiver<Tree>,
+        known: Known,
         clock: Arc<C>,
     ) -> Self {
+        let tree = database.tree();
         let record = MemberRecord::new(member.cluster.clone(), member.name.clone());
         let inner = Inner {
             record,
@@ -121,6 +134,9 @@ impl<D: Database, C: Clock> Shared<D, C> {
             fencing: Fencing::Unknown,
             process: Process::Down,
             lease: None,
+            abstention: Abstention::new(clock.now()),
+            kept: false,
+            refused: None,
             claim: None,
             hung: false,
             rewind_failed: false,
@@ -158,6 +174,7 @@ impl<D: Database, C: Clock> Shared<D, C> {
             options,
             database,
             tree,
+            known,
             clock,
             inner: Mutex::new(inner),
             wake: Notify::new(),
@@ -260,8 +277,14 @@ impl<D: Database, C: Clock> Shared<D, C> {
         self.news.notify_one();
     }
 
+    /// The newest agreed state of its cluster that it knows.
+    pub fn state(&self) -> Option<Arc<ClusterState>> {
+        self.known.get().clusters.get(&self.member.cluster).cloned()
+    }
+
     /// What the worker decides on.
     pub fn local(&self) -> Local {
+        let state = self.state();
         let inner = self.lock();
         Local {
             record: inner.record.clone(),
@@ -275,12 +298,25 @@ impl<D: Database, C: Clock> Shared<D, C> {
             unstartable: inner.unstartable,
             consistent: inner.consistent,
             upstream_lost: inner.upstream.is_lost(),
+            no_part_until: inner.abstention.until(state.as_deref()),
         }
+    }
+
+    /// How long a promise still keeps it from saying where its log ends, where it has that to say.
+    pub fn silent_for(&self) -> Option<Duration> {
+        let (state, now) = (self.state()?, self.clock.now());
+        let inner = self.lock();
+        let sealed = matches!(inner.process, Process::Sealed { position: Some(_), .. });
+        let left = inner.abstention.until(Some(&state)).since(now);
+        (sealed && !left.is_zero()).then_some(left)
     }
 
     /// What the leader is told.
     pub fn report(&self) -> Option<Report> {
+        let (state, now) = (self.state(), self.clock.now());
         let mut inner = self.lock();
+        // A promise that was given since is seen here, since it ends after `now`.
+        let takes_part = now >= inner.abstention.until(state.as_deref());
         inner.reports += 1;
         let sequence = Sequence { run: inner.run, number: inner.reports };
         inner.loaded.then(|| Report {
@@ -291,7 +327,7 @@ impl<D: Database, C: Clock> Shared<D, C> {
             promised: inner.record.promised,
             crashed: inner.crashed,
             data: inner.reported_data(),
-            condition: inner.condition(),
+            condition: inner.condition(takes_part),
             fencing: inner.fencing,
             problems: inner.problems.values().cloned().collect(),
             alarms: inner.alarms.values().cloned().collect(),
@@ -320,7 +356,8 @@ impl Inner {
         }
     }
 
-    fn condition(&self) -> Condition {
+    /// Without taking part, where its log ends is not said: that is the evidence of a grant.
+    fn condition(&self, takes_part: bool) -> Condition {
         if let Some(busy) = &self.busy {
             return busy.clone();
         }
@@ -334,7 +371,7 @@ impl Inner {
                 flushed: position.lsn,
                 wal_epoch: position.wal_epoch,
                 held: self.record.held,
-                sealed: Some(position.clone()),
+                sealed: takes_part.then(|| position.clone()),
                 counts: self.record.data == DataMark::Intact,
                 primary_end: self.primary_end,
                 upstream: None,
@@ -373,6 +410,7 @@ impl Inner {
                     flushed,
                     standbys,
                     confirmed: confirmed.clone(),
+                    failsafe: self.kept,
                 })
             }
         }

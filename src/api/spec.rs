@@ -221,6 +221,7 @@ fn as_configured(name: &ClusterName, spec: &ClusterSpec) -> config::Cluster {
         slot_ttl_ms: spec.slot_ttl_ms,
         crash_failovers_max: spec.crash_failovers_max,
         crash_window_ms: spec.crash_window_ms,
+        failsafe: spec.failsafe,
         parameters: spec.parameters.clone(),
         hba: spec.hba.clone(),
         ident: spec.ident.clone(),

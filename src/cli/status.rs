@@ -153,6 +153,7 @@ fn cluster_lines(cluster: &v1::Cluster, from_leader: bool) -> String {
         _ => {}
     }
     facts.push(sync_text(cluster));
+    facts.extend(failsafe_text(cluster));
     let mut out = format!("cluster {}: {}\n", cluster.name, facts.join(", "));
     if let Some(t) = &cluster.tenure {
         out.push_str(&tenure_line(t));
@@ -169,6 +170,18 @@ fn cluster_lines(cluster: &v1::Cluster, from_leader: bool) -> String {
         out.push_str(&format!("  {}, asked for by {}\n", one(o), o.requested_by));
     }
     out
+}
+
+/// Off is the usual, and is not said.
+fn failsafe_text(cluster: &v1::Cluster) -> Option<String> {
+    match v1::Failsafe::try_from(cluster.failsafe).ok()? {
+        v1::Failsafe::Armed => Some("failsafe armed".to_owned()),
+        v1::Failsafe::Active => {
+            Some("failsafe ACTIVE: no controller acknowledges its lease".to_owned())
+        }
+        v1::Failsafe::Pending => Some("failsafe from the next epoch on".to_owned()),
+        v1::Failsafe::Off | v1::Failsafe::Unspecified => None,
+    }
 }
 
 fn tenure_line(t: &v1::Tenure) -> String {

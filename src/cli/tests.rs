@@ -126,6 +126,20 @@ d       cloning  49 % from a                     -           -  no        4  0/3
 }
 
 #[test]
+fn failsafe_is_shown_where_it_is_not_off() {
+    let line = |failsafe: v1::Failsafe| {
+        let mut status = status();
+        status.clusters[0].failsafe = failsafe.into();
+        let text = status::screenful(&status, false, WIDE);
+        text.lines().nth(2).unwrap_or_default().to_owned()
+    };
+    assert!(!line(v1::Failsafe::Off).contains("failsafe"));
+    assert!(line(v1::Failsafe::Armed).ends_with(", failsafe armed"));
+    assert!(line(v1::Failsafe::Active).contains("failsafe ACTIVE"));
+    assert!(line(v1::Failsafe::Pending).contains("failsafe from the next epoch on"));
+}
+
+#[test]
 fn a_narrow_terminal_keeps_what_matters() {
     for width in [60, 80, 100] {
         let screen = Screen { width: Some(width), colours: false };

@@ -264,6 +264,11 @@ pub(super) fn warnings(config: &Config) -> Vec<Problem> {
         );
         warn("controller".into(), &n, problem, "use an odd number; a witness is enough");
     }
+    for c in config.clusters.iter().filter(|c| c.failsafe && c.bootstrap_members.len() < 2) {
+        let problem = "has no other member to ask, so it holds from the next epoch after one joins";
+        let key = format!("cluster[{}].failsafe", c.name);
+        warn(key, &true, problem.into(), "nothing, if members are to join");
+    }
     for m in &config.members {
         let Some(cluster) = config.cluster(&m.cluster) else { continue };
         if !cluster.bootstrap_members.contains(&m.name) {

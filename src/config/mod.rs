@@ -152,6 +152,9 @@ pub struct Cluster {
     pub crash_failovers_max: u32,
     /// See `crash_failovers_max`; milliseconds.
     pub crash_window_ms: u64,
+    /// Whether a primary that no controller answers goes on while every other member promises to
+    /// take no part in a failover.
+    pub failsafe: bool,
     /// The operator's settings of PostgreSQL, name to value as text without quotes. None is owned.
     pub parameters: BTreeMap<String, String>,
     /// The operator's lines of `pg_hba.conf`, in their order.

@@ -238,6 +238,7 @@ pub(super) fn read_cluster(mut s: Section, problems: &mut Vec<Problem>) -> Optio
     let slot_ttl_ms = s.number_or("slot_ttl_ms", 1000..=31_536_000_000, 4 * 3_600_000);
     let crash_failovers_max = s.number_or("crash_failovers_max", 0..=1000, 3);
     let crash_window_ms = s.number_or("crash_window_ms", 1000..=86_400_000, 600_000);
+    let failsafe = s.flag("failsafe", false);
     let lines = s.texts("hba", "[\"host all all 10.0.0.0/8 scram-sha-256\"]");
     for (i, line) in lines.iter().enumerate() {
         if let Some((problem, mend)) = hba::problem(line) {
@@ -275,6 +276,7 @@ pub(super) fn read_cluster(mut s: Section, problems: &mut Vec<Problem>) -> Optio
         slot_ttl_ms,
         crash_failovers_max: small(crash_failovers_max),
         crash_window_ms,
+        failsafe,
         parameters,
         hba: lines,
         ident,

@@ -69,6 +69,7 @@ pub fn document(cluster: &Cluster) -> Table {
     put("slot_ttl_ms", number(cluster.slot_ttl_ms));
     put("crash_failovers_max", number(cluster.crash_failovers_max.into()));
     put("crash_window_ms", number(cluster.crash_window_ms));
+    put("failsafe", Value::Boolean(cluster.failsafe));
     if !cluster.hba.is_empty() {
         put("hba", list(&cluster.hba));
     }

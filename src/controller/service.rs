@@ -76,6 +76,7 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
                 Ok(request) => self.renew(request).await,
                 Err(error) => Err(malformed(&error)),
             }),
+            Method::Promise => Err(TransportError::Refused("an agent is asked for it".to_owned())),
         }
     }
 
@@ -132,6 +133,7 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
             member: request.member.clone(),
             node: request.node.clone(),
             address: request.address.clone(),
+            agent_address: request.agent_address.clone(),
             priority: request.priority,
             tags: request.tags.clone(),
             system_id: request.system_id.filter(|_| !waits),

@@ -64,8 +64,20 @@ pub fn cluster(name: &ClusterName, state: &ClusterState, seen: Option<Seen<'_>>)
             .iter()
             .map(|(name, removed)| super::membership::removed_member(name, removed))
             .collect(),
+        failsafe: failsafe(state, primary).into(),
         recent_crashes: u32::try_from(state.crashes.len()).unwrap_or(u32::MAX),
         spec_revision: state.spec_revision,
+    }
+}
+
+/// `primary` is what the leader sees of the primary, where it does.
+fn failsafe(state: &ClusterState, primary: Option<&PrimaryView>) -> v1::Failsafe {
+    // What was granted counts: a change of the specification holds from the next epoch on.
+    match state.open_tenure() {
+        Some(t) if t.failsafe && primary.is_some_and(|p| p.failsafe) => v1::Failsafe::Active,
+        Some(t) if t.failsafe => v1::Failsafe::Armed,
+        _ if state.spec.failsafe => v1::Failsafe::Pending,
+        _ => v1::Failsafe::Off,
     }
 }
 

@@ -72,6 +72,8 @@ pub enum AlarmCode {
     ArchiveFailing,
     /// The operator's program that was to run after the bootstrap failed.
     BootstrapHook,
+    /// No controller answers: the primary goes on by the promises of all other members.
+    Failsafe,
 }
 
 impl AlarmCode {
@@ -101,6 +103,7 @@ impl AlarmCode {
             AlarmCode::SlotHoldsWal => "slot-holds-wal",
             AlarmCode::ArchiveFailing => "archive-failing",
             AlarmCode::BootstrapHook => "bootstrap-hook",
+            AlarmCode::Failsafe => "failsafe",
         }
     }
 }
@@ -175,6 +178,10 @@ pub enum NoticeCode {
     HookRan,
     /// A program of the operator failed, or took too long.
     HookFailed,
+    /// No controller answered, and the primary went on by the promises of all other members.
+    FailsafeBegan,
+    /// A controller has acknowledged the lease of such a primary again.
+    FailsafeEnded,
 }
 
 impl NoticeCode {
@@ -197,6 +204,8 @@ impl NoticeCode {
             NoticeCode::GenerationObeyed => "generation-obeyed",
             NoticeCode::HookRan => "hook-ran",
             NoticeCode::HookFailed => "hook-failed",
+            NoticeCode::FailsafeBegan => "failsafe-began",
+            NoticeCode::FailsafeEnded => "failsafe-ended",
         }
     }
 }

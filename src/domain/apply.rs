@@ -6,6 +6,7 @@
 
 mod adopt;
 mod clusters;
+mod failsafe;
 mod members;
 mod operation;
 mod spec;
@@ -296,7 +297,9 @@ fn record_within(
 // ---- members and bootstrap ----
 
 fn register(state: &mut ClusterState, at: WallMillis, change: &Change) -> Result<Reply, Rejection> {
-    let Change::RegisterMember { member, node, address, priority, tags, system_id } = change else {
+    let Change::RegisterMember { member, node, address, agent_address, priority, tags, system_id } =
+        change
+    else {
         return Ok(Reply::Nothing);
     };
     members::expect_not_removed(state, member)?;
@@ -344,6 +347,7 @@ fn register(state: &mut ClusterState, at: WallMillis, change: &Change) -> Result
     let new = Member {
         node: node.clone(),
         address: bounded(address),
+        agent_address: agent_address.as_deref().map(bounded),
         priority: *priority,
         tags: tags.clone(),
     };
@@ -448,6 +452,8 @@ fn finish_bootstrap(
         stage: Stage::Promoted,
         closed: Some(Closed { reason: CloseReason::Initial, at }),
         stopped: true,
+        failsafe: false,
+        peers: BTreeSet::new(),
     });
     let (member, system_id) = (member.clone(), *system_id);
     let kind = match adopted {
@@ -502,6 +508,7 @@ fn apply_grant(
         }
         Basis::Stopped | Basis::Expired { .. } => {}
     }
+    failsafe::expect_lapsed(state, tenure, grant)?;
     expect_syncs(state, &grant.expect_syncs)?;
     expect_member(state, &grant.member)?;
     let next = epoch.next();
@@ -545,6 +552,7 @@ fn apply_grant(
     }
     let primary_end = grant.within_lag_of;
     let at_stake = loss.then_some(AtStake { by, uncovered, primary_end });
+    let peers = failsafe::peers(state, &grant.member);
     state.epoch = next;
     state.tenure = Some(Tenure {
         epoch: next,
@@ -553,6 +561,8 @@ fn apply_grant(
         stage: Stage::Granted,
         closed: None,
         stopped: false,
+        failsafe: state.spec.failsafe && !peers.is_empty(),
+        peers,
     });
     if mutant::without(Mutant::GrantReplacesSyncs) {
         state.syncs = vec![grant.sync.clone()];

@@ -48,6 +48,9 @@ pub enum Change {
         node: NodeName,
         /// `host:port` of its PostgreSQL.
         address: String,
+        /// `host:port` of its agent.
+        #[serde(default)]
+        agent_address: Option<String>,
         /// Breaks ties between candidates.
         priority: i32,
         /// What the operator says of it.
@@ -435,6 +438,17 @@ pub enum Rejection {
         /// Which.
         epoch: Epoch,
     },
+    /// Its peers may keep the holder's lease, and none of them is sealed.
+    #[error(
+        "epoch {epoch} may be kept by the promises of {}: one of them, or its holder, has to be sealed",
+        names(peers)
+    )]
+    FailsafePeers {
+        /// Which.
+        epoch: Epoch,
+        /// Its peers.
+        peers: Vec<MemberName>,
+    },
     /// The lease was judged by a leadership of the Raft group that is over.
     #[error("the lease of epoch {epoch} was judged by an older leadership of the control plane")]
     OtherLeadership {
@@ -655,6 +669,7 @@ impl Rejection {
             Rejection::EpochClosed { .. } => "epoch.open",
             Rejection::EpochOpen { .. } => "epoch.closed-before-grant",
             Rejection::NotStopped { .. } => "epoch.stop-proven",
+            Rejection::FailsafePeers { .. } => "failsafe.peer-sealed",
             Rejection::OtherLeadership { .. } => "lease.leadership",
             Rejection::Tagged { .. } => "member.nofailover",
             Rejection::OtherGuard { .. } => "lease.guard",

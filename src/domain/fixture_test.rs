@@ -158,6 +158,7 @@ pub fn primary(
         standbys: names(streaming).into_iter().map(|s| (s, progress.clone())).collect(),
         confirmed: confirmed
             .map(|syncs| Confirmed { syncs: syncs.to_vec(), postmaster_start_us: 1 }),
+        failsafe: false,
     };
     report(name, Condition::Primary(view))
 }
@@ -255,6 +256,7 @@ pub fn register(name: &str, node: &str, system_id: Option<SystemId>) -> Change {
         member: m(name),
         node: NodeName::new(node).unwrap(),
         address: format!("{name}.example:5432"),
+        agent_address: None,
         priority: 0,
         tags: Tags::default(),
         system_id,

@@ -91,6 +91,13 @@ impl HolderLease {
         }
     }
 
+    /// When the renewal was sent that it is counted from.
+    pub fn sent(&self, timing: &Timing) -> BootTime {
+        let runs = Duration::from_millis(timing.ttl_ms.saturating_sub(timing.kill_margin_ms));
+        let nanos = u64::try_from(runs.as_nanos()).unwrap_or(u64::MAX);
+        BootTime::from_nanos(self.kill_at.as_nanos().saturating_sub(nanos))
+    }
+
     /// Whether PostgreSQL may run as primary of `epoch` now. Asked again before each act, not only
     /// on a timer: timers do not run while a machine is suspended.
     pub fn may_write(&self, epoch: Epoch, now: BootTime) -> bool {

@@ -280,6 +280,7 @@ fn whoever_was_removed_stops_in_order_and_stays_down() {
         unstartable: false,
         consistent: true,
         upstream_lost: false,
+        no_part_until: super::fixture_test::at_ms(0),
     };
     let action = |local: &Local| reconcile(&m("a"), &Desired::Removed, local, now);
     let leads =

@@ -21,6 +21,7 @@ pub mod command;
 pub mod desired;
 pub mod doctor;
 pub mod event;
+pub mod failsafe;
 pub mod generation;
 pub mod health;
 pub mod invariants;
@@ -57,6 +58,10 @@ mod candidate_test;
 mod desired_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod doctor_test;
+#[cfg(all(test, not(quorate_mutants)))]
+mod failsafe_test;
+#[cfg(all(test, not(quorate_mutants)))]
+mod failsafe_walk_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod fixture_test;
 #[cfg(all(test, not(quorate_mutants)))]

@@ -211,6 +211,9 @@ pub struct PrimaryView {
     pub standbys: BTreeMap<MemberName, StandbyProgress>,
     /// The newest synchronous configuration that a barrier confirmed, with all that were in force.
     pub confirmed: Option<Confirmed>,
+    /// Whether its lease is kept by its peers, since no controller acknowledges its renewals.
+    #[serde(default)]
+    pub failsafe: bool,
 }
 
 /// How far a member has come on its way to be primary.

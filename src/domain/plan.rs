@@ -159,6 +159,11 @@ fn tenure_guard(state: &ClusterState) -> super::types::GuardId {
     }
 }
 
+fn awaiting_peers(tenure: &Tenure) -> Finding {
+    let peers = tenure.peers.iter().cloned().collect();
+    Finding::AwaitingPeers { member: tenure.member.clone(), peers }
+}
+
 fn promoting(tenure: &Tenure, step: &'static str) -> Finding {
     Finding::Promoting { member: tenure.member.clone(), epoch: tenure.epoch, step }
 }

@@ -39,6 +39,8 @@ pub struct Local {
     pub consistent: bool,
     /// Whether the member that it should stream from instead of the primary cannot serve it.
     pub upstream_lost: bool,
+    /// Until when it has promised a primary to take no part in a grant.
+    pub no_part_until: BootTime,
 }
 
 /// What runs.
@@ -317,6 +319,9 @@ fn primary(duty: &PrimaryDuty, local: &Local, now: BootTime) -> Action {
         || mutant::without(Mutant::NoLease);
     let granted = duty.stage == Stage::Granted && local.record.may_hold(duty.epoch);
     match &local.process {
+        Process::Sealed { position: Some(_), .. } if granted && now < local.no_part_until => {
+            Action::Nothing { why: "it has promised a primary to take no part yet" }
+        }
         Process::Sealed { position: Some(_), .. } if granted => {
             Action::Accept { epoch: duty.epoch }
         }

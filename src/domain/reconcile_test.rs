@@ -81,6 +81,7 @@ fn local(process: Process) -> Local {
         unstartable: false,
         consistent: false,
         upstream_lost: false,
+        no_part_until: at_ms(0),
     }
 }
 

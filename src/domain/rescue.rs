@@ -96,6 +96,7 @@ fn doubt(cluster: &mut ClusterState, recovery: &Recovery) {
         // A stop that was proven is one of this epoch; a later one may have been granted since.
         tenure.stopped = false;
     }
+    super::failsafe::doubt(cluster);
     // A switchover under way was one of an epoch that is over.
     super::apply::abandon_operation(cluster, recovery.at, "the control plane was recovered");
     let is_lost = |node: &NodeName| recovery.lost.iter().any(|lost| lost == node.as_str());

@@ -234,6 +234,7 @@ fn keys(spec: &ClusterSpec) -> BTreeMap<String, String> {
     put("slot_ttl_ms", spec.slot_ttl_ms.to_string());
     put("crash_failovers_max", spec.crash_failovers_max.to_string());
     put("crash_window_ms", spec.crash_window_ms.to_string());
+    put("failsafe", spec.failsafe.to_string());
     for (name, value) in &spec.parameters {
         put(&format!("parameters.{name}"), value.clone());
     }

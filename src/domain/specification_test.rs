@@ -18,10 +18,12 @@ fn every_key_is_compared() {
     let mut new = old.clone();
     new.synchronous = SynchronousMode::Priority;
     new.write_quorum = 2;
+    new.failsafe = true;
     new.parameters.insert("work_mem".into(), "8MB".into());
     new.hba.push("host all all ::/0 md5".into());
     let changes = differences(&old, &new);
     let want = [
+        ("failsafe", Some("false"), Some("true")),
         ("parameters.work_mem", None, Some("8MB")),
         ("synchronous", Some("quorum"), Some("priority")),
         ("write_quorum", Some("1"), Some("2")),
@@ -31,7 +33,7 @@ fn every_key_is_compared() {
     // No field of the specification is forgotten by the comparison.
     let as_json = serde_json::to_value(&old).unwrap();
     let fields: Vec<&String> = as_json.as_object().unwrap().keys().collect();
-    assert_eq!(fields.len(), 16, "compare the new field too: {fields:?}");
+    assert_eq!(fields.len(), 17, "compare the new field too: {fields:?}");
 }
 
 #[test]

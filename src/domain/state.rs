@@ -3,7 +3,7 @@
 //! Owns the shapes only; `apply` changes them. Every map is ordered, so that equal states are
 //! equal byte for byte on every node.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -234,6 +234,10 @@ pub struct ClusterSpec {
     pub crash_failovers_max: u32,
     /// Length of the window for `crash_failovers_max`, in milliseconds.
     pub crash_window_ms: u64,
+    /// Whether a primary that no controller answers goes on while every other member promises to
+    /// take no part in a grant.
+    #[serde(default)]
+    pub failsafe: bool,
     /// The operator's PostgreSQL parameters.
     #[serde(default)]
     pub parameters: BTreeMap<String, String>,
@@ -288,6 +292,7 @@ impl ClusterSpec {
             slot_ttl_ms: default_slot_ttl_ms(),
             crash_failovers_max: 3,
             crash_window_ms: 600_000,
+            failsafe: false,
             parameters: BTreeMap::new(),
             hba: Vec::new(),
             ident: Vec::new(),
@@ -343,6 +348,9 @@ pub struct Member {
     pub node: NodeName,
     /// `host:port` where other members and clients reach its PostgreSQL.
     pub address: String,
+    /// `host:port` where other agents reach its agent, where that is known.
+    #[serde(default)]
+    pub agent_address: Option<String>,
     /// Breaks ties between equally advanced candidates; greater is better.
     #[serde(default)]
     pub priority: i32,
@@ -382,6 +390,14 @@ pub struct Tenure {
     /// Whether the holder has proved that it stopped: nobody needs to wait for its lease.
     #[serde(default)]
     pub stopped: bool,
+    /// Whether the promises of all `peers` may keep its lease while no controller answers. As the
+    /// specification was at the grant; a later change holds from the next on.
+    #[serde(default)]
+    pub failsafe: bool,
+    /// All members but the holder that were registered at the grant, without those that were
+    /// removed since.
+    #[serde(default)]
+    pub peers: BTreeSet<MemberName>,
 }
 
 /// How far a leadership has come.

@@ -396,6 +396,7 @@ impl Garbage {
                 node: NodeName::new(format!("node-{}", if self.right.0 { self.who } else { 0 }))
                     .unwrap(),
                 address: format!("{}:5432", if self.right.1 { pick.as_str() } else { "x" }),
+                agent_address: None,
                 priority: self.w as i32,
                 tags: Tags {
                     nofailover: !self.right.2,

@@ -58,6 +58,7 @@ impl Member {
             unstartable: false,
             consistent: false,
             upstream_lost: false,
+            no_part_until: BootTime::default(),
         };
         Self {
             name: m(name),
@@ -355,6 +356,7 @@ impl Member {
                     flushed: lsn,
                     standbys,
                     confirmed,
+                    failsafe: false,
                 })
             }
         };

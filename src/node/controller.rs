@@ -57,6 +57,8 @@ pub(super) struct Controller {
     pub(super) identity: Identity,
     pub(super) clock: Arc<BootClock>,
     pub(super) alarms: NodeAlarms,
+    /// The answers of the node's agent to others, where it has one.
+    pub(super) promises: Option<session::Promises>,
     pub(super) shutting_down: watch::Receiver<bool>,
     pub(super) keeper: Keeper,
 }
@@ -97,7 +99,11 @@ impl Controller {
         let router = transport::server()
             .add_routes(routes)
             .add_service(raft::grpc::server(peers.clone(), &self.identity))
-            .add_service(session::grpc::server(agents.clone(), &self.identity));
+            .add_service(session::grpc::server(
+                agents.clone(),
+                self.promises.clone(),
+                &self.identity,
+            ));
         let mut ending = self.shutting_down.clone();
         let served = router.serve_with_incoming_shutdown(listener.incoming, async move {
             ended(&mut ending).await;

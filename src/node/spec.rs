@@ -48,6 +48,7 @@ fn of(t: &config::Timing, cluster: &config::Cluster) -> ClusterSpec {
         slot_ttl_ms: cluster.slot_ttl_ms,
         crash_failovers_max: cluster.crash_failovers_max,
         crash_window_ms: cluster.crash_window_ms,
+        failsafe: cluster.failsafe,
         parameters: cluster.parameters.clone(),
         hba: cluster.hba.clone(),
         ident: cluster.ident.clone(),

@@ -7,10 +7,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::wire::{
-    CatalogueReply, CatalogueRequest, Controller, Method, PollReply, PollRequest, RegisterReply,
-    RegisterRequest, RenewReply, RenewRequest, ReportReply, ReportRequest, SessionError, Transport,
-    TransportError, decode, encode,
+    CatalogueReply, CatalogueRequest, Controller, Method, PollReply, PollRequest, PromiseReply,
+    RegisterReply, RegisterRequest, RenewReply, RenewRequest, ReportReply, ReportRequest,
+    SessionError, Transport, TransportError, decode, encode,
 };
+use crate::domain::failsafe::Question;
 use crate::domain::mutant::{Mutant, without};
 use crate::watch;
 
@@ -199,6 +200,18 @@ impl<T: Transport> Client<T> {
         deadline: Duration,
     ) -> Result<CatalogueReply, Failure> {
         self.attempt(Method::Catalogue, request, deadline).await
+    }
+
+    /// Asks another agent, not a controller, to take no part in a grant. Whatever comes of it, the
+    /// client's way to the controllers stays as it is.
+    pub async fn ask(
+        &self,
+        address: &str,
+        question: &Question,
+        deadline: Duration,
+    ) -> Result<PromiseReply, TransportError> {
+        let body = encode(question)?;
+        decode(&self.transport.call(address, Method::Promise, body, deadline).await?)
     }
 
     /// Renews leases.

@@ -11,7 +11,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
-use super::wire::{MESSAGE_BYTES_MAX, Method, Transport, TransportError};
+use super::wire::{MESSAGE_BYTES_MAX, Method, Promises, Transport, TransportError, decode, encode};
 use crate::clock::Clock;
 use crate::controller;
 use crate::pb::internal::v1 as pb;
@@ -52,9 +52,12 @@ impl GrpcTransport {
     }
 }
 
-/// Renewals have a connection of their own.
+/// Renewals have a connection of their own, and so have questions to peers.
 fn lane(method: Method) -> Method {
-    if method == Method::Renew { Method::Renew } else { Method::Report }
+    match method {
+        Method::Renew | Method::Promise => method,
+        Method::Register | Method::Report | Method::Poll | Method::Catalogue => Method::Report,
+    }
 }
 
 impl Transport for GrpcTransport {
@@ -76,6 +79,7 @@ impl Transport for GrpcTransport {
             Method::Poll => pb::AgentMethod::Poll,
             Method::Renew => pb::AgentMethod::Renew,
             Method::Catalogue => pb::AgentMethod::Catalogue,
+            Method::Promise => pb::AgentMethod::Promise,
         };
         let mut request = Request::new(pb::AgentRequest { method: method.into(), body });
         request.set_timeout(deadline);
@@ -129,21 +133,39 @@ impl<RT: Runtime, C> Answers<RT, C> {
     }
 }
 
-/// Serves agents by gRPC.
-pub struct GrpcService<RT: Runtime, C>(Answers<RT, C>);
+/// Serves agents by gRPC: the answers of the node's controller, and those of its own agent.
+pub struct GrpcService<RT: Runtime, C> {
+    controller: Answers<RT, C>,
+    promises: Option<Promises>,
+}
 
 /// The service as a server takes it.
 pub type GrpcServer<RT, C> = InterceptedService<AgentServer<GrpcService<RT, C>>, IdentityCheck>;
 
-/// The service with its identity check and its bounds, for `Server::add_service`.
+/// The service with its identity check and its bounds, for `Server::add_service`. `promises` are
+/// those of the node's agent, where it has one.
 pub fn server<RT: Runtime, C: Clock>(
-    service: Answers<RT, C>,
+    controller: Answers<RT, C>,
+    promises: Option<Promises>,
     identity: &Identity,
 ) -> GrpcServer<RT, C> {
-    let server = AgentServer::new(GrpcService(service))
+    let server = AgentServer::new(GrpcService { controller, promises })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     InterceptedService::new(server, identity.check())
+}
+
+impl<RT: Runtime, C: Clock> GrpcService<RT, C> {
+    /// The agent's own answer: it needs no controller, and waits for nothing.
+    fn promise(&self, body: &[u8]) -> Result<Response<pb::AgentReply>, Status> {
+        let Some(promises) = &self.promises else {
+            return Err(Status::unavailable("this node has no agent"));
+        };
+        let question = decode(body).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let body =
+            encode(&promises(&question)).map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(pb::AgentReply { body }))
+    }
 }
 
 #[tonic::async_trait]
@@ -159,11 +181,12 @@ impl<RT: Runtime, C: Clock> Agent for GrpcService<RT, C> {
             pb::AgentMethod::Poll => Method::Poll,
             pb::AgentMethod::Renew => Method::Renew,
             pb::AgentMethod::Catalogue => Method::Catalogue,
+            pb::AgentMethod::Promise => return self.promise(&request.body),
             pb::AgentMethod::Unspecified => {
                 return Err(Status::invalid_argument("method: not set"));
             }
         };
-        let Some(service) = self.0.get() else {
+        let Some(service) = self.controller.get() else {
             return Err(Status::unavailable("this controller takes no part now"));
         };
         match service.handle(method, &request.body).await {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::catalogue::Catalogue;
 use crate::domain::command::Rejection;
+use crate::domain::failsafe::{Denial, Question};
 use crate::domain::generation::Generation;
 use crate::domain::observation::Report;
 use crate::domain::state::{ClusterSpec, ClusterState, Tags};
@@ -30,6 +32,8 @@ pub enum Method {
     Renew,
     /// [`CatalogueRequest`], answered by [`CatalogueReply`].
     Catalogue,
+    /// A [`Question`] of an agent to another agent, answered by a [`PromiseReply`].
+    Promise,
 }
 
 /// Carries one request to a node and its answer back. The simulator has its own.
@@ -113,6 +117,9 @@ pub struct RegisterRequest {
     pub node: NodeName,
     /// `host:port` of its PostgreSQL.
     pub address: String,
+    /// `host:port` of its agent, where other agents reach it.
+    #[serde(default)]
+    pub agent_address: Option<String>,
     /// Breaks ties between candidates.
     pub priority: i32,
     /// What the operator says of it.
@@ -287,6 +294,19 @@ pub enum Renewal {
         why: String,
     },
 }
+
+/// A peer's answer to a primary that no controller answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromiseReply {
+    /// It takes no part in a grant for as long as it was asked to, from the question's arrival on.
+    Promised,
+    /// It may do so at any time.
+    Denied(Denial),
+}
+
+/// The agent's answers to others, at once: nothing in it waits.
+pub type Promises = Arc<dyn Fn(&Question) -> PromiseReply + Send + Sync>;
 
 /// Writes a message.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, TransportError> {

@@ -11,6 +11,7 @@ mod adoption;
 mod bootstrap;
 mod chaos;
 mod disks;
+mod failsafe;
 mod freezes;
 mod full;
 mod hooks;

@@ -160,7 +160,8 @@ fn state() -> ControlState {
     for (i, name) in names.iter().enumerate() {
         let node = NodeName::new(format!("n{}", i + 1)).unwrap();
         let address = format!("10.0.0.{}:5432", i + 1);
-        let one = Member { node, address, priority: 0, tags: Default::default() };
+        let one =
+            Member { node, address, agent_address: None, priority: 0, tags: Default::default() };
         cluster.members.insert(member(name), one);
     }
     cluster.epoch = Epoch(3);
@@ -171,6 +172,8 @@ fn state() -> ControlState {
         stage: Stage::Active { postmaster_start_us: 1 },
         closed: None,
         stopped: false,
+        failsafe: false,
+        peers: BTreeSet::new(),
     });
     let members = BTreeSet::from([member("b"), member("c")]);
     cluster.syncs = vec![SyncConfig { epoch: Epoch(3), seq: 1, w: 1, members, order: Vec::new() }];
@@ -234,6 +237,7 @@ fn view() -> LeaderView {
         flushed: Lsn(end),
         standbys: BTreeMap::from([(member("b"), progress(b_at)), (member("c"), progress(c_at))]),
         confirmed: None,
+        failsafe: false,
     }));
     let mut c = standby(c_at);
     c.problems.push("the disk is almost full".to_owned());

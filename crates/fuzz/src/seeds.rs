@@ -95,6 +95,7 @@ fn session(all: &mut Vec<Seed>) {
         member: member.clone(),
         node: node.clone(),
         address: "a:5432".to_owned(),
+        agent_address: None,
         priority: 1,
         tags: Default::default(),
         adopt: false,

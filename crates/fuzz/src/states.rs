@@ -74,6 +74,7 @@ fn created(members: usize, mode: SynchronousMode) -> ControlState {
         let change = Change::RegisterMember {
             node: NodeName::new(format!("n-{name}")).expect("a valid name"),
             address: format!("{name}:5432"),
+            agent_address: None,
             priority: 0,
             tags: Tags::default(),
             system_id: None,

@@ -103,12 +103,13 @@ const RAFT_METHODS: [(raft::Method, &str); 6] = [
     (raft::Method::TransferLeader, "transfer-leader"),
 ];
 
-const SESSION_METHODS: [(session::Method, &str); 5] = [
+const SESSION_METHODS: [(session::Method, &str); 6] = [
     (session::Method::Register, "register"),
     (session::Method::Report, "report"),
     (session::Method::Poll, "poll"),
     (session::Method::Renew, "renew"),
     (session::Method::Catalogue, "catalogue"),
+    (session::Method::Promise, "promise"),
 ];
 
 fn number<M: Copy + PartialEq>(methods: &[(M, &'static str)], method: M) -> (u8, &'static str) {

@@ -240,6 +240,7 @@ impl<M: MakeDatabase> Sim<M> {
                 cluster: cluster_name(),
                 name: Topology::member_name(index),
                 address: format!("{name}:5432"),
+                agent_address: Some(node::address(name.as_str())),
                 priority: member.priority,
                 tags: member.tags.clone(),
                 adopt: false,

@@ -80,6 +80,8 @@ fn a_grant_without_proof_tells_what_it_gives_up() {
             stage,
             closed: None,
             stopped: false,
+            failsafe: false,
+            peers: Default::default(),
         });
         state.syncs = vec![config(3, 5), config(5, 10)];
         happens(&mut state, 5, granted(config(5, 10)));

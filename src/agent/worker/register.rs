@@ -20,6 +20,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         let member = &self.shared.member;
         let listed = state.and_then(|s| s.members.get(&member.name)).is_some_and(|m| {
             m.address == member.address
+                && m.agent_address == member.agent_address
                 && m.priority == member.priority
                 && m.tags == member.tags
                 && m.node == self.shared.options.node
@@ -40,6 +41,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             member: member.name.clone(),
             node: self.shared.options.node.clone(),
             address: member.address.clone(),
+            agent_address: member.agent_address.clone(),
             priority: member.priority,
             tags: member.tags.clone(),
             adopt: member.adopt,

@@ -88,6 +88,7 @@ fn a_valid_file_gets_the_documented_defaults() {
     let cluster = &c.clusters[0];
     assert_eq!((cluster.synchronous, cluster.write_quorum), (Synchronous::Quorum, 1));
     assert_eq!((cluster.crash_failovers_max, cluster.crash_window_ms), (3, 600_000));
+    assert!(!cluster.failsafe, "off by default");
     assert_eq!(cluster.parameters["shared_buffers"], "128MB");
     let m = &c.members[0];
     assert_eq!(m.listen_addresses, "10.0.0.1");
@@ -203,6 +204,11 @@ fn warnings_do_not_refuse() {
 
     let later = parse(&edited("name = \"a\"", "name = \"d\"")).unwrap();
     assert!(later.warnings[0].problem.contains("joins once the cluster has data"));
+
+    let failsafe = edited("hba =", "failsafe = true\nhba =");
+    assert!(parse(&failsafe).unwrap().clusters[0].failsafe);
+    let alone = failsafe.replace("[\"a\", \"b\", \"c\"]", "[\"a\"]");
+    assert!(parse(&alone).unwrap().warnings[0].problem.contains("no other member to ask"));
 
     let soft = parse(&edited("\"/srv/a\"", "\"/srv/a\"\nfencing = \"best-effort\"")).unwrap();
     assert!(soft.warnings[0].problem.contains("two primaries"));

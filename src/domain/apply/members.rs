@@ -105,6 +105,7 @@ fn finish(
     let by = leaving.by;
     let removed = Removed { node: old.node, address: old.address, by: by.clone(), at };
     state.removed.insert(member.clone(), removed);
+    super::failsafe::forget_peer(state, member);
     while state.removed.len() > REMOVED_MAX {
         let oldest = state.removed.iter().min_by_key(|(_, r)| r.at).map(|(name, _)| name.clone());
         let Some(oldest) = oldest else { break };

@@ -72,6 +72,8 @@ pub(super) fn raise_epoch(
         stage: Stage::Promoted,
         closed: Some(Closed { reason: CloseReason::Recovered, at }),
         stopped: false,
+        failsafe: old.failsafe,
+        peers: old.peers,
     });
     let unheard = state.members.keys().filter(|m| !known.contains_key(*m)).cloned().collect();
     record(state, at, EventKind::EpochRaised { from: epoch, known: highest, unheard });

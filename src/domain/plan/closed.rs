@@ -2,6 +2,7 @@
 
 use super::super::candidate::{self, Proof, Refusal};
 use super::super::command::{Basis, Change, Grant};
+use super::super::failsafe;
 use super::super::observation::{Condition, Sealed};
 use super::super::operation::wished;
 use super::super::state::{
@@ -37,6 +38,10 @@ impl Pass<'_> {
                 return self.operation_overdue(findings);
             }
         };
+        if !tenure.stopped && !failsafe::is_lapsed(self.state, tenure, &evidence) {
+            findings.push(super::awaiting_peers(tenure));
+            return self.operation_overdue(findings);
+        }
         let timing = &self.state.spec.timing;
         let expires = self.ledger.expires(self.cluster, tenure.epoch, timing);
         if !tenure.stopped && self.now < expires {

@@ -33,6 +33,8 @@ pub enum Finding {
     Promoting { member: MemberName, epoch: Epoch, step: &'static str },
     /// The old lease may still run.
     AwaitingExpiry { member: MemberName, remaining: Duration },
+    /// The holder may go on by the promises of its peers, and none of them is sealed.
+    AwaitingPeers { member: MemberName, peers: Vec<MemberName> },
     /// The read quorum or a candidate is missing.
     AwaitingCandidates { refusal: Refusal, sealed: Vec<MemberName> },
     /// The target of the switchover is about to be sealed.
@@ -95,6 +97,7 @@ impl Finding {
             Finding::TakeoverWouldFail { .. } => "takeover.likely-quorum",
             Finding::Promoting { .. } => "promotion",
             Finding::AwaitingExpiry { .. } => "takeover.expiry",
+            Finding::AwaitingPeers { .. } => "failsafe.peer-sealed",
             Finding::AwaitingCandidates { refusal, .. } => refusal.rule(),
             Finding::AwaitingTarget { .. } => "switchover.target-sealed",
             Finding::CrashBound { .. } => "takeover.crash-bound",
@@ -131,6 +134,7 @@ impl Finding {
             | Finding::HolderSilent { member, .. }
             | Finding::Promoting { member, .. }
             | Finding::AwaitingExpiry { member, .. }
+            | Finding::AwaitingPeers { member, .. }
             | Finding::AwaitingTarget { member }
             | Finding::CrashBound { member, .. }
             | Finding::Granting { member, .. }
@@ -209,6 +213,15 @@ impl fmt::Display for Finding {
                 "the lease of {member} may still run: waiting {} ms more",
                 remaining.as_millis()
             ),
+            Finding::AwaitingPeers { member, peers } => {
+                let names: Vec<&str> = peers.iter().map(MemberName::as_str).collect();
+                write!(
+                    f,
+                    "{member} may go on by failsafe while {} promise to take no part: one of them, \
+                     or {member} itself, has to answer and to be sealed",
+                    names.join(", ")
+                )
+            }
             Finding::AwaitingCandidates { refusal, sealed } => {
                 let names: Vec<&str> = sealed.iter().map(MemberName::as_str).collect();
                 write!(f, "no promotion yet: {refusal} (sealed: {})", names.join(", "))

@@ -2,11 +2,12 @@
 
 use super::super::candidate::{self, Proof, Refusal};
 use super::super::command::Change;
+use super::super::failsafe;
 use super::super::mutant::{self, Mutant};
 use super::super::observation::{Condition, PrimaryView, Progress, Sealed};
 use super::super::state::{CloseReason, Stage, Tenure};
 use super::super::types::{Epoch, Lsn};
-use super::{Finding, PROMOTION_DEADLINE, Pass, promoting, tenure_guard};
+use super::{Finding, PROMOTION_DEADLINE, Pass, awaiting_peers, promoting, tenure_guard};
 
 impl Pass<'_> {
     pub(super) fn watch_over(
@@ -125,6 +126,11 @@ impl Pass<'_> {
         // and count. A record does not grow old.
         let report = self.observed.members.get(&tenure.member).map(|o| &o.report);
         let given_up = report.is_some_and(|r| r.ended >= tenure.epoch);
+        if !given_up && !failsafe::is_lapsed(self.state, tenure, &self.likely(false)) {
+            // It may be healthy by its peers' promises, and nobody could follow it.
+            findings.push(awaiting_peers(tenure));
+            return Some(None);
+        }
         match self.likely_refusal().filter(|_| !given_up) {
             Some(refusal) => {
                 findings.push(match self.likely_refusal_of(&self.likely(false)) {

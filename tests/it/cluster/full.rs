@@ -250,6 +250,7 @@ impl Bulk {
             member: name,
             node: config.node.name.clone(),
             address: "127.0.0.1:1".to_owned(),
+            agent_address: None,
             priority: 0,
             tags: Tags::default(),
             adopt: false,

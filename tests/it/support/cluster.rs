@@ -35,6 +35,7 @@ pub struct Cluster {
     network: Network,
     reaper: Option<Reaper>,
     members: usize,
+    apart: bool,
     _turn: Turn,
 }
 
@@ -96,7 +97,8 @@ impl Cluster {
             nodes.map(|(i, (host, ns))| Node::new(i, &dir, host, ns, options.data_dir)).collect();
         let (name, journal) = (name.to_owned(), Arc::new(Journal::default()));
         let members = options.nodes - options.witnesses;
-        Cluster { nodes, journal, name, dir, network, reaper, members, _turn: turn }
+        let apart = options.apart;
+        Cluster { nodes, journal, name, dir, network, reaper, members, apart, _turn: turn }
     }
 
     /// Starts every node and waits until the cluster is healthy.
@@ -205,6 +207,11 @@ impl Cluster {
     /// The nodes that have a member.
     pub fn member_nodes(&self) -> &[Node] {
         &self.nodes[..self.members]
+    }
+
+    /// The nodes that have a controller.
+    pub fn controllers(&self) -> &[Node] {
+        if self.apart { &self.nodes[self.members..] } else { &self.nodes }
     }
 
     /// The node of this member.

@@ -19,6 +19,8 @@ pub struct Options {
     pub nodes: usize,
     /// How many of the last of them only vote.
     pub witnesses: usize,
+    /// Whether the witnesses are all the controllers that there are: nodes with a member have none.
+    pub apart: bool,
     /// Lines for `[cluster.parameters]`.
     pub parameters: Vec<String>,
     /// Lines for `[[cluster]]`.
@@ -40,6 +42,7 @@ impl Default for Options {
         Self {
             nodes: 3,
             witnesses: 0,
+            apart: false,
             parameters,
             cluster,
             member,
@@ -96,7 +99,13 @@ fn timing(options: &Options) -> String {
 pub fn text(i: usize, hosts: &[String], options: &Options) -> String {
     let (node, member, host) = (node_name(i), member_name(i), &hosts[i]);
     let count = hosts.len() - options.witnesses;
-    let roles = if i < count { "\"controller\", \"agent\"" } else { "\"controller\"" };
+    let votes = |j: usize| !options.apart || j >= count;
+    let roles = match (votes(i), i < count) {
+        (true, true) => "\"controller\", \"agent\"",
+        (true, false) => "\"controller\"",
+        (false, _) => "\"agent\"",
+    };
+    let id = if votes(i) { format!("node_id = {}", i + 1) } else { String::new() };
     let mut out = format!(
         r#"control_plane = "test"
 secret_file = "secret"
@@ -108,11 +117,10 @@ listen = "{host}:{API_PORT}"
 data_dir = "{node}"
 
 [raft]
-node_id = {}
-"#,
-        i + 1
+{id}
+"#
     );
-    for (j, host) in hosts.iter().enumerate() {
+    for (j, host) in hosts.iter().enumerate().filter(|(j, _)| votes(*j)) {
         let _ = write!(
             out,
             "\n[[controller]]\nid = {}\nname = \"{}\"\naddress = \"{host}:{API_PORT}\"\n",

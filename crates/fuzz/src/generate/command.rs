@@ -57,7 +57,7 @@ fn spec(input: &mut Input<'_>) -> ClusterSpec {
     }
     if input.stray() {
         let t = &mut spec.timing;
-        match input.below(12) {
+        match input.below(13) {
             0 => t.renew_ms = input.number(t.renew_ms),
             1 => t.ttl_ms = input.number(t.ttl_ms),
             2 => t.fence_margin_ms = input.number(t.fence_margin_ms),
@@ -69,6 +69,7 @@ fn spec(input: &mut Input<'_>) -> ClusterSpec {
             8 => spec.slot_ttl_ms = input.number(spec.slot_ttl_ms),
             9 => spec.sync_lag_bytes_max = input.number(spec.sync_lag_bytes_max),
             10 => spec.crash_window_ms = input.number(spec.crash_window_ms),
+            11 => spec.failsafe = input.flag(),
             _ => spec.write_quorum = input.number(1) as u32,
         }
     }
@@ -115,6 +116,7 @@ fn change(input: &mut Input<'_>, state: &ClusterState, term: u64) -> Change {
             Change::RegisterMember {
                 node: node(input, &member),
                 address,
+                agent_address: if input.flag() { Some(format!("{member}:7400")) } else { None },
                 priority: input.below(3) as i32 - 1,
                 tags: tags(input),
                 system_id: if input.flag() { Some(system_id(input)) } else { None },

@@ -89,5 +89,6 @@ pub fn local(
         unstartable: bits & 8 != 0,
         consistent: bits & 16 == 0,
         upstream_lost: bits & 32 != 0,
+        no_part_until: BootTime::from_nanos(if input.stray() { u64::MAX } else { 0 }),
     }
 }

@@ -160,5 +160,6 @@ fn primary(input: &mut Input<'_>, state: &ClusterState) -> PrimaryView {
         } else {
             None
         },
+        failsafe: input.flag(),
     }
 }

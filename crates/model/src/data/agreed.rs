@@ -76,6 +76,7 @@ impl Tables {
             member: member.clone(),
             node: NodeName::new(member.as_str()).expect("a valid name"),
             address: member.to_string(),
+            agent_address: None,
             priority: 0,
             tags: Tags::default(),
             system_id: None,

@@ -110,6 +110,7 @@ impl Tables {
             unstartable: false,
             consistent: true,
             upstream_lost: false,
+            no_part_until: Default::default(),
         }
     }
 

@@ -166,6 +166,7 @@ impl Logs {
             member: name.clone(),
             node: NodeName::new(format!("node-{name}")).expect("a valid name"),
             address: format!("{name}.example:5432"),
+            agent_address: None,
             priority: 0,
             tags: Tags::default(),
             system_id: None,

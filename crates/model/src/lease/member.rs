@@ -431,6 +431,7 @@ impl Lease {
             unstartable: false,
             consistent: true,
             upstream_lost: false,
+            no_part_until: Default::default(),
         };
         let log = self.logs.get(q.view);
         let wanted = &log.desired[usize::from(q.member)];

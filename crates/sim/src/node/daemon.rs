@@ -9,6 +9,7 @@ use crate::agent::{self, Member};
 use crate::domain::alarm::Alarm;
 use crate::domain::types::NodeName;
 use crate::node::controller::{self, Controller};
+use crate::node::front::Fronts;
 use crate::node::{MakeDatabase, Place};
 use crate::raft::AsyncRuntime as _;
 use crate::runtime::{Boxed, first_of};
@@ -65,6 +66,8 @@ pub struct Daemon<M: MakeDatabase> {
     pub place: Place,
     /// Calls controllers.
     pub wire: Wire,
+    /// Where it answers others.
+    pub fronts: Fronts,
     /// Their addresses, its own first.
     pub controllers: Vec<String>,
     /// The clock of its machine.
@@ -201,6 +204,7 @@ impl<M: MakeDatabase> Daemon<M> {
         };
         let agent = agent::Agent::new(options, members, self.clock.clone());
         let leads = agent.leads();
+        self.fronts.promise(agent.promises());
         let running = agent::run::<Rt, _, _, _>(agent, client, stopping);
         Ok(Some((Rt::spawn(running), leads)))
     }

@@ -28,7 +28,11 @@ struct Inner {
 
 /// The services of one daemon. Clones share them.
 #[derive(Clone, Default)]
-pub struct Fronts(Arc<Mutex<Inner>>);
+pub struct Fronts {
+    controller: Arc<Mutex<Inner>>,
+    // The agent's own answers need no controller, and outlive its failures.
+    promises: Arc<Mutex<Option<session::Promises>>>,
+}
 
 /// No service answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +40,7 @@ pub struct Absent;
 
 impl Fronts {
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.controller.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on peers are answered: a controller greets before it takes part.
@@ -51,7 +55,12 @@ impl Fronts {
         inner.agents = Some(agents);
     }
 
-    /// Nobody is answered any more.
+    /// From now on the node's agent answers others.
+    pub fn promise(&self, promises: session::Promises) {
+        *self.promises.lock().unwrap_or_else(PoisonError::into_inner) = Some(promises);
+    }
+
+    /// No controller answers any more.
     pub fn clear(&self) {
         *self.lock() = Inner::default();
     }
@@ -75,6 +84,12 @@ impl Fronts {
     /// # Errors
     /// The controller takes no part now, or its answer could not be written.
     pub async fn agent(&self, method: session::Method, body: &[u8]) -> Result<Vec<u8>, Absent> {
+        if method == session::Method::Promise {
+            let promises = self.promises.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let question = session::wire::decode(body).map_err(|_| Absent)?;
+            let reply = promises.ok_or(Absent)?(&question);
+            return session::wire::encode(&reply).map_err(|_| Absent);
+        }
         let service = self.lock().agents.clone().ok_or(Absent)?;
         service.handle(method, body).await.map_err(|_| Absent)
     }

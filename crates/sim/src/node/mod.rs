@@ -368,6 +368,7 @@ impl<M: MakeDatabase> Node<M> {
             databases: self.0.databases.clone(),
             place: setup.place.clone(),
             wire: setup.wire.clone(),
+            fronts: fronts.clone(),
             controllers,
             clock,
             report_every: setup.report_every,

@@ -97,6 +97,7 @@ impl World {
             unstartable: false,
             consistent: false,
             upstream_lost: false,
+            no_part_until: Default::default(),
         };
         let agent = Agent {
             loaded: false,

@@ -132,6 +132,7 @@ impl World {
                     flushed: if answers { Lsn(member.dir.flushed) } else { Lsn(0) },
                     standbys,
                     confirmed: confirmed.clone(),
+                    failsafe: false,
                 })
             }
         }

@@ -415,6 +415,7 @@ pub fn registration(i: usize, priority: i32, tags: Tags) -> Change {
         member: name(i),
         node: NodeName::new(format!("n{i}")).expect("a valid name"),
         address: format!("{}:1", name(i)),
+        agent_address: None,
         priority,
         tags,
         system_id: None,

@@ -1,0 +1,36 @@
+//! What failsafe asks of a grant.
+
+use std::collections::BTreeSet;
+
+use super::super::command::{Basis, Grant, Rejection};
+use super::super::failsafe::is_lapsed;
+use super::super::state::{ClusterState, Tenure};
+use super::super::types::MemberName;
+
+/// An expiry alone says nothing of a lease that the holder's peers may have kept.
+pub(super) fn expect_lapsed(
+    state: &ClusterState,
+    tenure: &Tenure,
+    grant: &Grant,
+) -> Result<(), Rejection> {
+    match grant.basis {
+        Basis::Expired { .. } if !is_lapsed(state, tenure, &grant.evidence) => {
+            let peers = tenure.peers.iter().cloned().collect();
+            Err(Rejection::FailsafePeers { epoch: tenure.epoch, peers })
+        }
+        Basis::Expired { .. } | Basis::Stopped => Ok(()),
+    }
+}
+
+/// Nobody who is no member any more has to promise, nor does its seal count. Fewer peers are safe:
+/// who asks more of them, on an older state, has asked these as well.
+pub(super) fn forget_peer(state: &mut ClusterState, member: &MemberName) {
+    if let Some(tenure) = &mut state.tenure {
+        tenure.peers.remove(member);
+    }
+}
+
+/// Who has to promise, from a grant to `holder` on until the next.
+pub(super) fn peers(state: &ClusterState, holder: &MemberName) -> BTreeSet<MemberName> {
+    state.members.keys().filter(|m| *m != holder).cloned().collect()
+}
