@@ -431,6 +431,10 @@ impl Database for PgDatabase {
         self.survey_disks().await
     }
 
+    async fn settings_to_blame(&self) -> Result<bool> {
+        PgDatabase::settings_to_blame(self).await
+    }
+
     async fn said_no_room(&self) -> Result<bool> {
         self.last_words().await
     }
