@@ -106,7 +106,7 @@ fn a_refused_revision_is_rolled_back_in_what_postgresql_reads() {
     leader.hears("a", refusing.clone());
     let plan = leader.plan(&bench);
     assert!(!matches!(plan.proposal, Some(Change::RollBackSpec { .. })));
-    assert_eq!(bench.refused(change).rule(), "spec.current");
+    assert_eq!(bench.refused(change.clone()).rule(), "spec.current");
     // A roll-back is never rolled back.
     refusing.settings.refused = Some(RefusedSpec { revision: 5, last_good: 3, ..refused.clone() });
     leader.hears("a", refusing.clone());
