@@ -491,6 +491,12 @@ pub trait Database: Send + Sync + 'static {
     /// Whether PostgreSQL has said, since it was started last, that there was no room on a disk.
     fn said_no_room(&self) -> impl Future<Output = Result<bool>> + Send;
 
+    /// Whether the operator's settings may be why PostgreSQL ended before it answered: it said so, or
+    /// other settings with which it once started are left to try. Asked once nothing of it is left.
+    fn settings_to_blame(&self) -> impl Future<Output = Result<bool>> + Send {
+        std::future::ready(Ok(false))
+    }
+
     /// Where the primary's log ends now, and in which epoch; asked of the primary itself.
     fn primary_position(
         &self,

@@ -13,9 +13,10 @@
 //! - the *observer* asks PostgreSQL what it is, the *health check* whether it hangs;
 //! - the *survey* looks at the file systems;
 //! - the *upstream watch* asks the standby that a cascaded member streams from;
-//! - the *reporter* tells the leader;
+//! - the *reporter* tells the leader, and the *catalogue* is sent beside it;
 //! - *hooks* run programs of the operator, where there are any.
 
+mod catalogue;
 #[cfg(not(quorate_sim))]
 pub mod database;
 pub mod driver;
@@ -166,6 +167,7 @@ where
         if shared.has_hooks() {
             tasks.push(Box::pin(hooks::run::<RT, D, C>(shared.clone())));
         }
+        tasks.push(Box::pin(catalogue::run::<RT, T, D, C>(shared.clone(), client.clone())));
         tasks.push(Box::pin(report::run::<RT, T, D, C>(shared, client.clone())));
     }
     // Each on its own, so that none waits for another's turn.

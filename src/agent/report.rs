@@ -35,8 +35,7 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
                 match client.report(&request, ATTEMPT).await {
                     Ok(reply) => {
                         if reply.wants_catalogue {
-                            shared.lock().catalogue_wanted = true;
-                            shared.wake.notify_one();
+                            shared.catalogue_wanted.notify_one();
                         }
                         true
                     }

@@ -38,6 +38,8 @@ pub(super) struct Shared<D, C> {
     inner: Mutex<Inner>,
     /// Wakes the worker.
     pub wake: Notify,
+    /// Wakes who sends the catalogue of settings.
+    pub catalogue_wanted: Notify,
     /// Wakes the reporter.
     pub news: Notify,
     /// Wakes the renewer of the node.
@@ -103,8 +105,6 @@ pub(super) struct Inner {
     pub reloaded: Option<Reloaded>,
     /// What PostgreSQL runs with of the specification.
     pub settings: SettingsReport,
-    /// Whether the leader lacks the catalogue of PostgreSQL's settings.
-    pub catalogue_wanted: bool,
     /// Whether PostgreSQL ended with the words that there was no room.
     pub no_room_said: bool,
     /// Which run of the agent this is, and how many reports it has made.
@@ -161,7 +161,6 @@ impl<D: Database, C: Clock> Shared<D, C> {
             aside: Vec::new(),
             reloaded: None,
             settings: SettingsReport::default(),
-            catalogue_wanted: false,
             no_room_said: false,
             run: clock.wall().0,
             reports: 0,
@@ -178,6 +177,7 @@ impl<D: Database, C: Clock> Shared<D, C> {
             clock,
             inner: Mutex::new(inner),
             wake: Notify::new(),
+            catalogue_wanted: Notify::new(),
             news: Notify::new(),
             claims: Notify::new(),
             survey: Notify::new(),

@@ -44,6 +44,10 @@ const NOT_READY: Duration = Duration::from_millis(15);
 /// First and longest pause after a failure.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// First and longest time for which no epoch is accepted after the operator's program has declined
+/// a promotion.
+const DECLINED_MIN: Duration = Duration::from_secs(2);
+const DECLINED_MAX: Duration = Duration::from_secs(30);
 /// How often slots are looked after.
 const CARE_EVERY: Duration = Duration::from_secs(5);
 /// The epoch of the timeline that `initdb` begins.
@@ -97,6 +101,8 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
         adopted: None,
         tenure: None,
         hooked: None,
+        declined: 0,
+        accept_at: BootTime::default(),
         stop,
         runtime: PhantomData,
     };
@@ -154,6 +160,9 @@ struct Worker<RT, T, D, C> {
     tenure: Option<(Epoch, bool, Stage)>,
     /// The epoch before whose promotion the operator's program has run.
     hooked: Option<Epoch>,
+    /// How many promotions in a row that program has declined, and until when none is accepted.
+    declined: u32,
+    accept_at: BootTime,
     stop: watch::Receiver<bool>,
     runtime: PhantomData<fn() -> RT>,
 }
@@ -408,12 +417,25 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 self.start(StartMode::Following(duty), promise, state).await
             }
             Action::Seal { promise } => self.seal(promise, state).await,
-            Action::Accept { epoch } => self.accept(epoch).await,
+            Action::Accept { epoch } => {
+                let wait = self.accept_at.since(self.shared.clock.now());
+                if !wait.is_zero() {
+                    // Others are tried meanwhile.
+                    return Pause::For(wait.min(TICK));
+                }
+                self.accept(epoch).await
+            }
             Action::Promote { epoch, sync } => {
                 let outcome = match self.before_promotion(epoch).await {
                     hooks::Verdict::LookAgain => return Pause::None,
-                    hooks::Verdict::GiveUp(why) => Err(Error::Failed(why)),
-                    hooks::Verdict::GoOn => self.promote(epoch, &sync, state).await,
+                    hooks::Verdict::GiveUp(why) => {
+                        self.hold_back();
+                        Err(Error::Failed(why))
+                    }
+                    hooks::Verdict::GoOn => {
+                        self.declined = 0;
+                        self.promote(epoch, &sync, state).await
+                    }
                 };
                 return match outcome {
                     Ok(()) => Pause::None,

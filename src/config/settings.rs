@@ -29,6 +29,7 @@ const RECOVERY: &str = "a recovery target would end or stop the replay of a stan
 const FILES: &str = "the files of the configuration are generated";
 const CONNECT: &str = "the agent and the other members must find the member";
 
+const DAMAGE: &str = "PostgreSQL must not go on with data that it knows to be damaged";
 const PEERS: &str = "members must find each other gone within a lease";
 const LOGICAL: &str = "logical slots are kept across failovers with it, from PostgreSQL 17 on";
 
@@ -41,12 +42,16 @@ pub const OWNED: &[OwnedSetting] = &[
     owned("cluster_name", "it names the member", ""),
     owned("config_file", FILES, ""),
     owned("data_directory", "it is where the member's data is", "member.data_dir"),
+    owned("data_sync_retry", DAMAGE, ""),
+    owned("db_user_namespace", CONNECT, ""),
     owned("default_transaction_read_only", "it is on until a promotion has been confirmed", ""),
     owned("external_pid_file", FILES, ""),
     owned("hba_file", FILES, "cluster.hba"),
     owned("hot_standby", "members are judged by queries, so a standby must answer them", ""),
     owned("hot_standby_feedback", "a standby's queries must not hold up a failover", ""),
     owned("ident_file", FILES, ""),
+    owned("ignore_checksum_failure", DAMAGE, ""),
+    owned("ignore_invalid_pages", DAMAGE, ""),
     owned("listen_addresses", CONNECT, "member.listen_addresses"),
     owned("log_directory", "the agent looks for the logs there", "member.log_dir"),
     owned("logging_collector", "PostgreSQL is no service of its own that would have a log", ""),
@@ -80,12 +85,15 @@ pub const OWNED: &[OwnedSetting] = &[
     ),
     owned("transaction_read_only", "it is on until a promotion has been confirmed", ""),
     owned("unix_socket_directories", CONNECT, "member.socket_dir"),
+    owned("unix_socket_group", CONNECT, ""),
+    owned("unix_socket_permissions", CONNECT, ""),
     owned("wal_log_hints", "without it or data checksums pg_rewind is impossible", ""),
     owned("wal_receiver_create_temp_slot", "every member has a slot on every other member", ""),
     owned("wal_receiver_status_interval", PEERS, ""),
     owned("wal_receiver_timeout", PEERS, ""),
     owned("wal_retrieve_retry_interval", "its default of 5 s can delay a failover by 5 s", ""),
     owned("wal_sender_timeout", PEERS, ""),
+    owned("zero_damaged_pages", DAMAGE, ""),
 ];
 
 /// Why the operator may not give the setting `name`; `None` where it is theirs. Case does not
@@ -143,6 +151,9 @@ fn unsafe_value(
         }
         "full_page_writes" if is_off(value) => {
             refuse("breaks the data when the machine fails, and pg_rewind needs it", "remove it")
+        }
+        "full_page_writes" if !["on", "true", "yes", "1"].contains(&value) => {
+            refuse("is not a way to say that it is on", "remove it")
         }
         "wal_level" if value.eq_ignore_ascii_case("minimal") => {
             refuse("leaves nothing for standbys to replay", "write \"replica\" or \"logical\"")

@@ -7,6 +7,7 @@
 //! ```text
 //!   group     the controllers
 //!   cluster   a cluster as a whole
+//!   long      what must not last
 //!   member    each of its members
 //!   alarm     what to do about each alarm
 //! ```
@@ -14,6 +15,7 @@
 mod alarm;
 mod cluster;
 mod group;
+mod long;
 mod member;
 
 use std::fmt;
@@ -114,11 +116,14 @@ const CHECKS: &[Check] = &[
     cluster::paused,
     cluster::timing,
     cluster::synchronous,
+    long::syncs,
     cluster::candidates,
     cluster::tags,
     cluster::crashes,
     cluster::versions,
     member::reports,
+    long::leads,
+    long::specification,
     member::follows,
     member::counts,
     member::fencing,
@@ -139,11 +144,14 @@ pub const NAMES: &[&str] = &[
     "cluster.paused",
     "cluster.timing",
     "cluster.synchronous",
+    "cluster.sync-change",
     "cluster.candidates",
     "cluster.tags",
     "cluster.crashes",
     "cluster.versions",
     "member.reports",
+    "member.leads",
+    "member.specification",
     "member.follows",
     "member.counts",
     "member.fencing",

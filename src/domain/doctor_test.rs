@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use super::alarm::{Alarm, AlarmCode};
+use super::command::Change;
 use super::doctor::{
     CONFIGURATION_DIFFERS, Diagnosis, NAMES, Patient, Severity, Voter, cluster as examine, group,
 };
+use super::event::EventKind;
 use super::fixture_test::{Bench, WALL, any, at_ms, cluster, m, primary, report, standby};
 use super::observation::{About, Condition, Fencing, Observations, Report};
 use super::space::{Disks, Space};
@@ -110,6 +112,41 @@ fn no_primary_is_open_for_writes() {
     case.state = empty.state().clone();
     assert_eq!(case.state.phase, Phase::AwaitingMembers);
     assert_eq!(case.one("cluster.primary").severity, Severity::Warning);
+}
+
+#[test]
+fn what_must_not_last() {
+    let mut case = Case::well();
+    let newer = SyncConfig { seq: case.state.syncs[0].seq + 1, ..case.state.syncs[0].clone() };
+    let to = newer.clone();
+    case.state.syncs.push(newer);
+    let mut event = case.state.history.back().unwrap().clone();
+    (event.at, event.kind) = (WALL, EventKind::SyncChanging { to });
+    case.state.history.push_back(event);
+    assert!(case.silent("cluster.sync-change"));
+    case.state.history.back_mut().unwrap().at = WallMillis(WALL.0 - 90_000);
+    assert!(case.one("cluster.sync-change").what.contains("for 90 s, the oldest is ANY 1"));
+
+    let mut bench = Bench::active("a b c", 1);
+    let mut spec = bench.state().spec.clone();
+    spec.parameters.insert("work_mem".into(), "8MB".into());
+    bench.ok(Change::UpdateSpec { expect_revision: 1, spec, by: "test".into() });
+    let mut case = Case::well();
+    case.state = bench.state().clone();
+    case.report("b", |r| r.settings.revision = 1);
+    case.report("c", |r| r.settings.revision = 2);
+    case.state.spec_history.back_mut().unwrap().at = WALL;
+    assert!(case.silent("member.specification"));
+    case.state.spec_history.back_mut().unwrap().at = WallMillis(WALL.0 - 90_000);
+    assert_eq!(case.one("member.specification").member, Some(m("b")));
+}
+
+#[test]
+fn a_primary_that_does_not_say_so() {
+    let mut case = Case::well();
+    case.report("a", |r| r.condition = Condition::Down);
+    let one = case.one("member.leads");
+    assert_eq!((one.severity, one.member), (Severity::Problem, Some(m("a"))));
 }
 
 #[test]

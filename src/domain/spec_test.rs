@@ -81,18 +81,13 @@ fn a_refused_revision_is_rolled_back_in_what_postgresql_reads() {
     let quorum = update(&bench, |s| s.write_quorum = 2);
     bench.ok(quorum);
     let mut leader = Leader::new();
-    let mut refusing = report("b", Condition::Down);
-    let refused = RefusedSpec {
-        revision: 4,
-        last_good: 2,
-        setting: "shared_buffers".into(),
-        why: "could not map anonymous shared memory".into(),
-    };
+    let mut refusing = report("a", Condition::Unknown);
+    let refused = refused(4, 2);
     refusing.settings.refused = Some(refused.clone());
-    for name in ["a", "c"] {
+    for name in ["b", "c"] {
         leader.hears(name, report(name, Condition::Unknown));
     }
-    leader.hears("b", refusing.clone());
+    leader.hears("a", refusing.clone());
     leader.renewed(2);
     let plan = leader.plan(&bench);
     assert!(rules(&plan).contains(&"spec.refused"), "{:?}", plan.findings);
@@ -108,16 +103,61 @@ fn a_refused_revision_is_rolled_back_in_what_postgresql_reads() {
     let kind = &state.history.back().unwrap().kind;
     assert!(matches!(kind, EventKind::SpecRolledBack { refused: 4, to: 2, revision: 5, .. }));
     // What is said of the older revision is settled, and a late proposal is refused.
-    leader.hears("b", refusing.clone());
+    leader.hears("a", refusing.clone());
     let plan = leader.plan(&bench);
     assert!(!matches!(plan.proposal, Some(Change::RollBackSpec { .. })));
-    assert_eq!(bench.refused(change).rule(), "spec.current");
-    // One that is not kept is not gone back to.
-    refusing.settings.refused = Some(RefusedSpec { revision: 5, last_good: 0, ..refused });
-    leader.hears("b", refusing);
+    assert_eq!(bench.refused(change.clone()).rule(), "spec.current");
+    // A roll-back is never rolled back.
+    refusing.settings.refused = Some(RefusedSpec { revision: 5, last_good: 3, ..refused.clone() });
+    leader.hears("a", refusing.clone());
     let plan = leader.plan(&bench);
     assert!(rules(&plan).contains(&"spec.refused"));
     assert!(!matches!(plan.proposal, Some(Change::RollBackSpec { .. })));
+    let Change::RollBackSpec { member, setting, why, .. } = change else { panic!() };
+    let again = Change::RollBackSpec { expect_revision: 5, to: 3, member, setting, why };
+    assert_eq!(bench.refused(again).rule(), "spec.valid");
+    // One that is not kept is not gone back to.
+    set(&mut bench, "work_mem", "9MB");
+    refusing.settings.refused = Some(RefusedSpec { revision: 6, last_good: 0, ..refused });
+    leader.hears("a", refusing);
+    let plan = leader.plan(&bench);
+    assert!(rules(&plan).contains(&"spec.refused"));
+    assert!(!matches!(plan.proposal, Some(Change::RollBackSpec { .. })));
+}
+
+fn refused(revision: u64, last_good: u64) -> RefusedSpec {
+    RefusedSpec {
+        revision,
+        last_good,
+        setting: "shared_buffers".into(),
+        why: "could not map anonymous shared memory".into(),
+    }
+}
+
+#[test]
+fn one_standby_does_not_take_the_cluster_back_and_two_of_three_do() {
+    let mut bench = bench();
+    for value in ["8MB", "9MB", "10MB"] {
+        set(&mut bench, "work_mem", value);
+    }
+    let mut leader = Leader::new();
+    let refusing = |name: &str, last_good| {
+        let mut report = report(name, Condition::Down);
+        report.settings.refused = Some(refused(4, last_good));
+        report
+    };
+    for name in ["a", "b"] {
+        leader.hears(name, report(name, Condition::Unknown));
+    }
+    leader.hears("c", refusing("c", 1));
+    leader.renewed(2);
+    let plan = leader.plan(&bench);
+    assert!(rules(&plan).contains(&"spec.refused"), "{:?}", plan.findings);
+    assert!(!matches!(plan.proposal, Some(Change::RollBackSpec { .. })), "{:?}", plan.proposal);
+    leader.hears("b", refusing("b", 3));
+    let plan = leader.plan(&bench);
+    let to_newest = matches!(plan.proposal, Some(Change::RollBackSpec { to: 3, .. }));
+    assert!(to_newest, "{:?}", plan.proposal);
 }
 
 // ---- how commits wait ----

@@ -174,6 +174,14 @@ impl SettingsReport {
     }
 }
 
+impl super::state::ClusterState {
+    /// Whether the revision in force is one that nobody asked for: a refused one was taken back.
+    pub fn is_rolled_back(&self) -> bool {
+        let last = self.spec_history.back();
+        last.is_some_and(|r| r.revision == self.spec_revision && r.why.is_some())
+    }
+}
+
 impl ClusterSpec {
     /// This specification with what PostgreSQL reads of `other`: parameters, and rules of access.
     /// The rest, which is the control plane's, stays.

@@ -57,17 +57,22 @@ pub enum Error {
 }
 
 /// Settings that only we write. Every other one is the operator's.
-const OWNED: [&str; 47] = [
+const OWNED: [&str; 55] = [
     "cluster_name",
     "config_file",
     "data_directory",
+    "data_sync_retry",
+    "db_user_namespace",
     "default_transaction_read_only",
     "external_pid_file",
     "fsync",
+    "full_page_writes",
     "hba_file",
     "hot_standby",
     "hot_standby_feedback",
     "ident_file",
+    "ignore_checksum_failure",
+    "ignore_invalid_pages",
     "listen_addresses",
     "log_directory",
     "logging_collector",
@@ -98,6 +103,8 @@ const OWNED: [&str; 47] = [
     "synchronous_standby_names",
     "transaction_read_only",
     "unix_socket_directories",
+    "unix_socket_group",
+    "unix_socket_permissions",
     "wal_log_hints",
     "wal_receiver_create_temp_slot",
     "wal_receiver_status_interval",
@@ -105,10 +112,12 @@ const OWNED: [&str; 47] = [
     "wal_retrieve_retry_interval",
     "wal_sender_timeout",
     "wal_level",
+    "zero_damaged_pages",
 ];
 
 /// Settings of ours in which the operator has a say: within bounds, we write what they want.
-const SHARED: [&str; 4] = ["fsync", "max_replication_slots", "max_wal_senders", "wal_level"];
+const SHARED: [&str; 5] =
+    ["fsync", "full_page_writes", "max_replication_slots", "max_wal_senders", "wal_level"];
 
 /// The first major version whose standbys copy logical slots from their primary.
 pub const SLOT_SYNC_MAJOR: u32 = 17;
@@ -312,7 +321,7 @@ pub fn check_operator(operator: &BTreeMap<String, String>) -> Result<(), Error> 
         }
         let shared = match name.as_str() {
             "wal_level" => matches!(value.as_str(), "replica" | "logical"),
-            "fsync" => matches!(value.as_str(), "on" | "true" | "yes" | "1"),
+            "fsync" | "full_page_writes" => matches!(value.as_str(), "on" | "true" | "yes" | "1"),
             _ => SHARED.contains(&name.as_str()) && value.parse::<u32>().is_ok(),
         };
         if is_owned(name) && !shared {
@@ -375,6 +384,13 @@ pub fn render(settings: &Settings) -> Result<String, Error> {
     let mut all: BTreeMap<&str, String> = BTreeMap::from([
         ("cluster_name", cluster_name),
         ("fsync", on(true)),
+        ("full_page_writes", on(true)),
+        // Each of these would go on with data that is known to be damaged. A session can still set
+        // most of them for a rescue.
+        ("data_sync_retry", on(false)),
+        ("ignore_checksum_failure", on(false)),
+        ("ignore_invalid_pages", on(false)),
+        ("zero_damaged_pages", on(false)),
         // Absolute: a relative one would be shown as waiting for a restart after each reload.
         ("hba_file", path(&settings.pgdata.join("pg_hba.conf"))),
         ("ident_file", path(&settings.pgdata.join("pg_ident.conf"))),
@@ -383,6 +399,8 @@ pub fn render(settings: &Settings) -> Result<String, Error> {
         ("listen_addresses", settings.listen_addresses.clone()),
         ("port", settings.port.to_string()),
         ("unix_socket_directories", path(&settings.socket_dir)),
+        ("unix_socket_group", String::new()),
+        ("unix_socket_permissions", "0777".into()),
         ("log_directory", path(&settings.log_dir)),
         ("logging_collector", on(true)),
         (

@@ -8,7 +8,7 @@ use super::connect::{Error, Row};
 use super::sql::Session;
 
 /// Most errors that are read.
-const ERRORS_MAX: usize = 5;
+const ERRORS_MAX: usize = 50;
 
 /// A setting that waits for a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,19 @@ pub struct FileError {
     pub setting: String,
     /// What it says.
     pub error: String,
+}
+
+impl FileError {
+    /// Both in one line.
+    pub fn text(&self) -> String {
+        format!("{}: {}", self.setting, self.error)
+    }
+
+    /// Whether the server takes what it names all the same: a rule of access that can never match,
+    /// since TLS or GSSAPI is off or not built in.
+    pub fn is_warning(&self) -> bool {
+        self.setting == "hba" && self.error.contains("record cannot match because")
+    }
 }
 
 /// One setting of the catalogue, as PostgreSQL has it.

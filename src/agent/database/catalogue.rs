@@ -1,18 +1,19 @@
 //! The catalogue of settings that the running PostgreSQL knows, for the leader's checks.
 
-use super::PgDatabase;
 use super::error::{self, Result};
+use super::{PgDatabase, STATEMENT};
 use crate::config;
 use crate::domain::catalogue::{Catalogue, Context, Entry, Kind};
 use crate::postgres::conf;
 use crate::postgres::settings_view::{self, Setting};
+use crate::postgres::sql::Session;
 
 impl PgDatabase {
     pub(super) async fn read_catalogue(&self) -> Result<Catalogue> {
         self.running()?;
-        let mut session = self.take_worker();
+        // Of its own: it is asked for beside what the worker does.
+        let mut session = Session::new(self.target(), STATEMENT);
         let all = settings_view::catalogue(&mut session).await.map_err(error::sql)?;
-        self.worker.put(session);
         let entries = all.into_iter().map(|s| (s.name.to_ascii_lowercase(), entry(s))).collect();
         Ok(Catalogue { major: self.binaries.major(), entries })
     }

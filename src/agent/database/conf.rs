@@ -95,11 +95,25 @@ impl PgDatabase {
         synchronous: Synchronous,
         spec: &ClusterSpec,
     ) -> Result<Files> {
+        Ok(self.files_with(role, synchronous, self.operator(spec).await?))
+    }
+
+    /// The same with the operator's part that the running server has.
+    pub(super) async fn files_in_force(
+        &self,
+        role: Role,
+        synchronous: Synchronous,
+        spec: &ClusterSpec,
+    ) -> Result<Files> {
+        Ok(self.files_with(role, synchronous, self.operator_in_force(spec).await?))
+    }
+
+    fn files_with(&self, role: Role, synchronous: Synchronous, part: Operator) -> Files {
         let own = &self.settings;
         let credentials = &own.credentials;
-        let Operator { parameters: operator, hba, ident } = self.operator(spec).await?;
+        let Operator { parameters: operator, hba, ident } = part;
         let major = self.binaries.major();
-        Ok(Files {
+        Files {
             settings: conf::Settings {
                 cluster: own.cluster.clone(),
                 member: own.member.clone(),
@@ -128,7 +142,7 @@ impl PgDatabase {
                 operator: hba,
                 ident,
             },
-        })
+        }
     }
 
     /// Writes the files of the running server and reloads it. Returns before every process has

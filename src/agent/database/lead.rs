@@ -97,7 +97,8 @@ impl PgDatabase {
         read_only: bool,
         spec: &ClusterSpec,
     ) -> Result<()> {
-        let files = self.files(Role::Primary { epoch, read_only }, synchronous(sync), spec).await?;
+        let role = Role::Primary { epoch, read_only };
+        let files = self.files_in_force(role, synchronous(sync), spec).await?;
         let wanted = InForce { names: sync.setting(), read_only, epoch: epoch.0 };
         {
             // From the moment that another setting is written, walsenders can have it.

@@ -129,6 +129,8 @@ struct Memory {
     known: observe::Known,
     /// When a reload was asked for last, on the server's clock; 0 for none in this life of it.
     reloaded_us: i64,
+    /// Settings that the start raises, on the command line: see `start::raise_to_floor`.
+    raised: std::collections::BTreeMap<String, u64>,
     /// What our files were last made from.
     installed: Option<conf::Files>,
     /// What the server was when it was taken over.
@@ -429,6 +431,10 @@ impl Database for PgDatabase {
 
     async fn survey(&self) -> Result<Survey> {
         self.survey_disks().await
+    }
+
+    async fn settings_to_blame(&self) -> Result<bool> {
+        PgDatabase::settings_to_blame(self).await
     }
 
     async fn said_no_room(&self) -> Result<bool> {

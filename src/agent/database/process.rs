@@ -194,7 +194,12 @@ impl PgDatabase {
         let raised = blocking(move || files::read_if_exists(&floor)).await?.map_err(error::file)?;
         // What was raised once is judged anew: the operator may want more by now.
         let raised = raised.is_some_and(|text| text != conf::HEADER.as_bytes());
-        if died || raised || may_be_too_low(&control.floor, &operator) {
+        let auto = settings.layout.pgdata.join("postgresql.auto.conf");
+        let auto = blocking(move || files::read_if_exists(&auto)).await?.map_err(error::file)?;
+        // ALTER SYSTEM has precedence over every file of ours.
+        let by_hand = names_any(&auto.unwrap_or_default(), control.floor.keys().copied());
+        lock(&self.memory).raised = Default::default();
+        if died || raised || by_hand || may_be_too_low(&control.floor, &operator) {
             // A standby must not have less than its WAL allows: it would not start, or stop
             // replaying.
             let work =
@@ -203,6 +208,7 @@ impl PgDatabase {
             if !raised.is_empty() {
                 warn!(?raised, "settings are raised: a standby of this data needs as much");
             }
+            lock(&self.memory).raised = raised;
         }
 
         self.forget_tree();
@@ -250,6 +256,10 @@ impl PgDatabase {
         let mut argv = vec![text(spec.program.as_os_str())?];
         for arg in &spec.args {
             argv.push(text(arg)?);
+        }
+        for (name, value) in &lock(&self.memory).raised {
+            // The file of the floor would give way to postgresql.auto.conf.
+            argv.extend(["-c".to_owned(), format!("{name}={value}")]);
         }
         let mut env = Vec::new();
         for (name, value) in &spec.env {
@@ -437,6 +447,12 @@ async fn ended(mut changes: watch::Receiver<TreeState>) -> String {
         Ok(TreeState::Empty(None)) => "the process tree was killed".to_owned(),
         _ => "the guard is lost".to_owned(),
     }
+}
+
+/// Whether a file of settings names any of these.
+fn names_any<'a>(text: &[u8], mut names: impl Iterator<Item = &'a str>) -> bool {
+    let text = String::from_utf8_lossy(text).to_ascii_lowercase();
+    names.any(|name| text.contains(name))
 }
 
 fn fencing(kind: FencingKind) -> Fencing {

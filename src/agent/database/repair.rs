@@ -82,6 +82,7 @@ impl PgDatabase {
             if known {
                 info!("what the operator asks of the settings has changed");
             }
+            self.note_remarks(session).await?;
             self.reconfigure(session, &wanted).await?;
         }
         Ok(())

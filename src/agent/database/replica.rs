@@ -118,9 +118,9 @@ impl PgDatabase {
     pub(super) async fn follow_primary(&self, duty: &FollowDuty, spec: &ClusterSpec) -> Result<()> {
         self.running()?;
         self.refuse_astray(duty).await?;
-        let files = self.files(self.standby_role(duty, true)?, self.standby_sync(), spec).await?;
-        let settled =
-            self.files(self.standby_role(duty, false)?, self.standby_sync(), spec).await?;
+        let (eager, calm) = (self.standby_role(duty, true)?, self.standby_role(duty, false)?);
+        let files = self.files_in_force(eager, self.standby_sync(), spec).await?;
+        let settled = self.files_in_force(calm, self.standby_sync(), spec).await?;
         let mut session = self.take_worker();
         self.reconfigure(&mut session, &files).await?;
         await_follow(&mut session, duty.epoch).await?;

@@ -54,8 +54,8 @@ impl PgDatabase {
         // Settings of a follower that are still being written must not land after the seal's.
         lock(&self.memory).settled = None;
         self.settings_turn.write(|| ()).await?;
-        let files =
-            self.files(Role::Sealed { promised: promise }, self.standby_sync(), spec).await?;
+        let role = Role::Sealed { promised: promise };
+        let files = self.files_in_force(role, self.standby_sync(), spec).await?;
         let segment_bytes = self.segment_bytes().await?;
         let mut session = self.take_worker();
         await_ready(&mut session, READY).await?;

@@ -1,11 +1,15 @@
 //! The operator's part of PostgreSQL's files, and whether PostgreSQL takes it.
 //!
-//! Owns the last part that PostgreSQL ran with, which is remembered on disk; the verdict on a part
-//! that it does not take; and what is reported of both. A part is refused by its form, by
-//! `postgres -C`, by what PostgreSQL says of its files after a reload, or by experiment: the server
-//! died twice before it answered, with a FATAL in its log, and the last good part made it answer.
+//! Owns the last part that PostgreSQL ran with and the last that it started with, which are
+//! remembered on disk; the verdict on a part that it does not take; and what is reported of them. A
+//! part is refused by its form, by `postgres -C`, by what PostgreSQL says of its files after a reload
+//! and had not said before, or by experiment: the server died twice before it answered, with a FATAL
+//! in its log, and another part made it answer.
+//!
+//! A reload does not prove a part: with `ssl = on` and no certificate it only logs, and the next
+//! start fails. So the part of the last start that was answered is kept beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -13,15 +17,43 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::error::{self, Result};
-use super::{PgDatabase, blocking, lock, survey};
+use super::{PgDatabase, STATEMENT, blocking, lock, survey};
 use crate::agent::driver::{Care, Error};
 use crate::domain::specification::{PENDING_MAX, PendingSetting, RefusedSpec, SettingsReport};
 use crate::domain::state::ClusterSpec;
+use crate::postgres::connect::{self, Connection};
+use crate::postgres::settings_view::FileError;
 use crate::postgres::sql::Session;
 use crate::postgres::{conf, files, hba, settings_view, start};
 
 /// So often in a row a server has to die with new settings until the last good ones are tried.
 const DEATHS_MAX: u32 = 2;
+/// So many parts with which it died are remembered.
+const DEAD_MAX: usize = 4;
+/// What a server gives up with that says nothing of its settings: the machine, or another server.
+const NO_VERDICT: &[&str] = &[
+    "No space left on device",
+    "Disk quota exceeded",
+    "lock file",
+    "out of memory",
+    "Too many open files",
+    "Input/output error",
+];
+/// What it gives up with that is about its configuration, and never about its data.
+const OF_SETTINGS: &[&str] = &[
+    "configuration",
+    "parameter",
+    "certificate",
+    "private key",
+    "shared memory",
+    "huge page",
+    "semaphore",
+    "could not access file \"",
+    "pg_hba.conf",
+    "pg_ident.conf",
+    "could not create any",
+    "lock file",
+];
 /// How long a reload may take to be seen by a session. Measured: 3 to 12 ms.
 const RELOAD: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(5);
@@ -46,6 +78,31 @@ impl Operator {
 pub(super) struct Good {
     revision: u64,
     operator: Operator,
+    /// What PostgreSQL said of its files all the same.
+    #[serde(default)]
+    remarks: BTreeSet<String>,
+}
+
+/// What is remembered on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
+    /// The last part that a running server took.
+    #[serde(default)]
+    good: Option<Good>,
+    /// The last part that a postmaster was started with, and answered. Its revision is 0 where that
+    /// is not known.
+    #[serde(default)]
+    started: Option<Good>,
+}
+
+/// A part with which a server died before it answered.
+#[derive(Debug, Clone)]
+struct Death {
+    operator: Operator,
+    /// How often since a server answered.
+    times: u32,
+    /// Its last words.
+    words: String,
 }
 
 /// Why a part is not taken.
@@ -58,23 +115,48 @@ struct Verdict {
 /// What is known of the operator's parts.
 #[derive(Default)]
 pub(super) struct Trial {
-    /// The last good part, once it was looked for on disk.
-    good: Option<Option<Good>>,
+    /// What is on disk, once it was looked for.
+    kept: Option<Kept>,
     /// The part last judged before use, and the verdict.
     judged: Option<(Operator, Option<Verdict>)>,
     /// A part that PostgreSQL was seen to refuse.
     refused: Option<(Operator, Verdict)>,
     /// What the tree was started with.
     started_with: Option<Operator>,
-    /// With what it died before it answered, how often in a row, and its last words.
-    deaths: Option<(Operator, u32, String)>,
-    /// The part whose files PostgreSQL was asked about after a reload.
-    checked: Option<Operator>,
+    /// With what it died since it answered last.
+    deaths: Vec<Death>,
+    /// The part whose files PostgreSQL was asked about after a reload, and what it said.
+    checked: Option<(Operator, BTreeSet<String>)>,
+    /// What it said of the files right before another part was written.
+    before: BTreeSet<String>,
 }
 
 impl Trial {
     fn good(&self) -> Option<&Good> {
-        self.good.as_ref().and_then(Option::as_ref)
+        self.kept.as_ref()?.good.as_ref()
+    }
+
+    /// Parts that worked once, the best first.
+    fn others<'a, 'w>(
+        &'a self,
+        wanted: &'w Operator,
+    ) -> impl Iterator<Item = &'a Good> + use<'a, 'w> {
+        let kept = self.kept.iter().flat_map(|k| k.good.iter().chain(&k.started));
+        kept.filter(move |good| good.operator != *wanted)
+    }
+
+    fn death(&self, operator: &Operator) -> Option<&Death> {
+        self.deaths.iter().find(|d| d.operator == *operator && d.times >= DEATHS_MAX)
+    }
+
+    fn is_refused(&self, operator: &Operator) -> bool {
+        self.refused.as_ref().is_some_and(|(refused, _)| refused == operator)
+    }
+
+    /// The part to go back to from one that is refused.
+    fn way_back(&self, wanted: &Operator) -> Option<&Good> {
+        let usable = |g: &&Good| self.death(&g.operator).is_none() && !self.is_refused(&g.operator);
+        self.others(wanted).find(usable)
     }
 
     /// Why this part is not to be used, as far as known without asking.
@@ -84,15 +166,78 @@ impl Trial {
         {
             return Some(verdict.clone());
         }
-        if let Some((died, times, words)) = &self.deaths
-            && died == wanted
-            && *times >= DEATHS_MAX
-            && self.good().is_some_and(|good| good.operator != *wanted)
+        if let Some(death) = self.death(wanted)
+            && self.way_back(wanted).is_some()
         {
-            let why = format!("PostgreSQL does not start with it: {words}");
-            return Some(Verdict { setting: named(words, &wanted.parameters), why });
+            return Some(death.verdict());
         }
         self.judged.as_ref().filter(|(judged, _)| judged == wanted).and_then(|(_, v)| v.clone())
+    }
+
+    fn count_death(&mut self, operator: Operator, words: String) {
+        match self.deaths.iter_mut().find(|d| d.operator == operator) {
+            Some(death) => (death.times, death.words) = (death.times.saturating_add(1), words),
+            None => {
+                if self.deaths.len() >= DEAD_MAX {
+                    self.deaths.remove(0);
+                }
+                self.deaths.push(Death { operator, times: 1, words });
+            }
+        }
+    }
+
+    /// A server that answers with what it was started with, after others died with other parts, has
+    /// shown which of them are wrong. Returns whether what is kept has changed.
+    fn settle(&mut self, running: &Operator) -> bool {
+        if self.started_with.as_ref() != Some(running) {
+            return false;
+        }
+        let deaths = std::mem::take(&mut self.deaths);
+        let wrong = deaths.into_iter().filter(|d| d.operator != *running && d.times >= DEATHS_MAX);
+        let mut changed = false;
+        for death in wrong {
+            if let Some(kept) = &mut self.kept
+                && kept.good.as_ref().is_some_and(|good| good.operator == death.operator)
+            {
+                // A reload took it, and no start does.
+                kept.good = kept.started.clone().filter(|s| s.operator != death.operator);
+                changed = true;
+            }
+            self.refused = Some((death.operator.clone(), death.verdict()));
+        }
+        changed
+    }
+
+    /// Notes that what the tree was started with has answered. Returns whether that is news.
+    fn note_answer(&mut self, wanted: &Good) -> bool {
+        let Some(operator) = self.started_with.clone() else { return false };
+        let Some(kept) = &mut self.kept else { return false };
+        let known = |g: &&Good| g.operator == operator;
+        let known = kept.good.iter().chain(&kept.started).find(known);
+        let revision = match operator == wanted.operator {
+            true => wanted.revision,
+            false => known.map_or(0, |g| g.revision),
+        };
+        let started = Some(Good { revision, operator, remarks: BTreeSet::new() });
+        let news = kept.started != started;
+        kept.started = started;
+        news
+    }
+
+    /// Whether another part is left to try after a death with this one.
+    fn may_be_to_blame(&self, died: &Operator) -> bool {
+        let times =
+            |o: &Operator| self.deaths.iter().find(|d| d.operator == *o).map_or(0, |d| d.times);
+        // The last death is counted when the next start begins.
+        times(died) + 1 < DEATHS_MAX && self.others(died).next().is_some()
+            || self.others(died).any(|g| times(&g.operator) < DEATHS_MAX)
+    }
+}
+
+impl Death {
+    fn verdict(&self) -> Verdict {
+        let why = format!("PostgreSQL does not start with it: {}", self.words);
+        Verdict { setting: named(&self.words, &self.operator.parameters), why }
     }
 }
 
@@ -114,7 +259,7 @@ impl PgDatabase {
     /// the last good one.
     pub(super) async fn operator(&self, spec: &ClusterSpec) -> Result<Operator> {
         let wanted = Operator::of(spec);
-        self.load_good().await?;
+        self.load_kept().await?;
         if lock(&self.memory).trial.verdict(&wanted).is_none() {
             self.judge(&wanted).await?;
         }
@@ -123,23 +268,49 @@ impl PgDatabase {
             if memory.trial.verdict(&wanted).is_none() {
                 return Ok(wanted);
             }
-            if let Some(good) = memory.trial.good().filter(|good| good.operator != wanted) {
+            if let Some(good) = memory.trial.way_back(&wanted) {
                 return Ok(good.operator.clone());
             }
             if let Some(files) = &memory.installed {
                 return Ok(files.operator());
             }
         }
-        // Nothing of this agent has run yet: what lies in the file, and rules of a right form.
+        Ok(self.written(wanted).await?.0)
+    }
+
+    /// The operator's part that the running server has. No other part is judged or taken: that is
+    /// never on the way of a seal or a promotion.
+    pub(super) async fn operator_in_force(&self, spec: &ClusterSpec) -> Result<Operator> {
+        if let Some(files) = &lock(&self.memory).installed {
+            return Ok(files.operator());
+        }
+        // Taken over: it is told by what lies in the file.
+        self.load_kept().await?;
+        let wanted = Operator::of(spec);
+        let (written, text) = self.written(wanted.clone()).await?;
+        let is_written = |o: &Operator| {
+            conf::render_operator(&o.parameters).is_ok_and(|rendered| rendered.as_bytes() == text)
+        };
+        let memory = lock(&self.memory);
+        let known = memory.trial.others(&wanted).map(|g| &g.operator).find(|o| is_written(o));
+        Ok(match known {
+            Some(known) if !is_written(&wanted) => known.clone(),
+            _ => written,
+        })
+    }
+
+    /// What lies in the file, with rules where they have the right form; and the file.
+    async fn written(&self, wanted: Operator) -> Result<(Operator, Vec<u8>)> {
         let path = self.settings.layout.pgdata.join("quorate.spec.conf");
         let text = blocking(move || files::read_if_exists(&path)).await?.map_err(error::file)?;
         let text = text.unwrap_or_default();
         let parameters = super::conf::parse_operator(&String::from_utf8_lossy(&text));
         let rules = form_problem(&Operator { parameters: BTreeMap::new(), ..wanted.clone() });
-        Ok(match rules {
+        let operator = match rules {
             None => Operator { parameters, ..wanted },
             Some(_) => Operator { parameters, ..Operator::default() },
-        })
+        };
+        Ok((operator, text))
     }
 
     /// Judges a part before it is used, once. PostgreSQL is asked only where its parameters differ
@@ -178,15 +349,15 @@ impl PgDatabase {
         }
     }
 
-    async fn load_good(&self) -> Result<()> {
-        if lock(&self.memory).trial.good.is_some() {
+    async fn load_kept(&self) -> Result<()> {
+        if lock(&self.memory).trial.kept.is_some() {
             return Ok(());
         }
         let path = self.good_file();
         let bytes = blocking(move || files::read_if_exists(&path)).await?.map_err(error::file)?;
-        // One that cannot be read is as good as none: it is made again.
-        let good = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        lock(&self.memory).trial.good = Some(good);
+        // What cannot be read is as good as nothing: it is made again.
+        let kept = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        lock(&self.memory).trial.kept = Some(kept.unwrap_or_default());
         Ok(())
     }
 
@@ -209,13 +380,29 @@ impl PgDatabase {
         let Some(words) = blocking(move || survey::fatal_words(&dir, &marks)).await? else {
             return Ok(());
         };
-        let trial = &mut lock(&self.memory).trial;
-        let before = match &trial.deaths {
-            Some((operator, times, _)) if *operator == started_with => *times,
-            _ => 0,
-        };
-        trial.deaths = Some((started_with, before + 1, words));
+        if NO_VERDICT.iter().any(|no| words.contains(no)) {
+            return Ok(());
+        }
+        lock(&self.memory).trial.count_death(started_with, words);
         Ok(())
+    }
+
+    /// Whether the settings may be why the last server ended before it answered: then its data is
+    /// not to blame.
+    pub(super) async fn settings_to_blame(&self) -> Result<bool> {
+        let dir = self.settings.layout.log_dir.clone();
+        let (marks, started_with) = {
+            let memory = lock(&self.memory);
+            (memory.log_marks.clone(), memory.trial.started_with.clone())
+        };
+        let words = blocking(move || survey::fatal_words(&dir, &marks)).await?;
+        let Some(words) = words else { return Ok(false) };
+        if OF_SETTINGS.iter().any(|about| words.contains(about)) {
+            return Ok(true);
+        }
+        self.load_kept().await?;
+        let memory = lock(&self.memory);
+        Ok(started_with.is_some_and(|died| memory.trial.may_be_to_blame(&died)))
     }
 
     /// What the running server has of the specification, and what it says to it. Remembers what is
@@ -229,8 +416,8 @@ impl PgDatabase {
         let mut report = SettingsReport { major: self.binaries.major(), ..Default::default() };
         let running = lock(&self.memory).installed.as_ref().map(super::conf::Files::operator);
         let Some(running) = running else { return Ok(report) };
-        self.load_good().await?;
-        self.settle_trial(&running);
+        self.load_kept().await?;
+        self.settle_trial(&wanted, care.revision, &running).await?;
         self.await_loaded(session).await?;
         let view = settings_view::view(session).await.map_err(error::sql)?;
         report.preloaded = view.preloaded;
@@ -246,17 +433,7 @@ impl PgDatabase {
             .collect();
         report.pending.extend(self.raised(&running).await?);
         report.pending.truncate(PENDING_MAX);
-        let checked = lock(&self.memory).trial.checked.as_ref() == Some(&running);
-        if !checked {
-            let found = self.file_problem(session).await?;
-            let trial = &mut lock(&self.memory).trial;
-            trial.checked = Some(running.clone());
-            let worse = trial.good().is_some_and(|good| good.operator != running);
-            if let Some(verdict) = found.filter(|_| worse) {
-                warn!(why = %verdict.why, "PostgreSQL refuses settings: the last good ones stay");
-                trial.refused = Some((running.clone(), verdict));
-            }
-        }
+        self.check_running(session, &running).await?;
         let good = {
             let memory = lock(&self.memory);
             let trial = &memory.trial;
@@ -273,13 +450,19 @@ impl PgDatabase {
                 setting,
                 why,
             });
-            let new = Good { revision: care.revision, operator: running.clone() };
+            let checked = trial.checked.as_ref().filter(|(of, _)| *of == running);
+            let remarks = checked.map(|(_, said)| said.clone()).unwrap_or_default();
+            let new = Good { revision: care.revision, operator: running.clone(), remarks };
             let settled =
                 running == wanted && report.refused.is_none() && report.pending.is_empty();
             (settled && good != Some(&new)).then_some(new)
         };
         if let Some(good) = good {
-            self.save_good(good).await?;
+            info!(
+                revision = good.revision,
+                "PostgreSQL runs with this revision of the specification"
+            );
+            self.save_kept(|kept| kept.good = Some(good)).await?;
         }
         Ok(report.bounded())
     }
@@ -298,33 +481,92 @@ impl PgDatabase {
         Ok(())
     }
 
-    /// A server that answers with the last good part, after it died with another, has shown which of
-    /// them is wrong.
-    fn settle_trial(&self, running: &Operator) {
-        let memory = &mut *lock(&self.memory);
-        let trial = &mut memory.trial;
-        let started = trial.started_with.as_ref() == Some(running);
-        let Some((died, times, _)) = trial.deaths.clone().filter(|_| started) else { return };
-        if died == *running {
-            // It did start in the end.
-            trial.deaths = None;
-        } else if times >= DEATHS_MAX
-            && let Some(verdict) = trial.verdict(&died)
-        {
-            trial.refused = Some((died, verdict));
-            trial.deaths = None;
+    /// Takes what the answer of the running server says of the part that it was started with.
+    async fn settle_trial(
+        &self,
+        wanted: &Operator,
+        revision: u64,
+        running: &Operator,
+    ) -> Result<()> {
+        let wanted = Good { revision, operator: wanted.clone(), remarks: BTreeSet::new() };
+        let news = {
+            let trial = &mut lock(&self.memory).trial;
+            let settled = trial.settle(running);
+            trial.note_answer(&wanted) || settled
+        };
+        if news { self.save_kept(|_| ()).await } else { Ok(()) }
+    }
+
+    /// Asks PostgreSQL what it says of a part that it has read for the first time, and whether it
+    /// still takes connections with it. One that it does not take is taken back at once, by the
+    /// session that is still held.
+    async fn check_running(&self, session: &mut Session, running: &Operator) -> Result<()> {
+        let known = |trial: &Trial| trial.checked.as_ref().is_some_and(|(of, _)| of == running);
+        if known(&lock(&self.memory).trial) {
+            return Ok(());
+        }
+        let found = self.remarks(session).await?;
+        let locked_out = self.locked_out(running).await?;
+        let (verdict, back) = {
+            let trial = &mut lock(&self.memory).trial;
+            trial.checked = Some((running.clone(), found.iter().map(FileError::text).collect()));
+            let Some(back) = trial.way_back(running) else { return Ok(()) };
+            let old = |text: &String| back.remarks.contains(text) || trial.before.contains(text);
+            let new = found.into_iter().find(|f| !old(&f.text()));
+            let new = new.map(|f| Verdict { why: f.text(), setting: f.setting });
+            let Some(verdict) = locked_out.or(new) else { return Ok(()) };
+            let back = back.operator.clone();
+            trial.refused = Some((running.clone(), verdict.clone()));
+            (verdict, back)
+        };
+        warn!(why = %verdict.why, "PostgreSQL refuses settings: the last good ones stay");
+        let installed = lock(&self.memory).installed.clone();
+        if let Some(files) = installed {
+            self.reconfigure(session, &files.with_operator(back, self.binaries.major())).await?;
+        }
+        Ok(())
+    }
+
+    /// Why no new session can be had while an old one works: a library that every session loads
+    /// first is not there, say.
+    async fn locked_out(&self, running: &Operator) -> Result<Option<Verdict>> {
+        match Connection::open(&self.target(), STATEMENT).await {
+            Err(connect::Error::Server { message, .. }) => {
+                let setting = match named(&message, &running.parameters) {
+                    none if none.is_empty() => running
+                        .parameters
+                        .keys()
+                        .find(|k| k.to_ascii_lowercase().ends_with("_preload_libraries"))
+                        .cloned()
+                        .unwrap_or_default(),
+                    setting => setting,
+                };
+                let why = format!("with it PostgreSQL refuses every new session: {message}");
+                Ok(Some(Verdict { setting, why }))
+            }
+            Ok(_) | Err(connect::Error::TooManyConnections(_)) => Ok(None),
+            Err(e) => Err(error::sql(e)),
         }
     }
 
-    async fn save_good(&self, good: Good) -> Result<()> {
-        let bytes = serde_json::to_vec_pretty(&good).map_err(|e| Error::Failed(e.to_string()))?;
+    /// Notes what PostgreSQL says of the files that are there, before others are written: that is
+    /// no fault of theirs.
+    pub(super) async fn note_remarks(&self, session: &mut Session) -> Result<()> {
+        let found = self.remarks(session).await?;
+        lock(&self.memory).trial.before = found.iter().map(FileError::text).collect();
+        Ok(())
+    }
+
+    async fn save_kept(&self, change: impl FnOnce(&mut Kept)) -> Result<()> {
+        let mut kept = lock(&self.memory).trial.kept.clone().unwrap_or_default();
+        change(&mut kept);
+        let bytes = serde_json::to_vec_pretty(&kept).map_err(|e| Error::Failed(e.to_string()))?;
         let (path, owner) = (self.good_file(), self.owner.clone());
         // Rules of access can hold a password.
         blocking(move || files::write_atomic(&path, &bytes, 0o600, &owner))
             .await?
             .map_err(error::file)?;
-        info!(revision = good.revision, "PostgreSQL runs with this revision of the specification");
-        lock(&self.memory).trial.good = Some(Some(good));
+        lock(&self.memory).trial.kept = Some(kept);
         Ok(())
     }
 
@@ -349,13 +591,13 @@ impl PgDatabase {
         Ok(pending.collect())
     }
 
-    /// What PostgreSQL says of the files that it read last.
-    async fn file_problem(&self, session: &mut Session) -> Result<Option<Verdict>> {
+    /// What PostgreSQL says of the files that are there, without what only warns: a rule that
+    /// cannot match, such as one for TLS where that is off, is taken all the same.
+    async fn remarks(&self, session: &mut Session) -> Result<Vec<FileError>> {
         let found = settings_view::file_errors(session, self.binaries.major()).await;
-        let mut found = found.map_err(error::sql)?.into_iter();
-        let first = found.find(|f| !conf::is_owned(&f.setting));
-        Ok(first
-            .map(|f| Verdict { why: format!("{}: {}", f.setting, f.error), setting: f.setting }))
+        let mut found = found.map_err(error::sql)?;
+        found.retain(|f| !conf::is_owned(&f.setting) && !f.is_warning());
+        Ok(found)
     }
 
     /// What PostgreSQL refused of the operator's part, for a person.
@@ -443,6 +685,14 @@ impl super::conf::Files {
             ident: self.rules.ident.clone(),
         }
     }
+
+    /// The same with another part of the operator's.
+    pub(super) fn with_operator(mut self, operator: Operator, major: u32) -> Self {
+        self.rules.slot_sync = conf::syncs_slots(major, &operator.parameters);
+        self.settings.operator = operator.parameters;
+        (self.rules.operator, self.rules.ident) = (operator.hba, operator.ident);
+        self
+    }
 }
 
 #[cfg(test)]
@@ -454,18 +704,81 @@ mod tests {
         Operator { parameters, ..Default::default() }
     }
 
+    fn good(revision: u64, operator: &Operator) -> Option<Good> {
+        Some(Good { revision, operator: operator.clone(), remarks: BTreeSet::new() })
+    }
+
+    fn died(trial: &mut Trial, operator: &Operator) {
+        let words = "could not map anonymous shared memory; HINT: reduce shared_buffers or";
+        trial.started_with = Some(operator.clone());
+        trial.count_death(operator.clone(), words.to_owned());
+    }
+
     #[test]
     fn the_last_good_part_is_tried_after_two_deaths() {
-        let (good, bad) = (part("1MB"), part("4TB"));
+        let (fine, bad) = (part("1MB"), part("4TB"));
         let mut trial = Trial::default();
-        let words = "FATAL:  could not map anonymous shared memory; HINT: reduce shared_buffers or";
-        trial.deaths = Some((bad.clone(), 2, words.to_owned()));
+        died(&mut trial, &bad);
+        died(&mut trial, &bad);
         assert_eq!(trial.verdict(&bad), None, "there is nothing to go back to");
-        trial.good = Some(Some(Good { revision: 3, operator: good.clone() }));
+        trial.kept = Some(Kept { good: good(3, &fine), started: None });
         assert_eq!(trial.verdict(&bad).unwrap().setting, "shared_buffers");
-        assert_eq!(trial.verdict(&good), None);
-        trial.deaths = Some((bad.clone(), 1, words.to_owned()));
+        assert_eq!(trial.verdict(&fine), None);
+        trial.deaths.clear();
+        died(&mut trial, &bad);
         assert_eq!(trial.verdict(&bad), None, "one death can have another reason");
+    }
+
+    #[test]
+    fn what_only_a_reload_took_gives_way_to_what_started() {
+        let (first, second) = (part("1MB"), part("2MB"));
+        let mut trial = Trial {
+            kept: Some(Kept { good: good(4, &second), started: good(3, &first) }),
+            ..Trial::default()
+        };
+        died(&mut trial, &second);
+        assert!(trial.may_be_to_blame(&second));
+        died(&mut trial, &second);
+        assert!(trial.verdict(&second).is_some());
+        assert_eq!(trial.way_back(&second).unwrap().revision, 3);
+        // It answers with that: what died is refused, and is no good part any more.
+        trial.started_with = Some(first.clone());
+        assert!(trial.settle(&first));
+        assert!(trial.is_refused(&second));
+        assert_eq!(trial.good().unwrap().revision, 3);
+        assert!(!trial.settle(&first));
+    }
+
+    #[test]
+    fn data_is_to_blame_once_every_part_has_died() {
+        let (first, second) = (part("1MB"), part("2MB"));
+        let mut trial = Trial {
+            kept: Some(Kept { good: good(4, &second), started: good(3, &first) }),
+            ..Trial::default()
+        };
+        for operator in [&second, &second, &first] {
+            died(&mut trial, operator);
+        }
+        assert!(trial.verdict(&second).is_some());
+        assert!(!trial.may_be_to_blame(&first), "this is its second death");
+        died(&mut trial, &first);
+        assert_eq!(trial.verdict(&second), None, "there is nothing to go back to");
+        assert!(!trial.may_be_to_blame(&second));
+    }
+
+    #[test]
+    fn what_answers_is_what_started() {
+        let (first, second) = (part("1MB"), part("2MB"));
+        let mut trial = Trial { kept: Some(Kept::default()), ..Trial::default() };
+        let wanted = good(2, &second).unwrap();
+        assert!(!trial.note_answer(&wanted), "it was started by somebody else");
+        trial.started_with = Some(first.clone());
+        assert!(trial.note_answer(&good(1, &first).unwrap()));
+        assert!(!trial.note_answer(&wanted), "a reload starts nothing");
+        assert_eq!(trial.kept.as_ref().unwrap().started, good(1, &first));
+        trial.started_with = Some(second);
+        assert!(trial.note_answer(&wanted));
+        assert_eq!(trial.kept.unwrap().started, good(2, &wanted.operator));
     }
 
     #[test]

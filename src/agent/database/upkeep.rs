@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::conf::Files;
 use super::error::{self, Result};
 use super::{PgDatabase, lock};
 use crate::agent::driver::{Care, Upkeep};
@@ -75,7 +76,13 @@ impl PgDatabase {
             let memory = lock(&self.memory);
             let long = memory.following.as_ref().is_none_or(|f| f.begun.elapsed() >= EAGER_MAX);
             // One that looks for a primary that is gone would fill its log.
-            if streams || long { memory.settled.clone() } else { None }
+            let settled = if streams || long { memory.settled.clone() } else { None };
+            // The operator's part may have changed since.
+            let part = memory.installed.as_ref().map(Files::operator);
+            match (settled, part) {
+                (Some(files), Some(part)) => Some(files.with_operator(part, self.binaries.major())),
+                (settled, _) => settled,
+            }
         };
         if let Some(files) = settled {
             self.reconfigure(&mut session, &files).await?;

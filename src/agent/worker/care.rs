@@ -118,7 +118,6 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 self.shared.problem("maintenance", Some(error.to_string()));
             }
         }
-        self.tell_catalogue().await;
         Pause::For(TICK)
     }
 

@@ -2,7 +2,7 @@
 
 use tracing::warn;
 
-use super::{Worker, tenure_of};
+use super::{DECLINED_MAX, DECLINED_MIN, Worker, tenure_of};
 use crate::agent::driver::{Database, Error};
 use crate::agent::hooks::{BEFORE_PROMOTION_MAX, Call, Hook};
 use crate::clock::Clock;
@@ -58,6 +58,13 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             }
             _ => Verdict::GoOn,
         }
+    }
+
+    /// Accepts no epoch for a while: one that declines each at once would use them up without a pause.
+    pub(super) fn hold_back(&mut self) {
+        let wait = DECLINED_MIN.saturating_mul(1 << self.declined.min(8)).min(DECLINED_MAX);
+        self.declined = self.declined.saturating_add(1);
+        self.accept_at = self.shared.clock.now().plus(wait);
     }
 
     /// Returns once the epoch cannot be promoted any more, or the member is to stop.

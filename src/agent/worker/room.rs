@@ -46,6 +46,15 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         // A machine in trouble for a moment is no reason to give data up.
         let long = now.since(self.dying_since) >= STARTUP_TROUBLE;
         if self.startup_deaths >= STARTUP_DEATHS_MAX && long {
+            let database = self.shared.database.clone();
+            let work = database.settings_to_blame();
+            // A copy would be started with the same settings, and end the same way. Where nothing is
+            // found out, the data stays as well.
+            let blame = self.bounded("reading PostgreSQL's log", QUICK, work).await;
+            if blame.unwrap_or(true) {
+                warn!(%member, "PostgreSQL does not start, and its settings may be why");
+                return;
+            }
             error!(%member, "PostgreSQL cannot start from this data");
             self.shared.lock().unstartable = true;
         }

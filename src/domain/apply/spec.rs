@@ -94,6 +94,10 @@ pub(super) fn roll_back(
 ) -> Result<Reply, Rejection> {
     expect_current(state, expect_revision)?;
     super::expect_member(state, refused.member)?;
+    if state.is_rolled_back() {
+        let why = "the revision in force is a roll-back itself: change the specification";
+        return Err(Rejection::BadSpec { why: why.to_owned() });
+    }
     let older = state.spec_history.iter().find(|r| r.revision == to && to < expect_revision);
     let Some(older) = older else {
         let kept = state.spec_history.iter().map(|r| r.revision).collect();
