@@ -50,6 +50,9 @@ pub(super) struct RetireArgs {
     /// The data_dir of this node, as in its configuration; its hanode is stopped
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
+    /// The node whose recovery it serves: the one that `hactl recover` is run on. It serves no other
+    #[arg(long = "for", value_name = "NODE")]
+    beneficiary: String,
     /// Where the receipt is written; printed where it is left out
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -120,16 +123,18 @@ pub(super) fn recover(args: &RecoverArgs, format: Format) -> Result<(), Failure>
 pub(super) fn retire(args: &RetireArgs, format: Format) -> Result<(), Failure> {
     let place = Place::open(&args.data_dir).map_err(|e| place_failed(&e))?;
     let contents = place.read().map_err(|e| place_failed(&e))?;
-    let receipt = Receipt::of(&contents, BootClock.wall());
+    let beneficiary =
+        Receipt::beneficiary(&contents, &args.beneficiary).map_err(|e| refused(&e))?;
+    let receipt = Receipt::of(&contents, beneficiary.clone(), BootClock.wall());
     if !args.yes {
         output::note(&format!(
-            "controller {} of control plane {} never votes or leads again in generation {}. Its \
-             members go on.",
-            receipt.node, receipt.control_plane, receipt.generation
+            "controller {} of control plane {} never votes or leads again in generation {}, \
+             for a recovery on {} and no other node. Its members go on.",
+            receipt.node, receipt.control_plane, receipt.generation, beneficiary.name
         ))?;
         typed(&receipt.control_plane)?;
     }
-    offline::retire(&**place.engine()).map_err(|e| failed(&e))?;
+    offline::retire(&**place.engine(), &beneficiary).map_err(|e| failed(&e))?;
     drop(place);
     let bytes = receipt.encode().map_err(|e| failed(&e))?;
     match &args.out {
@@ -138,8 +143,9 @@ pub(super) fn retire(args: &RetireArgs, format: Format) -> Result<(), Failure> {
             file::write(path, &bytes).map_err(|e| failed(&e))?;
             output::value(format, &receipt, || {
                 format!(
-                    "{} is retired at entry {} of term {}; the receipt is in {}",
+                    "{} is retired for {} at entry {} of term {}; the receipt is in {}",
                     receipt.node,
+                    beneficiary.name,
                     receipt.last.1,
                     receipt.last.0,
                     path.display()

@@ -44,13 +44,25 @@ pub(super) struct Own {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
-    /// The operator retired it.
+    /// The operator retired it, for nobody by name: it proves nothing to anybody.
     Retired,
+    /// The operator retired it for the recovery on another controller. It never counts for any
+    /// other, so that at most one recovery of a generation is ever proven.
+    RetiredFor(Beneficiary),
     /// A higher generation of the control plane exists.
     Superseded {
         /// Which.
         by: Generation,
     },
+}
+
+/// The controller for whose recovery a store is retired.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beneficiary {
+    /// Its number.
+    pub id: u64,
+    /// Its node's name.
+    pub name: String,
 }
 
 impl Own {
@@ -172,7 +184,7 @@ pub async fn load_or_create<RT: AsyncRuntime>(
         }
         return match own.ended {
             None => Ok(own.store),
-            Some(Ended::Retired) => Err(IdentityError::Retired),
+            Some(Ended::Retired | Ended::RetiredFor(_)) => Err(IdentityError::Retired),
             Some(Ended::Superseded { by }) => {
                 Err(IdentityError::Superseded { own: own.generation, by })
             }

@@ -16,7 +16,7 @@ use std::sync::mpsc;
 
 use openraft::{EntryPayload, Membership};
 
-use super::identity::{self, Ended, IdentityError, Own, PeerStores};
+use super::identity::{self, Beneficiary, Ended, IdentityError, Own, PeerStores};
 use super::kv::{Batch, Error, KvEngine, Space};
 use super::log_store::{COMMITTED, LogStore, PURGED, VOTE};
 use super::record;
@@ -71,6 +71,18 @@ pub enum OfflineError {
     /// It has joined no group yet.
     #[error("this controller has not joined a group yet: its store holds no agreed state")]
     NoGroup,
+    /// It was retired before, and not for this controller.
+    #[error(
+        "this store was retired for {} already, and a store is retired for one controller only: \
+         recover there, or state this node to be lost", .0.as_deref().unwrap_or("nobody by name")
+    )]
+    RetiredBefore(Option<String>),
+    /// It ended before.
+    #[error(
+        "generation {0} of the control plane exists: this store never votes or leads again, and its \
+         receipt would serve nobody"
+    )]
+    Superseded(Generation),
     /// The membership is refused.
     #[error("the group cannot be written: {0}")]
     Membership(String),
@@ -158,13 +170,21 @@ pub fn is_used(engine: &dyn KvEngine) -> Result<bool, OfflineError> {
     Ok(Own::load(engine)?.is_some())
 }
 
-/// Marks a store: it never votes or leads again. Done where it is marked already.
-pub fn retire(engine: &dyn KvEngine) -> Result<(), OfflineError> {
+/// Marks a store: it never votes or leads again, and that serves a recovery on `beneficiary` alone.
+/// Done where it is marked so already; a mark for another is never changed, since the receipt that
+/// was made with it may have been used.
+pub fn retire(engine: &dyn KvEngine, beneficiary: &Beneficiary) -> Result<(), OfflineError> {
     let mut own = Own::load(engine)?.ok_or(OfflineError::Empty)?;
-    if own.ended.is_some() {
-        return Ok(());
+    match &own.ended {
+        None => {}
+        Some(Ended::RetiredFor(before)) if before == beneficiary => return Ok(()),
+        Some(Ended::RetiredFor(before)) => {
+            return Err(OfflineError::RetiredBefore(Some(before.name.clone())));
+        }
+        Some(Ended::Retired) => return Err(OfflineError::RetiredBefore(None)),
+        Some(Ended::Superseded { by }) => return Err(OfflineError::Superseded(*by)),
     }
-    own.ended = Some(Ended::Retired);
+    own.ended = Some(Ended::RetiredFor(beneficiary.clone()));
     let mut batch = Batch::new();
     own.put(&mut batch)?;
     Ok(write(engine, batch)?)

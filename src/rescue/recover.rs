@@ -111,10 +111,10 @@ impl Refusal {
     pub fn hint(&self) -> &'static str {
         match self {
             Refusal::Unaccounted(_) => {
-                "where the machine lives: stop its hanode, run `hactl retire --data-dir DIR` there, \
-                 and give the receipt with --receipt; where it is off for ever: --lost NAME"
+                "where the machine lives: stop its hanode, run `hactl retire --data-dir DIR --for NODE` \
+                 there, where NODE is this node, and give the receipt with --receipt; where it is off for ever: --lost NAME"
             }
-            Refusal::Behind { .. } => "run `hactl retire` here and `hactl recover` there",
+            Refusal::Behind { .. } => "run `hactl retire --for NODE` here and `hactl recover` there",
             _ => "",
         }
     }
@@ -167,8 +167,11 @@ pub fn plan(contents: &Contents, statement: &Statement) -> Result<Plan, Refusal>
     if !silent.is_empty() {
         return Err(Refusal::Unaccounted(silent));
     }
-    // A receipt binds its store; what a lost node may have is not known.
-    let held = |id: &u64| *id == contents.node_id || retired.contains_key(id);
+    // A receipt binds its store to this one; what a lost node may have is not known. A store that
+    // is retired for another is bound there: two majorities that prove would meet in one store
+    // that serves both, and there is none.
+    let free = contents.ended.is_none();
+    let held = |id: &u64| (*id == contents.node_id && free) || retired.contains_key(id);
     let proven =
         contents.voters.iter().all(|set| 2 * set.iter().filter(|id| held(id)).count() > set.len());
     let terms = retired.values().map(|r| r.vote_term.max(r.last.0));
@@ -214,6 +217,22 @@ fn check_receipt(
     }
     if receipt.id == contents.node_id {
         return refused("it is this node's own".to_owned());
+    }
+    match &receipt.beneficiary {
+        Some(b) if b.id == contents.node_id => {}
+        Some(b) => {
+            return refused(format!(
+                "its store was retired for a recovery on {}, and serves no other: recover there, or \
+                 state it to be lost",
+                b.name
+            ));
+        }
+        None => {
+            return refused(
+                "it does not say for whose recovery the store was retired: state it to be lost"
+                    .to_owned(),
+            );
+        }
     }
     if !voters.contains(&receipt.id) {
         return refused("it is no voter of this group".to_owned());

@@ -9,6 +9,7 @@ use super::{SealError, generation_after, restore};
 use crate::domain::generation::Generation;
 use crate::domain::types::WallMillis;
 use crate::raft::Peer;
+use crate::raft::identity::{Beneficiary, Ended};
 use crate::raft::kv::KvEngine;
 use crate::raft::kv_mem::KvMem;
 use crate::raft::offline::{self, Beginning, Contents};
@@ -18,6 +19,10 @@ const AT: WallMillis = WallMillis(1_700_000_000_000);
 
 fn peer(id: u64) -> Peer {
     Peer { name: format!("n{id}"), address: format!("h{id}:1") }
+}
+
+fn for_node(id: u64) -> Beneficiary {
+    Beneficiary { id, name: format!("n{id}") }
 }
 
 /// What the store of controller 1 of three says.
@@ -46,6 +51,7 @@ fn receipt(id: u8, last: (u64, u64)) -> Receipt {
         store: StoreId::from_bytes([id; 16]),
         vote_term: last.0 + 1,
         last,
+        beneficiary: Some(for_node(1)),
         at: AT,
     }
 }
@@ -92,7 +98,9 @@ fn the_longest_log_wins_and_strange_receipts_do_not_count() {
         let Refusal::Behind { node, .. } = &refused else { panic!("{refused}") };
         assert_eq!(node, "n2");
     }
-    let strange: [fn(&mut Receipt); 5] = [
+    let strange: [fn(&mut Receipt); 7] = [
+        |r| r.beneficiary = Some(for_node(3)),
+        |r| r.beneficiary = None,
         |r| r.control_plane = "other".to_owned(),
         |r| r.generation = Generation(7),
         |r| r.id = 9,
@@ -113,6 +121,37 @@ fn an_old_generation_recovers_nothing() {
     own.ended = Some(crate::raft::identity::Ended::Superseded { by: Generation(5) });
     let refused = plan(&own, &says(vec![], &["n2", "n3"])).unwrap_err();
     assert_eq!(refused.rule(), "recovery.newest-generation");
+}
+
+#[test]
+fn at_most_one_recovery_of_a_generation_is_proven() {
+    let own = contents((3, 10));
+    let serves_one = receipt(3, (3, 10));
+    assert!(plan(&own, &says(vec![serves_one.clone()], &["n2"])).unwrap().recovery.proven);
+    // The second is only cut off, and has the same receipt.
+    let mut second = contents((3, 10));
+    (second.node_id, second.store) = (2, StoreId::from_bytes([2; 16]));
+    let refused = plan(&second, &says(vec![serves_one], &["n1"])).unwrap_err();
+    assert_eq!(refused.rule(), "recovery.receipt");
+    // The one that is retired for another may go on by statement, and proves nothing.
+    let mut third = contents((3, 10));
+    (third.node_id, third.store) = (3, StoreId::from_bytes([3; 16]));
+    let mut of_two = receipt(2, (3, 10));
+    of_two.beneficiary = Some(for_node(3));
+    let judged = |third: &Contents| plan(third, &says(vec![of_two.clone()], &["n1"])).unwrap();
+    assert!(judged(&third).recovery.proven);
+    for ended in [Ended::Retired, Ended::RetiredFor(for_node(1))] {
+        third.ended = Some(ended);
+        assert!(!judged(&third).recovery.proven);
+    }
+}
+
+#[test]
+fn a_store_is_retired_for_another_voter() {
+    let own = contents((3, 10));
+    assert_eq!(Receipt::beneficiary(&own, "n2").unwrap(), for_node(2));
+    assert_eq!(Receipt::beneficiary(&own, "n1").unwrap_err().rule(), "recovery.statement");
+    assert_eq!(Receipt::beneficiary(&own, "nx").unwrap_err().rule(), "recovery.statement");
 }
 
 #[test]
@@ -204,6 +243,8 @@ fn a_store_is_begun_read_and_retired() {
     assert_eq!(read.voters, vec![[4].into()]);
     assert_eq!(read.nodes, [(4, peer(4))].into());
     assert!(read.ended.is_none());
-    offline::retire(&*engine).unwrap();
-    assert!(offline::read(&engine).unwrap().ended.is_some());
+    offline::retire(&*engine, &for_node(1)).unwrap();
+    offline::retire(&*engine, &for_node(1)).unwrap();
+    assert!(offline::retire(&*engine, &for_node(2)).is_err(), "it serves one recovery");
+    assert_eq!(offline::read(&engine).unwrap().ended, Some(Ended::RetiredFor(for_node(1))));
 }

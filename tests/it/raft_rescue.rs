@@ -21,11 +21,13 @@ fn engine(group: &Group, id: u64) -> Arc<dyn KvEngine> {
     Arc::new(group.stores[&id].clone())
 }
 
-fn receipt(group: &Group, id: u64) -> Receipt {
+fn receipt(group: &Group, id: u64, beneficiary: u64) -> Receipt {
     let engine = engine(group, id);
     let contents = offline::read(&engine).unwrap();
-    offline::retire(&*engine).unwrap();
-    Receipt::of(&contents, AT)
+    let name = format!("node-{beneficiary}");
+    let beneficiary = Receipt::beneficiary(&contents, &name).unwrap();
+    offline::retire(&*engine, &beneficiary).unwrap();
+    Receipt::of(&contents, beneficiary, AT)
 }
 
 /// Recovers from the store of `id`, which does not run.
@@ -105,7 +107,7 @@ fn receipts_of_a_majority_bind_whoever_is_alive() {
         group.all_have(1).await;
         group.stop(1).await;
         group.stop(2).await;
-        let receipt = receipt(&group, 2);
+        let receipt = receipt(&group, 2, 1);
         let plan = recover(&group, 1, vec![receipt], &[3]);
         assert!(plan.recovery.proven);
         let error = refused(&group, 2).await;

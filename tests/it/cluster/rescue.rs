@@ -163,7 +163,8 @@ async fn all_members_live() {
     }
     n2.terminate_daemon().await;
     let receipt = text(cluster.dir().join("n2.receipt"));
-    must(cluster, &["retire", "--data-dir", &data_dir(n2), "--out", &receipt, "--yes"]).await;
+    let dir = data_dir(n2);
+    must(cluster, &["retire", "--data-dir", &dir, "--for", "n1", "--out", &receipt, "--yes"]).await;
     n2.start();
     until_logged(n2, "this controller's store was retired").await;
     n1.terminate_daemon().await;
