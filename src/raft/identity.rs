@@ -121,6 +121,19 @@ async fn change<RT: AsyncRuntime>(
     Ok(write_synced::<RT>(engine, batch).await?)
 }
 
+/// Notes that a store with a log is of the first generation, where it says none: its group was
+/// founded before there were generations. `None` where nothing has to be written.
+pub(super) fn founded_before(engine: &dyn KvEngine) -> Result<Option<Batch>, IdentityError> {
+    let Some(mut own) = Own::load(engine)? else { return Ok(None) };
+    if own.generation != Generation::NONE {
+        return Ok(None);
+    }
+    own.generation = Generation::FIRST;
+    let mut batch = Batch::new();
+    own.put(&mut batch)?;
+    Ok(Some(batch))
+}
+
 /// The generation of the store's group.
 pub(super) fn generation(engine: &dyn KvEngine) -> Result<Generation, IdentityError> {
     Ok(Own::load(engine)?.map_or(Generation::NONE, |own| own.generation))

@@ -142,10 +142,12 @@ pub fn read(engine: &Arc<dyn KvEngine>) -> Result<Contents, OfflineError> {
     }
     let known = PeerStores::open(engine.clone())?;
     let vote: Option<Vote> = record::get(&**engine, Space::Meta, VOTE)?;
+    let Some(last) = applied else { return Err(OfflineError::NoGroup) };
+    if let Some(batch) = identity::founded_before(&**engine)? {
+        write(&**engine, batch)?;
+    }
     let Own { node_id, control_plane, store, generation, ended, .. } = own;
-    let Some(last) = applied.filter(|_| generation != Generation::NONE) else {
-        return Err(OfflineError::NoGroup);
-    };
+    let generation = generation.or_first();
     Ok(Contents {
         node_id,
         control_plane,

@@ -243,6 +243,10 @@ fn a_store_is_begun_read_and_retired() {
     assert_eq!(read.voters, vec![[4].into()]);
     assert_eq!(read.nodes, [(4, peer(4))].into());
     assert!(read.ended.is_none());
+    // A store that was founded before there were generations.
+    let old = Beginning { generation: Generation::NONE, ..beginning };
+    offline::begin(&*engine, &old).unwrap();
+    assert_eq!(offline::read(&engine).unwrap().generation, Generation::FIRST);
     offline::retire(&*engine, &for_node(1)).unwrap();
     offline::retire(&*engine, &for_node(1)).unwrap();
     assert!(offline::retire(&*engine, &for_node(2)).is_err(), "it serves one recovery");

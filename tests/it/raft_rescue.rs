@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quorate::domain::generation::Generation;
 use quorate::domain::types::WallMillis;
-use quorate::raft::kv::KvEngine;
+use quorate::raft::kv::{Batch, KvEngine, Space};
 use quorate::raft::kv_mem::KvMem;
 use quorate::raft::{
     AsyncRuntime as _, FatalReason, Handle, IdentityError, ProposeError, StartError, offline,
@@ -156,4 +156,53 @@ fn a_recovered_group_survives_restarts_and_grows_again() {
         group.all_have(44).await;
         until("both vote", || group.nodes[&4].metrics().voters.len() == 2).await;
     });
+}
+
+/// The group was founded by a version that knew no generations, or wrote none down.
+#[test]
+fn a_group_without_a_generation_becomes_the_first() {
+    run(async {
+        for written in [None, Some(0)] {
+            let mut group = Group::new(3);
+            group.start(&[1, 2, 3]).await;
+            group.add(&[1, 2, 3]).await;
+            group.all_have(1).await;
+            for id in 1..=3 {
+                group.stop(id).await;
+                let engine = engine(&group, id);
+                write_generation(&*engine, written);
+            }
+            group.start(&[1, 2, 3]).await;
+            for id in 1..=3 {
+                assert_eq!(group.nodes[&id].generation(), Generation::FIRST, "{written:?}");
+            }
+            assert_eq!(group.add(&[1, 2, 3]).await, 2);
+            group.all_have(2).await;
+            group.stop(1).await;
+            assert_eq!(offline::read(&engine(&group, 1)).unwrap().generation, Generation::FIRST);
+            let generation = recover(&group, 1, vec![], &[2, 3]).recovery.generation;
+            group.start(&[1]).await;
+            assert_eq!(group.nodes[&1].generation(), generation);
+        }
+    });
+}
+
+/// Rewrites the identity of a store as an older version had it.
+fn write_generation(engine: &dyn KvEngine, generation: Option<u64>) {
+    const IDENTITY: &[u8] = b"identity";
+    let sealed = engine.get(Space::Meta, IDENTITY).unwrap().expect("an identity");
+    let mut own: serde_json::Value = serde_json::from_slice(&sealed[4..]).unwrap();
+    let fields = own.as_object_mut().expect("fields");
+    match generation {
+        Some(number) => fields.insert("generation".to_owned(), number.into()),
+        None => fields.remove("generation"),
+    };
+    let mut batch = Batch::new();
+    let value = serde_json::to_vec(&own).unwrap();
+    let covered = [&[Space::Meta.tag()], IDENTITY, &value].concat();
+    let sealed = [&crc32c::crc32c(&covered).to_le_bytes()[..], &value].concat();
+    batch.put(Space::Meta, IDENTITY, sealed);
+    let (done, ended) = std::sync::mpsc::channel();
+    engine.submit(batch, true, Box::new(move |result| drop(done.send(result))));
+    ended.recv().unwrap().unwrap();
 }
