@@ -84,16 +84,6 @@ impl Own {
     }
 }
 
-/// Forgets all peers: a new generation begins with nobody else.
-pub(super) fn forget_peers(engine: &dyn KvEngine, batch: &mut Batch) -> Result<(), Error> {
-    let mut end = PEER_PREFIX.to_vec();
-    end.push(0xff);
-    engine.range(Space::Meta, PEER_PREFIX, Some(&end), &mut |key, _| {
-        batch.delete(Space::Meta, key);
-        std::ops::ControlFlow::Continue(())
-    })
-}
-
 /// Notes durably that the store's group is of this generation.
 pub(super) async fn join<RT: AsyncRuntime>(
     engine: &dyn KvEngine,

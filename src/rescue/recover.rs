@@ -44,6 +44,18 @@ pub enum Refusal {
         /// The one that exists.
         by: Generation,
     },
+    /// Its group has taken it out, and goes on without it.
+    #[error(
+        "node {node} was removed from its group, which goes on without it: nothing is recovered from \
+         a store that the group does not know any more. The controllers that were left are among {}",
+        .others.join(", ")
+    )]
+    Removed {
+        /// The node.
+        node: String,
+        /// The others of the group, by its own log.
+        others: Vec<String>,
+    },
     /// The node does not vote.
     #[error("node {0} is no voter of its group by its own log: recover on another controller")]
     NotAVoter(String),
@@ -97,6 +109,7 @@ impl Refusal {
     pub fn rule(&self) -> &'static str {
         match self {
             Refusal::Superseded { .. } => "recovery.newest-generation",
+            Refusal::Removed { .. } => "recovery.removed",
             Refusal::NotAVoter(_) => "recovery.voter",
             Refusal::UnknownNode { .. } | Refusal::Itself(_) | Refusal::Twice(_) => {
                 "recovery.statement"
@@ -114,6 +127,7 @@ impl Refusal {
                 "where the machine lives: stop its hanode, run `hactl retire --data-dir DIR --for NODE` \
                  there, where NODE is this node, and give the receipt with --receipt; where it is off for ever: --lost NAME"
             }
+            Refusal::Removed { .. } => "run `hactl recover` on one of those",
             Refusal::Behind { .. } => "run `hactl retire --for NODE` here and `hactl recover` there",
             _ => "",
         }
@@ -136,6 +150,10 @@ pub fn plan(contents: &Contents, statement: &Statement) -> Result<Plan, Refusal>
     }
     let name = |id: &u64| contents.nodes.get(id).map_or_else(|| id.to_string(), |p| p.name.clone());
     let own_name = name(&contents.node_id);
+    if contents.removed {
+        let others = contents.nodes.keys().filter(|id| **id != contents.node_id);
+        return Err(Refusal::Removed { node: own_name, others: others.map(name).collect() });
+    }
     let voters: BTreeSet<u64> = contents.voters.iter().flatten().copied().collect();
     if !voters.contains(&contents.node_id) {
         return Err(Refusal::NotAVoter(own_name));

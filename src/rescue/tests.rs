@@ -33,6 +33,7 @@ fn contents(last: (u64, u64)) -> Contents {
         store: StoreId::from_bytes([1; 16]),
         generation: Generation(1),
         ended: None,
+        removed: false,
         vote_term: last.0,
         last,
         voters: vec![[1, 2, 3].into()],
@@ -152,6 +153,14 @@ fn a_store_is_retired_for_another_voter() {
     assert_eq!(Receipt::beneficiary(&own, "n2").unwrap(), for_node(2));
     assert_eq!(Receipt::beneficiary(&own, "n1").unwrap_err().rule(), "recovery.statement");
     assert_eq!(Receipt::beneficiary(&own, "nx").unwrap_err().rule(), "recovery.statement");
+}
+
+#[test]
+fn a_node_that_its_group_has_removed_recovers_nothing() {
+    let own = Contents { removed: true, ..contents((3, 10)) };
+    let refused = plan(&own, &says(vec![receipt(2, (3, 9))], &["n3"])).unwrap_err();
+    assert_eq!(refused.rule(), "recovery.removed");
+    assert!(refused.to_string().contains("n2, n3"), "{refused}");
 }
 
 #[test]
