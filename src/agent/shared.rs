@@ -10,6 +10,7 @@ use super::{Member, Options};
 use crate::clock::Clock;
 use crate::domain::alarm::{Alarm, AlarmCode, NOTICES_MAX, Notice, NoticeCode};
 use crate::domain::cascade;
+use crate::domain::generation::Generation;
 use crate::domain::lease::HolderLease;
 use crate::domain::lineage::Lineage;
 use crate::domain::observation::{
@@ -279,11 +280,13 @@ impl<D: Database, C: Clock> Shared<D, C> {
     }
 
     /// What the leader is told.
-    pub fn report(&self) -> Option<Report> {
+    pub fn report(&self) -> Option<(Report, Generation)> {
         let mut inner = self.lock();
         inner.reports += 1;
         let sequence = Sequence { run: inner.run, number: inner.reports };
-        inner.loaded.then(|| Report {
+        // Under one lock: what was done before a generation was obeyed says nothing to it.
+        let generation = inner.record.generation;
+        let report = inner.loaded.then(|| Report {
             sequence,
             emptied: inner.record.emptied.clone(),
             guard: inner.guard.clone(),
@@ -306,7 +309,8 @@ impl<D: Database, C: Clock> Shared<D, C> {
                 wall: self.clock.wall(),
             },
             settings: inner.settings.clone(),
-        })
+        });
+        report.map(|report| (report, generation))
     }
 }
 
