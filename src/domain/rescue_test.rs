@@ -216,6 +216,39 @@ fn a_member_that_knows_a_later_epoch_raises_it_again() {
 }
 
 #[test]
+fn a_member_that_knows_more_ends_an_epoch_that_is_not_active_yet() {
+    let (mut bench, mut leader) = recovered(&[]);
+    bench.ok(raise(&bench, &[("a", 2), ("b", 2), ("c", 2)]));
+    let next = bench.state().epoch.next().0;
+    let rest = [sealed("b", next, 2, 400), sealed("c", next, 2, 400)];
+    let all = [vec![holder("a", next, 2, 500, 2)], rest.to_vec()].concat();
+    bench.ok(grant(&bench, "a", all, any(next, 1, "b c")));
+    // It joined after the state was made, and comes between the grant and the promotion.
+    let stranger = Change::RegisterMember {
+        member: m("d"),
+        node: super::types::NodeName::new("node-d").unwrap(),
+        address: "d:5432".to_owned(),
+        priority: 0,
+        tags: Default::default(),
+        system_id: bench.state().system_id,
+    };
+    bench.ok(stranger);
+    leader.pass_ms(QUIET_MS);
+    for (name, epoch) in [("a", next), ("b", next), ("c", next), ("d", 900)] {
+        leader.hears(name, knows(name, epoch));
+    }
+    let change = leader.plan(&bench).proposal.unwrap();
+    assert!(
+        matches!(change, Change::Close { reason: CloseReason::Recovered, stopped: false, .. }),
+        "{change:?}"
+    );
+    bench.ok(change);
+    bench.ok(leader.plan(&bench).proposal.unwrap());
+    assert_eq!(bench.state().epoch, Epoch(901 + UNSEEN_EPOCHS));
+    assert!(bench.state().verify.is_some());
+}
+
+#[test]
 fn data_is_never_made_by_a_state_that_a_member_has_outlived() {
     let mut bench = Bench::registered("a b c", SynchronousMode::Quorum, 1);
     recover(&mut bench.control, &recovery(&[], false));

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use super::super::command::Change;
 use super::super::observation::Report;
-use super::super::state::{OperationKind, Phase};
+use super::super::state::{CloseReason, OperationKind, Phase};
 use super::super::types::{Epoch, MemberName};
 use super::{Finding, LOSS_SETTLE, Pass};
 
@@ -29,6 +29,15 @@ impl Pass<'_> {
             // Sealing promises the next epoch. Whoever knows more has come back meanwhile.
             if highest <= self.state.epoch.next() {
                 return ControlFlow::Continue(());
+            }
+            // Nothing is raised over an open epoch, and its holder would lack that member for ever.
+            if let Some(tenure) = self.state.open_tenure() {
+                findings.push(Finding::RaisingEpoch { known: highest });
+                return ControlFlow::Break(Some(Change::Close {
+                    expect_epoch: tenure.epoch,
+                    reason: CloseReason::Recovered,
+                    stopped: false,
+                }));
             }
             let accept_missing = self.accepts_missing();
             let unheard = |m: &&MemberName| !known.contains_key(*m);
