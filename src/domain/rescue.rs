@@ -24,9 +24,9 @@ use super::generation::Generation;
 use super::state::{CloseReason, ClusterState, ControlState, Phase};
 use super::types::{Epoch, MemberName, NodeName, WallMillis};
 
-/// How far the epoch is raised above all that is known, where a member does not say which epochs it
-/// knows: what it was granted alone must not be granted again. Each is a promotion that nobody who
-/// is left took part in.
+/// How far the epoch is raised above all that is known: what a member was granted alone, which does
+/// not answer or has lost its record of it, must not be granted again. Each is a promotion that
+/// nobody who is left remembers.
 pub const UNSEEN_EPOCHS: u64 = 100;
 
 /// Set while the state of a cluster is not proven to be the newest.

@@ -52,10 +52,9 @@ pub(super) fn raise_epoch(
         return Ok(APPLIED);
     }
     let old = expect_closed(state, epoch)?.clone();
-    // Whoever is not heard of may have been granted epochs that nobody else knows.
-    let unheard = state.members.keys().any(|m| !known.contains_key(m));
-    let margin = if unheard { UNSEEN_EPOCHS } else { 0 };
-    let to = Epoch(epoch.max(highest).0.saturating_add(1).saturating_add(margin));
+    // Whoever is not heard of may have been granted epochs that nobody else knows, and so may one
+    // whose own record is gone: it answers, and does not know it.
+    let to = Epoch(epoch.max(highest).0.saturating_add(1).saturating_add(UNSEEN_EPOCHS));
     if to.0 >= u64::from(u32::MAX) {
         return Err(Rejection::BadSpec { why: "timelines are exhausted".to_owned() });
     }
