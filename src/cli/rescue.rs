@@ -26,6 +26,10 @@ pub(super) struct Others {
     /// A node whose machine is off FOR EVER: its hanode never runs again. Once for each
     #[arg(long = "lost", value_name = "NODE")]
     lost: Vec<String>,
+    /// There are NO other members than those that are shown: none joined after this state was made.
+    /// Where it is not given, and the state may be old, nobody is promoted before you accept data loss
+    #[arg(long)]
+    members_complete: bool,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -76,7 +80,8 @@ impl Others {
             receipts.push(receipt);
         }
         let at = BootClock.wall();
-        Ok(Statement { receipts, lost: self.lost.clone(), by: requested_by(), at })
+        let (lost, members_complete) = (self.lost.clone(), self.members_complete);
+        Ok(Statement { receipts, lost, members_complete, by: requested_by(), at })
     }
 
     /// Shows what will be done, and asks for it where that is needed. `false` where it is only
@@ -88,7 +93,10 @@ impl Others {
         }
         output::note(&format!("{}{note}", describe(plan)))?;
         if !self.yes {
-            typed(&plan.beginning.control_plane)?;
+            typed("the name of the control plane", &plan.beginning.control_plane)?;
+            if self.members_complete && !plan.recovery.proven {
+                typed("\"complete\", where the lists of members above are", "complete")?;
+            }
         }
         Ok(true)
     }
@@ -132,7 +140,7 @@ pub(super) fn retire(args: &RetireArgs, format: Format) -> Result<(), Failure> {
              for a recovery on {} and no other node. Its members go on.",
             receipt.node, receipt.control_plane, receipt.generation, beneficiary.name
         ))?;
-        typed(&receipt.control_plane)?;
+        typed("the name of the control plane", &receipt.control_plane)?;
     }
     offline::retire(&**place.engine(), &beneficiary).map_err(|e| failed(&e))?;
     drop(place);
@@ -221,7 +229,15 @@ fn describe(plan: &Plan) -> String {
         if cluster.verify.is_none() {
             continue;
         }
+        if !recovery.members_complete {
+            out.push_str(
+                "    a member that joined after this state was made is not in this list. Where there \
+                 is none say so with --members-complete; else nobody is promoted until you accept \
+                 what may be missing: `hactl failover --accept-data-loss`\n",
+            );
+        }
         out.push_str(match lost.is_empty() {
+            true if !recovery.members_complete => "",
             true => {
                 "    every member is asked what it knows; a primary follows where all of them \
                  answer\n"
@@ -238,19 +254,19 @@ fn describe(plan: &Plan) -> String {
     out
 }
 
-/// Asks for the name of the control plane: nobody types it by mistake.
-fn typed(control_plane: &str) -> Result<(), Failure> {
+/// Asks for a word that nobody types by mistake.
+fn typed(what: &str, word: &str) -> Result<(), Failure> {
     if !io::stdin().is_terminal() {
         let message = "standard input is not a terminal, so nobody can be asked: give --yes";
         return Err(Failure::Usage(message.to_owned()));
     }
-    write!(io::stderr(), "type the name of the control plane to go on: ")?;
+    write!(io::stderr(), "type {what} to go on: ")?;
     io::stderr().flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
-    match answer.trim() == control_plane {
+    match answer.trim() == word {
         true => Ok(()),
-        false => Err(Failure::refused("not done: that is another name", "")),
+        false => Err(Failure::refused("not done: that is something else", "")),
     }
 }
 

@@ -159,7 +159,7 @@ pub(super) fn restore(args: &RestoreArgs, format: Format) -> Result<(), Failure>
     let above = Generation(args.above);
     let plan = restore::plan(&saved, &node, store, &statement, above).map_err(|e| refused(&e))?;
     let note = format!(
-        "  the state is of {}; members that joined the cluster since are not waited for: start \
+        "  the state is of {}; members that joined the cluster since are not known to it: start \
          them before this controller\n",
         time(saved.at.0)
     );

@@ -11,7 +11,9 @@
 //!    WAL by (epoch, position) is granted it, until a primary is active again.
 //!
 //! Any synchronous configuration that was ever in force is covered where all members are sealed.
-//! A member that is missing is the operator's decision: a failover that accepts data loss.
+//! A member that is missing is the operator's decision: a failover that accepts data loss. So is one
+//! that a state which is old has never heard of: nothing is granted before the operator has said that
+//! the list of members is complete, or accepts data loss.
 
 use std::collections::BTreeSet;
 
@@ -37,6 +39,10 @@ pub struct Verify {
     /// Members on nodes that are stated to be off for ever: they are not waited for.
     #[serde(default)]
     pub lost: BTreeSet<MemberName>,
+    /// Whether the operator says that there are no other members than those of this state and those
+    /// that register: one that joined later may be the only one with what was acknowledged.
+    #[serde(default)]
+    pub complete: bool,
 }
 
 /// By what a new generation was made.
@@ -68,6 +74,9 @@ pub struct Recovery {
     pub retired: Vec<String>,
     /// Whether the state is proven to be the newest.
     pub proven: bool,
+    /// Whether it is stated that its lists of members are complete.
+    #[serde(default)]
+    pub members_complete: bool,
 }
 
 /// Makes `state` the state that the new generation begins with.
@@ -84,6 +93,7 @@ pub fn recover(state: &mut ControlState, recovery: &Recovery) {
             lost: recovery.lost.iter().map(|n| bounded(n)).collect(),
             retired: recovery.retired.iter().map(|n| bounded(n)).collect(),
             proven: recovery.proven,
+            members_complete: recovery.members_complete,
         };
         record(cluster, recovery.at, event);
     }
@@ -101,7 +111,7 @@ fn doubt(cluster: &mut ClusterState, recovery: &Recovery) {
     let is_lost = |node: &NodeName| recovery.lost.iter().any(|lost| lost == node.as_str());
     let on_lost = cluster.members.iter().filter(|(_, m)| is_lost(&m.node));
     let lost = on_lost.map(|(name, _)| name.clone()).collect();
-    cluster.verify = Some(Verify { raised: false, lost });
+    cluster.verify = Some(Verify { raised: false, lost, complete: recovery.members_complete });
 }
 
 impl ClusterState {

@@ -26,6 +26,7 @@ fn recovery(lost: &[&str], proven: bool) -> Recovery {
         lost: lost.iter().map(|n| (*n).to_owned()).collect(),
         retired: Vec::new(),
         proven,
+        members_complete: true,
     }
 }
 
@@ -93,11 +94,13 @@ fn an_epoch_is_raised_above_all_that_anybody_knows() {
     assert!(bench.state().verify.as_ref().unwrap().raised);
     // Sealing for the next epoch raises nothing again.
     for name in ["a", "b", "c"] {
-        leader
-            .hears(name, Report {
+        leader.hears(
+            name,
+            Report {
                 promised: Epoch(raised + 1),
                 ..sealed_report(&sealed(name, raised + 1, 2, 100))
-            });
+            },
+        );
     }
     assert_eq!(grantee(leader.plan(&bench).proposal), "a");
 }
@@ -252,6 +255,50 @@ fn a_member_that_knows_more_ends_an_epoch_that_is_not_active_yet() {
     bench.ok(leader.plan(&bench).proposal.unwrap());
     assert_eq!(bench.state().epoch, Epoch(901 + UNSEEN_EPOCHS));
     assert!(bench.state().verify.is_some());
+}
+
+/// `a b c` are heard, and `d`, which joined later, has what was acknowledged.
+#[test]
+fn a_member_that_the_state_never_heard_of_is_the_operators_decision() {
+    let mut bench = Bench::active("a b c", 1);
+    let unconfirmed = Recovery { members_complete: false, ..recovery(&[], false) };
+    recover(&mut bench.control, &unconfirmed);
+    let mut leader = Leader::new();
+    let all = [("a", 2), ("b", 2), ("c", 2)];
+    let heard = |leader: &mut Leader| {
+        for (name, epoch) in all {
+            leader.hears(name, knows(name, epoch));
+        }
+    };
+    leader.pass_ms(QUIET_MS);
+    heard(&mut leader);
+    let plan = leader.plan(&bench);
+    assert_eq!(plan.proposal, None);
+    assert!(rules(&plan).contains(&"recovery.members-complete"), "{plan:?}");
+    assert_eq!(bench.refused(raise(&bench, &all)).rule(), "recovery.members-complete");
+    let evidence = vec![holder("a", 3, 2, 500, 2), sealed("b", 3, 2, 400), sealed("c", 3, 2, 400)];
+    let refused = bench.refused(grant(&bench, "a", evidence, any(3, 1, "b c")));
+    assert_eq!(refused.rule(), "recovery.all-members", "nothing is granted before the raise");
+
+    let expect_epoch = bench.state().epoch;
+    bench.ok(Change::StartFailover {
+        expect_epoch,
+        target: None,
+        accept_data_loss: true,
+        by: "me".to_owned(),
+    });
+    leader.plan(&bench);
+    leader.pass_ms(6_000);
+    heard(&mut leader);
+    bench.ok(leader.plan(&bench).proposal.unwrap());
+    let next = bench.state().epoch.next().0;
+    assert_eq!(next, 4 + UNSEEN_EPOCHS);
+    let evidence = vec![holder("a", next, 2, 500, 2), sealed("b", next, 2, 400)];
+    for sealed in evidence.into_iter().chain([sealed("c", next, 2, 400)]) {
+        let name = sealed.member.to_string();
+        leader.hears(&name, Report { promised: Epoch(next), ..sealed_report(&sealed) });
+    }
+    assert_eq!(grantee(leader.plan(&bench).proposal), "a");
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub struct Statement {
     pub receipts: Vec<Receipt>,
     /// Names of nodes whose machine is off for ever.
     pub lost: Vec<String>,
+    /// Whether there are no other members than those that the state names.
+    pub members_complete: bool,
     /// Who says so.
     pub by: String,
     /// When.
@@ -128,7 +130,9 @@ impl Refusal {
                  there, where NODE is this node, and give the receipt with --receipt; where it is off for ever: --lost NAME"
             }
             Refusal::Removed { .. } => "run `hactl recover` on one of those",
-            Refusal::Behind { .. } => "run `hactl retire --for NODE` here and `hactl recover` there",
+            Refusal::Behind { .. } => {
+                "run `hactl retire --for NODE` here and `hactl recover` there"
+            }
             _ => "",
         }
     }
@@ -203,6 +207,7 @@ pub fn plan(contents: &Contents, statement: &Statement) -> Result<Plan, Refusal>
         lost: lost.into_iter().cloned().collect(),
         retired: retired.values().map(|r| r.node.clone()).collect(),
         proven,
+        members_complete: statement.members_complete,
     };
     let mut state = contents.state.clone();
     rescue::recover(&mut state, &recovery);

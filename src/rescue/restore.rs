@@ -74,6 +74,7 @@ pub fn plan(
         lost: lost.into_iter().cloned().collect(),
         retired: retired.into_iter().collect(),
         proven: false,
+        members_complete: statement.members_complete,
     };
     let mut state = saved.state.clone();
     rescue::recover(&mut state, &recovery);

@@ -59,7 +59,7 @@ fn receipt(id: u8, last: (u64, u64)) -> Receipt {
 
 fn says(receipts: Vec<Receipt>, lost: &[&str]) -> Statement {
     let lost = lost.iter().map(|n| (*n).to_owned()).collect();
-    Statement { receipts, lost, by: "me".to_owned(), at: AT }
+    Statement { receipts, lost, members_complete: false, by: "me".to_owned(), at: AT }
 }
 
 #[test]

@@ -35,7 +35,8 @@ fn recover(group: &Group, id: u64, receipts: Vec<Receipt>, lost: &[u64]) -> Plan
     let engine = engine(group, id);
     let contents = offline::read(&engine).unwrap();
     let lost = lost.iter().map(|id| format!("node-{id}")).collect();
-    let statement = Statement { receipts, lost, by: "test".to_owned(), at: AT };
+    let statement =
+        Statement { receipts, lost, members_complete: false, by: "test".to_owned(), at: AT };
     let plan = recover::plan(&contents, &statement).unwrap();
     offline::begin(&*engine, &plan.beginning).unwrap();
     plan

@@ -18,6 +18,14 @@ pub(super) fn expect_verified(state: &ClusterState) -> Result<(), Rejection> {
     }
 }
 
+/// Nothing is granted before the epoch is above all that members know.
+pub(super) fn expect_raised(state: &ClusterState) -> Result<(), Rejection> {
+    match &state.verify {
+        Some(verify) if !verify.raised => expect_verified(state),
+        _ => Ok(()),
+    }
+}
+
 /// Raises the epoch above all that members know, or, where there is no data yet, ends the doubt.
 pub(super) fn raise_epoch(
     state: &mut ClusterState,
@@ -26,9 +34,9 @@ pub(super) fn raise_epoch(
     known: &BTreeMap<MemberName, Epoch>,
     accept_missing: Option<u64>,
 ) -> Result<Reply, Rejection> {
-    if state.verify.is_none() {
+    let Some(verify) = &state.verify else {
         return Err(Rejection::WrongPhase { phase: phase_name(&state.phase) });
-    }
+    };
     for member in known.keys() {
         expect_member(state, member)?;
     }
@@ -41,6 +49,9 @@ pub(super) fn raise_epoch(
     };
     if !missing.is_empty() && !accepted {
         return Err(Rejection::Unverified { missing });
+    }
+    if !verify.complete && !accepted {
+        return Err(Rejection::MembersUnconfirmed);
     }
     let highest = known.values().copied().max().unwrap_or_default();
     if state.phase != Phase::Running {
@@ -60,6 +71,7 @@ pub(super) fn raise_epoch(
     }
     if let Some(verify) = &mut state.verify {
         verify.raised = true;
+        verify.complete = true;
         verify.lost.extend(missing.iter().cloned());
     }
     state.epoch = to;

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use super::super::command::Change;
 use super::super::observation::Report;
+use super::super::rescue::Verify;
 use super::super::state::{CloseReason, OperationKind, Phase};
 use super::super::types::{Epoch, MemberName};
 use super::{Finding, LOSS_SETTLE, Pass};
@@ -44,8 +45,7 @@ impl Pass<'_> {
             let missing: Vec<MemberName> =
                 self.state.to_be_heard().filter(unheard).cloned().collect();
             if !missing.is_empty() && accept_missing.is_none() {
-                let lost = verify.lost.iter().cloned().collect();
-                findings.push(Finding::Verifying { missing, lost });
+                findings.push(verifying(verify, missing));
                 return ControlFlow::Break(self.operation_overdue(findings));
             }
             findings.push(Finding::RaisingEpoch { known: highest });
@@ -61,13 +61,13 @@ impl Pass<'_> {
         let missing: Vec<MemberName> =
             self.state.to_be_heard().filter(|m| !known.contains_key(*m)).cloned().collect();
         let accepted = self.accepts_missing();
-        if (!missing.is_empty() && accepted.is_none()) || self.now < settles {
-            let lost = verify.lost.iter().cloned().collect();
-            findings.push(Finding::Verifying { missing, lost });
+        let accepts = !missing.is_empty() || !verify.complete;
+        if (accepts && accepted.is_none()) || self.now < settles {
+            findings.push(verifying(verify, missing));
             return ControlFlow::Break(self.operation_overdue(findings));
         }
         findings.push(Finding::RaisingEpoch { known: highest });
-        let accept_missing = accepted.filter(|_| !missing.is_empty());
+        let accept_missing = accepted.filter(|_| accepts);
         let expect_epoch = self.state.epoch;
         ControlFlow::Break(Some(Change::RaiseEpoch { expect_epoch, known, accept_missing }))
     }
@@ -78,6 +78,11 @@ impl Pass<'_> {
         let accepts = matches!(op.kind, OperationKind::Failover { accept_data_loss: true, .. });
         (accepts && self.since_seen(op)? >= LOSS_SETTLE).then_some(op.id)
     }
+}
+
+fn verifying(verify: &Verify, missing: Vec<MemberName>) -> Finding {
+    let lost = verify.lost.iter().cloned().collect();
+    Finding::Verifying { missing, lost, complete: verify.complete }
 }
 
 impl Report {
