@@ -120,7 +120,8 @@ pub(super) fn recover(args: &RecoverArgs, format: Format) -> Result<(), Failure>
     drop(place);
     output::value(format, &plan.recovery, || {
         format!(
-            "this controller is the only one of generation {generation}; the state before is in {}\n\
+            "this controller is the only one of generation {generation}; the state before is in {} (mode \
+             0600; keep it like a secret)\n\
              next: start hanode here, look at `hactl status` and `hactl explain`, then add \
              controllers",
             kept.display()
