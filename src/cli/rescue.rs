@@ -284,10 +284,15 @@ pub(super) fn failed(error: &dyn std::error::Error) -> Failure {
 
 /// What stands against a data directory.
 pub(super) fn place_failed(error: &PlaceError) -> Failure {
+    if let PlaceError::User { owner, .. } = error {
+        let arguments: Vec<String> = std::env::args().collect();
+        let hint = format!("run it as that user: sudo -u '{owner}' {}", arguments.join(" "));
+        return Failure::refused(error.to_string(), hint);
+    }
     let hint = match error {
         PlaceError::Lock(_) => "stop hanode on this node first, and keep it stopped meanwhile",
         PlaceError::Store(_) | PlaceError::Path { .. } => "run this as the user of hanode",
-        PlaceError::NoStore(_) | PlaceError::Used(_) => "",
+        PlaceError::NoStore(_) | PlaceError::Used(_) | PlaceError::User { .. } => "",
     };
     Failure::refused(error.to_string(), hint)
 }

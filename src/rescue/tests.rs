@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::file::{Controller, Saved};
+use super::place::{Place, PlaceError};
 use super::receipt::Receipt;
 use super::recover::{Refusal, Statement, plan};
 use super::{SealError, generation_after, restore};
@@ -260,4 +261,21 @@ fn a_store_is_begun_read_and_retired() {
     offline::retire(&*engine, &for_node(1)).unwrap();
     assert!(offline::retire(&*engine, &for_node(2)).is_err(), "it serves one recovery");
     assert_eq!(offline::read(&engine).unwrap().ended, Some(Ended::RetiredFor(for_node(1))));
+}
+
+#[test]
+fn a_directory_of_another_user_is_left_alone() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    drop(Place::create(&dir.path().join("data/dir")).unwrap());
+    std::os::unix::fs::chown(dir.path(), Some(1), None).unwrap();
+    let other = dir.path().join("other/dir");
+    assert!(matches!(Place::create(&other), Err(PlaceError::User { .. })));
+    assert!(!dir.path().join("other").exists(), "nothing is made");
+    let data_dir = dir.path().join("data/dir");
+    drop(Place::open(&data_dir));
+    std::os::unix::fs::chown(&data_dir, Some(1), None).unwrap();
+    assert!(matches!(Place::open(&data_dir), Err(PlaceError::User { .. })));
 }
