@@ -75,6 +75,17 @@ pub enum Refusal {
     /// A node that is retired cannot be lost as well.
     #[error("{0} is stated to be lost, and has a receipt: leave out one of them")]
     Twice(String),
+    /// A generation that cannot have existed.
+    #[error(
+        "generation {above} cannot have existed: one is never higher than the time of its recovery in \
+         seconds, which is {now} here now, but for clocks that differ"
+    )]
+    Above {
+        /// What was given.
+        above: Generation,
+        /// The time in seconds.
+        now: u64,
+    },
     /// A controller that nobody spoke for.
     #[error(
         "nothing is said of {}: each other controller of the old group has to be retired, or stated \
@@ -116,6 +127,7 @@ impl Refusal {
             Refusal::UnknownNode { .. } | Refusal::Itself(_) | Refusal::Twice(_) => {
                 "recovery.statement"
             }
+            Refusal::Above { .. } => "recovery.above",
             Refusal::Unaccounted(_) => "recovery.all-controllers",
             Refusal::Receipt { .. } => "recovery.receipt",
             Refusal::Behind { .. } => "recovery.longest-log",

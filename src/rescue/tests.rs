@@ -224,10 +224,12 @@ fn a_restored_state_is_in_doubt_and_above_everything_known() {
     let restore = |s: &Statement, above| restore::plan(&saved, &node, store.clone(), s, above);
     let refused = restore(&says(vec![], &["n2"]), Generation(0)).unwrap_err();
     assert_eq!(refused, Refusal::Unaccounted(vec!["n3".to_owned()]));
-    let plan = restore(&says(vec![], &["n2", "n3"]), Generation(1_900_000_000)).unwrap();
+    let plan = restore(&says(vec![], &["n2", "n3"]), Generation(1_700_086_400)).unwrap();
     assert!(!plan.recovery.proven);
-    assert_eq!(plan.recovery.generation, Generation(1_900_000_001));
+    assert_eq!(plan.recovery.generation, Generation(1_700_086_401));
     assert_eq!((plan.beginning.at, plan.beginning.node_id), ((8, 100), 1));
+    let refused = restore(&says(vec![], &["n2", "n3"]), Generation(1_700_086_401)).unwrap_err();
+    assert_eq!(refused.rule(), "recovery.above");
 }
 
 #[test]
