@@ -57,6 +57,9 @@ pub(super) struct RetireArgs {
     /// The node whose recovery it serves: the one that `hactl recover` is run on. It serves no other
     #[arg(long = "for", value_name = "NODE")]
     beneficiary: String,
+    /// Say where this node's log ends, and do nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Where the receipt is written; printed where it is left out
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -135,6 +138,13 @@ pub(super) fn retire(args: &RetireArgs, format: Format) -> Result<(), Failure> {
     let beneficiary =
         Receipt::beneficiary(&contents, &args.beneficiary).map_err(|e| refused(&e))?;
     let receipt = Receipt::of(&contents, beneficiary.clone(), BootClock.wall());
+    if args.dry_run {
+        let (term, index) = receipt.last;
+        let end = serde_json::json!({ "node": receipt.node, "term": term, "index": index });
+        return output::value(format, &end, || {
+            format!("the log of {} ends at entry {index} of term {term}", receipt.node)
+        });
+    }
     if !args.yes {
         output::note(&format!(
             "controller {} of control plane {} never votes or leads again in generation {}, \

@@ -143,7 +143,9 @@ impl Refusal {
             }
             Refusal::Removed { .. } => "run `hactl recover` on one of those",
             Refusal::Behind { .. } => {
-                "run `hactl retire --for NODE` here and `hactl recover` there"
+                "run `hactl retire --for NODE` here and `hactl recover` there. A store that is \
+                 retired for another is recovered from by statement only: compare the ends of the \
+                 logs first, with `hactl retire --dry-run`"
             }
             _ => "",
         }
