@@ -107,6 +107,7 @@ pub(super) async fn run<RT: Runtime, T: Transport>(
         };
         match client.poll(&request, WAIT + GRACE).await {
             Ok(reply) => {
+                let reply = PollReply { generation: reply.generation.or_first(), ..reply };
                 if reply.generation < known.get().generation {
                     let (theirs, own) = (reply.generation, known.get().generation);
                     let text = format!(

@@ -65,7 +65,7 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
         let generation = known.get().generation;
         let request = RenewRequest { node: node.clone(), claims: claims.clone(), generation };
         match client.renew(&request, ATTEMPT).await {
-            Ok(reply) if reply.generation < known.get().generation => {
+            Ok(reply) if reply.generation.or_first() < known.get().generation => {
                 // Its control plane was replaced, perhaps while the answer was on its way.
                 warn!(
                     generation = %reply.generation,

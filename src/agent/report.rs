@@ -24,13 +24,13 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
     loop {
         let delivered = match shared.report() {
             None => true,
-            Some(report) => {
+            Some((report, generation)) => {
                 let request = ReportRequest {
                     cluster: shared.member.cluster.clone(),
                     member: shared.member.name.clone(),
                     node: shared.options.node.clone(),
                     report,
-                    generation: shared.lock().record.generation,
+                    generation,
                 };
                 match client.report(&request, ATTEMPT).await {
                     Ok(reply) => {

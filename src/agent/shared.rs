@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::domain::alarm::{Alarm, AlarmCode, NOTICES_MAX, Notice, NoticeCode};
 use crate::domain::cascade;
 use crate::domain::failsafe::Abstention;
+use crate::domain::generation::Generation;
 use crate::domain::lease::HolderLease;
 use crate::domain::lineage::Lineage;
 use crate::domain::observation::{
@@ -312,14 +313,16 @@ impl<D: Database, C: Clock> Shared<D, C> {
     }
 
     /// What the leader is told.
-    pub fn report(&self) -> Option<Report> {
+    pub fn report(&self) -> Option<(Report, Generation)> {
         let (state, now) = (self.state(), self.clock.now());
         let mut inner = self.lock();
         // A promise that was given since is seen here, since it ends after `now`.
         let takes_part = now >= inner.abstention.until(state.as_deref());
         inner.reports += 1;
         let sequence = Sequence { run: inner.run, number: inner.reports };
-        inner.loaded.then(|| Report {
+        // Under one lock: what was done before a generation was obeyed says nothing to it.
+        let generation = inner.record.generation;
+        let report = inner.loaded.then(|| Report {
             sequence,
             emptied: inner.record.emptied.clone(),
             guard: inner.guard.clone(),
@@ -342,7 +345,8 @@ impl<D: Database, C: Clock> Shared<D, C> {
                 wall: self.clock.wall(),
             },
             settings: inner.settings.clone(),
-        })
+        });
+        report.map(|report| (report, generation))
     }
 }
 

@@ -21,6 +21,7 @@ mod jobs;
 mod kinds;
 mod leaderless;
 pub mod manual;
+mod masked;
 mod member;
 mod node;
 mod operate;

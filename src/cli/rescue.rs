@@ -26,6 +26,10 @@ pub(super) struct Others {
     /// A node whose machine is off FOR EVER: its hanode never runs again. Once for each
     #[arg(long = "lost", value_name = "NODE")]
     lost: Vec<String>,
+    /// There are NO other members than those that are shown: none joined after this state was made.
+    /// Where it is not given, and the state may be old, nobody is promoted before you accept data loss
+    #[arg(long)]
+    members_complete: bool,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -50,6 +54,12 @@ pub(super) struct RetireArgs {
     /// The data_dir of this node, as in its configuration; its hanode is stopped
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
+    /// The node whose recovery it serves: the one that `hactl recover` is run on. It serves no other
+    #[arg(long = "for", value_name = "NODE")]
+    beneficiary: String,
+    /// Say where this node's log ends, and do nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Where the receipt is written; printed where it is left out
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -73,7 +83,8 @@ impl Others {
             receipts.push(receipt);
         }
         let at = BootClock.wall();
-        Ok(Statement { receipts, lost: self.lost.clone(), by: requested_by(), at })
+        let (lost, members_complete) = (self.lost.clone(), self.members_complete);
+        Ok(Statement { receipts, lost, members_complete, by: requested_by(), at })
     }
 
     /// Shows what will be done, and asks for it where that is needed. `false` where it is only
@@ -85,7 +96,10 @@ impl Others {
         }
         output::note(&format!("{}{note}", describe(plan)))?;
         if !self.yes {
-            typed(&plan.beginning.control_plane)?;
+            typed("the name of the control plane", &plan.beginning.control_plane)?;
+            if self.members_complete && !plan.recovery.proven {
+                typed("\"complete\", where the lists of members above are", "complete")?;
+            }
         }
         Ok(true)
     }
@@ -109,7 +123,8 @@ pub(super) fn recover(args: &RecoverArgs, format: Format) -> Result<(), Failure>
     drop(place);
     output::value(format, &plan.recovery, || {
         format!(
-            "this controller is the only one of generation {generation}; the state before is in {}\n\
+            "this controller is the only one of generation {generation}; the state before is in {} (mode \
+             0600; keep it like a secret)\n\
              next: start hanode here, look at `hactl status` and `hactl explain`, then add \
              controllers",
             kept.display()
@@ -120,16 +135,25 @@ pub(super) fn recover(args: &RecoverArgs, format: Format) -> Result<(), Failure>
 pub(super) fn retire(args: &RetireArgs, format: Format) -> Result<(), Failure> {
     let place = Place::open(&args.data_dir).map_err(|e| place_failed(&e))?;
     let contents = place.read().map_err(|e| place_failed(&e))?;
-    let receipt = Receipt::of(&contents, BootClock.wall());
+    let beneficiary =
+        Receipt::beneficiary(&contents, &args.beneficiary).map_err(|e| refused(&e))?;
+    let receipt = Receipt::of(&contents, beneficiary.clone(), BootClock.wall());
+    if args.dry_run {
+        let (term, index) = receipt.last;
+        let end = serde_json::json!({ "node": receipt.node, "term": term, "index": index });
+        return output::value(format, &end, || {
+            format!("the log of {} ends at entry {index} of term {term}", receipt.node)
+        });
+    }
     if !args.yes {
         output::note(&format!(
-            "controller {} of control plane {} never votes or leads again in generation {}. Its \
-             members go on.",
-            receipt.node, receipt.control_plane, receipt.generation
+            "controller {} of control plane {} never votes or leads again in generation {}, \
+             for a recovery on {} and no other node. Its members go on.",
+            receipt.node, receipt.control_plane, receipt.generation, beneficiary.name
         ))?;
-        typed(&receipt.control_plane)?;
+        typed("the name of the control plane", &receipt.control_plane)?;
     }
-    offline::retire(&**place.engine()).map_err(|e| failed(&e))?;
+    offline::retire(&**place.engine(), &beneficiary).map_err(|e| failed(&e))?;
     drop(place);
     let bytes = receipt.encode().map_err(|e| failed(&e))?;
     match &args.out {
@@ -138,8 +162,9 @@ pub(super) fn retire(args: &RetireArgs, format: Format) -> Result<(), Failure> {
             file::write(path, &bytes).map_err(|e| failed(&e))?;
             output::value(format, &receipt, || {
                 format!(
-                    "{} is retired at entry {} of term {}; the receipt is in {}",
+                    "{} is retired for {} at entry {} of term {}; the receipt is in {}",
                     receipt.node,
+                    beneficiary.name,
                     receipt.last.1,
                     receipt.last.0,
                     path.display()
@@ -215,7 +240,15 @@ fn describe(plan: &Plan) -> String {
         if cluster.verify.is_none() {
             continue;
         }
+        if !recovery.members_complete {
+            out.push_str(
+                "    a member that joined after this state was made is not in this list. Where there \
+                 is none say so with --members-complete; else nobody is promoted until you accept \
+                 what may be missing: `hactl failover --accept-data-loss`\n",
+            );
+        }
         out.push_str(match lost.is_empty() {
+            true if !recovery.members_complete => "",
             true => {
                 "    every member is asked what it knows; a primary follows where all of them \
                  answer\n"
@@ -232,19 +265,19 @@ fn describe(plan: &Plan) -> String {
     out
 }
 
-/// Asks for the name of the control plane: nobody types it by mistake.
-fn typed(control_plane: &str) -> Result<(), Failure> {
+/// Asks for a word that nobody types by mistake.
+fn typed(what: &str, word: &str) -> Result<(), Failure> {
     if !io::stdin().is_terminal() {
         let message = "standard input is not a terminal, so nobody can be asked: give --yes";
         return Err(Failure::Usage(message.to_owned()));
     }
-    write!(io::stderr(), "type the name of the control plane to go on: ")?;
+    write!(io::stderr(), "type {what} to go on: ")?;
     io::stderr().flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
-    match answer.trim() == control_plane {
+    match answer.trim() == word {
         true => Ok(()),
-        false => Err(Failure::refused("not done: that is another name", "")),
+        false => Err(Failure::refused("not done: that is something else", "")),
     }
 }
 
@@ -261,10 +294,15 @@ pub(super) fn failed(error: &dyn std::error::Error) -> Failure {
 
 /// What stands against a data directory.
 pub(super) fn place_failed(error: &PlaceError) -> Failure {
+    if let PlaceError::User { owner, .. } = error {
+        let arguments: Vec<String> = std::env::args().collect();
+        let hint = format!("run it as that user: sudo -u '{owner}' {}", arguments.join(" "));
+        return Failure::refused(error.to_string(), hint);
+    }
     let hint = match error {
         PlaceError::Lock(_) => "stop hanode on this node first, and keep it stopped meanwhile",
         PlaceError::Store(_) | PlaceError::Path { .. } => "run this as the user of hanode",
-        PlaceError::NoStore(_) | PlaceError::Used(_) => "",
+        PlaceError::NoStore(_) | PlaceError::Used(_) | PlaceError::User { .. } => "",
     };
     Failure::refused(error.to_string(), hint)
 }

@@ -1,5 +1,6 @@
 //! `hactl snapshot`: the agreed state as a file, and a control plane out of such a file.
 
+use std::io;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -7,6 +8,7 @@ use serde::Serialize;
 
 use super::Context;
 use super::failure::Failure;
+use super::masked;
 use super::output::{self, Format, bytes, time};
 use super::rescue::{Others, failed, place_failed, refused, saved_of};
 use crate::clock::{BootClock, Clock as _};
@@ -21,7 +23,8 @@ use crate::rescue::restore;
 /// What to do with a snapshot.
 #[derive(Debug, Subcommand)]
 pub(super) enum SnapshotCommand {
-    /// Save the agreed state of the control plane to a new file
+    /// Save the agreed state of the control plane to a new file. It holds the whole specification:
+    /// keep it like a secret
     Save(SaveArgs),
     /// Show what a file holds, and check that it is whole
     Show(ShowArgs),
@@ -47,9 +50,12 @@ pub(super) struct SaveArgs {
 pub(super) struct ShowArgs {
     /// The file
     file: PathBuf,
-    /// Show all of it
+    /// Show all of it, without values that may be secrets
     #[arg(long)]
     full: bool,
+    /// With --full: show those values as well
+    #[arg(long, requires = "full")]
+    secrets: bool,
 }
 
 /// Arguments of `hactl snapshot restore`.
@@ -122,7 +128,11 @@ pub(super) async fn save(
     file::write(&args.file, &content).map_err(|e| failed(&e))?;
     let size = bytes(content.len() as u64);
     output::value(format, &summary(&saved), || {
-        format!("saved to {} ({size})\n{}", args.file.display(), describe(&saved))
+        format!(
+            "saved to {} ({size}); it holds the whole specification: keep it like a secret\n{}",
+            args.file.display(),
+            describe(&saved)
+        )
     })
 }
 
@@ -130,7 +140,11 @@ pub(super) fn show(args: &ShowArgs, format: Format) -> Result<(), Failure> {
     let saved = Saved::load(&args.file).map_err(|e| failed(&e))?;
     if args.full {
         let format = if format == Format::Table { Format::Yaml } else { format };
-        return output::value(format, &saved, String::new);
+        let mut all = serde_json::to_value(&saved).map_err(io::Error::other)?;
+        if !args.secrets {
+            masked::mask(&mut all);
+        }
+        return output::value(format, &all, String::new);
     }
     output::value(format, &summary(&saved), || describe(&saved))
 }
@@ -159,7 +173,7 @@ pub(super) fn restore(args: &RestoreArgs, format: Format) -> Result<(), Failure>
     let above = Generation(args.above);
     let plan = restore::plan(&saved, &node, store, &statement, above).map_err(|e| refused(&e))?;
     let note = format!(
-        "  the state is of {}; members that joined the cluster since are not waited for: start \
+        "  the state is of {}; members that joined the cluster since are not known to it: start \
          them before this controller\n",
         time(saved.at.0)
     );

@@ -160,6 +160,10 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
             return Err(self.not_leader());
         }
         self.known_member(&request.cluster, &request.member, &request.node)?;
+        if request.generation < self.raft.generation() {
+            // What a member promised to an older generation is no promise to this one.
+            return Ok(ReportReply { wants_catalogue: false });
+        }
         let now = self.clock.now();
         let wants_catalogue =
             self.memory.lacks_catalogue(&request.cluster, request.report.settings.major);

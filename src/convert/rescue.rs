@@ -24,6 +24,7 @@ pub(super) fn kind(kind: &EventKind) -> Option<Kind> {
             lost,
             retired,
             proven,
+            members_complete,
         } => Kind::ControlPlaneRecovered(v1::ControlPlaneRecovered {
             generation: generation.0,
             source: name(*source).to_owned(),
@@ -32,6 +33,7 @@ pub(super) fn kind(kind: &EventKind) -> Option<Kind> {
             lost: lost.clone(),
             retired: retired.clone(),
             proven: *proven,
+            members_complete: *members_complete,
         }),
         EventKind::EpochRaised { from, known, unheard } => Kind::EpochRaised(v1::EpochRaised {
             from: from.0,
@@ -53,6 +55,7 @@ pub(super) fn text(kind: &EventKind) -> String {
             lost,
             retired,
             proven,
+            members_complete,
         } => {
             let from = match source {
                 Source::Survivor => format!("from the store of {node}"),
@@ -62,12 +65,17 @@ pub(super) fn text(kind: &EventKind) -> String {
                 [] => String::new(),
                 names => format!("; {what}: {}", names.join(", ")),
             };
+            let complete = match members_complete {
+                true => "; stated: it names all members",
+                false => "",
+            };
             let proven = match proven {
                 true => "its state is proven to be the newest",
                 false => "its state may not be the newest",
             };
             format!(
-                "control plane recovered by {by} as generation {generation} {from}; {proven}{}{}",
+                "control plane recovered by {by} as generation {generation} {from}; \
+                 {proven}{complete}{}{}",
                 each("retired", retired),
                 each("stated to be lost for ever", lost)
             )

@@ -539,6 +539,7 @@ fn apply_grant(
             better: chosen.member.clone(),
         }));
     }
+    verify::expect_raised(state)?;
     let (wal_epoch, lsn) = (chosen.wal_epoch, chosen.lsn);
     // A proof that was not needed gives nothing up.
     let uncovered = candidate::uncovered(state, &grant.evidence);

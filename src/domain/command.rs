@@ -597,6 +597,12 @@ pub enum Rejection {
         /// Who has to be heard of.
         missing: Vec<MemberName>,
     },
+    /// The state may be old, and nobody has said that it names all members.
+    #[error(
+        "the control plane was recovered from a state that may be old: a member that joined later may \
+         be the only one with what was acknowledged, and nobody has said that there is none"
+    )]
+    MembersUnconfirmed,
     /// The recovered state is of a time before the cluster had data.
     #[error(
         "the recovered state is of a time before this cluster had data, and a member knows of \
@@ -692,6 +698,7 @@ impl Rejection {
             Rejection::LastTagged { .. } => "member.last-may-lead",
             Rejection::PrimaryHealthy { .. } => "failover.primary-gone",
             Rejection::Unverified { .. } => "recovery.all-members",
+            Rejection::MembersUnconfirmed => "recovery.members-complete",
             Rejection::Outlived { .. } => "recovery.state-too-old",
             Rejection::Nodes(rejection) => rejection.rule(),
             Rejection::Adoption(refusal) => refusal.rule(),

@@ -230,6 +230,9 @@ pub enum EventKind {
         retired: Vec<String>,
         /// Whether the state was proven to be the newest.
         proven: bool,
+        /// Whether it was stated that its lists of members are complete.
+        #[serde(default)]
+        members_complete: bool,
     },
     /// The epoch was raised above all that members know.
     EpochRaised {

@@ -369,9 +369,9 @@ fn an_old_state_takes_its_newest_epoch_for_one_with_failsafe() {
     assert!(is_lapsed(&state, &tenure, &[sealed("c", 3, 2, 100)]));
     // All who could know are stated to be gone for ever.
     let lost = names("a b c");
-    state.verify = Some(super::rescue::Verify { raised: true, lost });
+    state.verify = Some(super::rescue::Verify { raised: true, lost, complete: true });
     assert!(is_lapsed(&state, &tenure, &[sealed("d", 3, 2, 100)]));
-    state.verify = Some(super::rescue::Verify { raised: true, lost: names("a b") });
+    state.verify = Some(super::rescue::Verify { raised: true, lost: names("a b"), complete: true });
     assert!(!is_lapsed(&state, &tenure, &[sealed("d", 3, 2, 100)]));
     // Of before there were peers.
     state.tenure.as_mut().unwrap().peers.clear();

@@ -23,6 +23,11 @@ impl Generation {
         Generation(self.0.saturating_add(1))
     }
 
+    /// What a group that says none is of: one that was founded before there were generations.
+    pub fn or_first(self) -> Generation {
+        self.max(Generation::FIRST)
+    }
+
     /// [`Generation::NONE`], for records that begin with nothing.
     pub fn none() -> Generation {
         Generation::NONE

@@ -11,7 +11,9 @@
 //!    WAL by (epoch, position) is granted it, until a primary is active again.
 //!
 //! Any synchronous configuration that was ever in force is covered where all members are sealed.
-//! A member that is missing is the operator's decision: a failover that accepts data loss.
+//! A member that is missing is the operator's decision: a failover that accepts data loss. So is one
+//! that a state which is old has never heard of: nothing is granted before the operator has said that
+//! the list of members is complete, or accepts data loss.
 
 use std::collections::BTreeSet;
 
@@ -24,9 +26,9 @@ use super::generation::Generation;
 use super::state::{CloseReason, ClusterState, ControlState, Phase};
 use super::types::{Epoch, MemberName, NodeName, WallMillis};
 
-/// How far the epoch is raised above all that is known, where a member does not say which epochs it
-/// knows: what it was granted alone must not be granted again. Each is a promotion that nobody who
-/// is left took part in.
+/// How far the epoch is raised above all that is known: what a member was granted alone, which does
+/// not answer or has lost its record of it, must not be granted again. Each is a promotion that
+/// nobody who is left remembers.
 pub const UNSEEN_EPOCHS: u64 = 100;
 
 /// Set while the state of a cluster is not proven to be the newest.
@@ -37,6 +39,10 @@ pub struct Verify {
     /// Members on nodes that are stated to be off for ever: they are not waited for.
     #[serde(default)]
     pub lost: BTreeSet<MemberName>,
+    /// Whether the operator says that there are no other members than those of this state and those
+    /// that register: one that joined later may be the only one with what was acknowledged.
+    #[serde(default)]
+    pub complete: bool,
 }
 
 /// By what a new generation was made.
@@ -68,6 +74,9 @@ pub struct Recovery {
     pub retired: Vec<String>,
     /// Whether the state is proven to be the newest.
     pub proven: bool,
+    /// Whether it is stated that its lists of members are complete.
+    #[serde(default)]
+    pub members_complete: bool,
 }
 
 /// Makes `state` the state that the new generation begins with.
@@ -84,6 +93,7 @@ pub fn recover(state: &mut ControlState, recovery: &Recovery) {
             lost: recovery.lost.iter().map(|n| bounded(n)).collect(),
             retired: recovery.retired.iter().map(|n| bounded(n)).collect(),
             proven: recovery.proven,
+            members_complete: recovery.members_complete,
         };
         record(cluster, recovery.at, event);
     }
@@ -102,7 +112,7 @@ fn doubt(cluster: &mut ClusterState, recovery: &Recovery) {
     let is_lost = |node: &NodeName| recovery.lost.iter().any(|lost| lost == node.as_str());
     let on_lost = cluster.members.iter().filter(|(_, m)| is_lost(&m.node));
     let lost = on_lost.map(|(name, _)| name.clone()).collect();
-    cluster.verify = Some(Verify { raised: false, lost });
+    cluster.verify = Some(Verify { raised: false, lost, complete: recovery.members_complete });
 }
 
 impl ClusterState {

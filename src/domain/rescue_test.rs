@@ -26,6 +26,7 @@ fn recovery(lost: &[&str], proven: bool) -> Recovery {
         lost: lost.iter().map(|n| (*n).to_owned()).collect(),
         retired: Vec::new(),
         proven,
+        members_complete: true,
     }
 }
 
@@ -88,12 +89,18 @@ fn an_epoch_is_raised_above_all_that_anybody_knows() {
 
     leader.hears("c", knows("c", 5));
     bench.ok(leader.plan(&bench).proposal.unwrap());
-    assert_eq!(bench.state().epoch, Epoch(8), "7 may have been granted, so 8 is never led");
+    let raised = 8 + UNSEEN_EPOCHS;
+    assert_eq!(bench.state().epoch, Epoch(raised), "7 may have been granted");
     assert!(bench.state().verify.as_ref().unwrap().raised);
     // Sealing for the next epoch raises nothing again.
     for name in ["a", "b", "c"] {
-        leader
-            .hears(name, Report { promised: Epoch(9), ..sealed_report(&sealed(name, 9, 2, 100)) });
+        leader.hears(
+            name,
+            Report {
+                promised: Epoch(raised + 1),
+                ..sealed_report(&sealed(name, raised + 1, 2, 100))
+            },
+        );
     }
     assert_eq!(grantee(leader.plan(&bench).proposal), "a");
 }
@@ -117,24 +124,25 @@ fn whoever_has_most_is_granted_even_of_an_epoch_that_the_state_never_heard_of() 
     let (mut bench, _) = recovered(&[]);
     // Epoch 5 was granted to b and streamed to c, and this state does not know it.
     bench.ok(raise(&bench, &[("a", 3), ("b", 5), ("c", 5)]));
-    assert_eq!(bench.state().epoch, Epoch(6));
+    assert_eq!(bench.state().epoch, Epoch(6 + UNSEEN_EPOCHS));
+    let next = bench.state().epoch.next().0;
     let of_five = Lineage::root(Epoch(1)).with(Epoch(2), Lsn(200)).with(Epoch(5), Lsn(520));
-    let a = holder("a", 7, 2, 900, 2);
-    let mut b = holder("b", 7, 5, 600, 5);
-    let mut c = sealed("c", 7, 5, 650);
+    let a = holder("a", next, 2, 900, 2);
+    let mut b = holder("b", next, 5, 600, 5);
+    let mut c = sealed("c", next, 5, 650);
     (b.lineage, c.lineage) = (of_five.clone(), of_five.clone());
     let some = vec![a.clone(), b.clone()];
-    let refused = bench.refused(grant(&bench, "b", some, any(7, 1, "a c")));
+    let refused = bench.refused(grant(&bench, "b", some, any(next, 1, "a c")));
     assert_eq!(refused.rule(), "recovery.all-sealed", "c may have more");
     let all = vec![a, b, c];
-    let refused = bench.refused(grant(&bench, "a", all.clone(), any(7, 1, "b c")));
+    let refused = bench.refused(grant(&bench, "a", all.clone(), any(next, 1, "b c")));
     assert_eq!(refused.rule(), "takeover.best-candidate");
-    bench.ok(grant(&bench, "c", all, any(7, 1, "a b")));
+    bench.ok(grant(&bench, "c", all, any(next, 1, "a b")));
     assert!(bench.state().verify.is_some(), "until it is active all are needed again");
     let start = Change::RecordPromotion {
-        expect_epoch: Epoch(7),
+        expect_epoch: Epoch(next),
         guard: bench.state().tenure.as_ref().unwrap().guard.clone(),
-        lineage: of_five.with(Epoch(7), Lsn(660)),
+        lineage: of_five.with(Epoch(next), Lsn(660)),
     };
     bench.ok(start);
     bench.ok(activation(&bench));
@@ -145,12 +153,13 @@ fn whoever_has_most_is_granted_even_of_an_epoch_that_the_state_never_heard_of() 
 fn a_grantee_that_is_lost_before_it_is_active_is_needed_again() {
     let (mut bench, _) = recovered(&[]);
     bench.ok(raise(&bench, &[("a", 2), ("b", 2), ("c", 2)]));
+    let next = bench.state().epoch.next().0;
     let all = |e| vec![holder("a", e, 2, 500, 2), sealed("b", e, 2, 400), sealed("c", e, 2, 400)];
-    bench.ok(grant(&bench, "a", all(4), any(4, 1, "b c")));
+    bench.ok(grant(&bench, "a", all(next), any(next, 1, "b c")));
     bench.ok(promotion(&bench, 600));
     bench.close(CloseReason::LeaseLost, false);
-    let rest = vec![sealed("b", 5, 2, 400), sealed("c", 5, 2, 400)];
-    let refused = bench.refused(grant(&bench, "b", rest, any(5, 1, "a c")));
+    let rest = vec![sealed("b", next + 1, 2, 400), sealed("c", next + 1, 2, 400)];
+    let refused = bench.refused(grant(&bench, "b", rest, any(next + 1, 1, "a c")));
     assert_eq!(refused.rule(), "recovery.all-sealed");
 }
 
@@ -212,7 +221,85 @@ fn a_member_that_knows_a_later_epoch_raises_it_again() {
     assert!(!matches!(leader.plan(&bench).proposal, Some(Change::RaiseEpoch { .. })));
     leader.hears("b", knows("b", epoch + 5));
     bench.ok(leader.plan(&bench).proposal.unwrap());
-    assert_eq!(bench.state().epoch, Epoch(epoch + 6));
+    assert_eq!(bench.state().epoch, Epoch(epoch + 6 + UNSEEN_EPOCHS));
+}
+
+#[test]
+fn a_member_that_knows_more_ends_an_epoch_that_is_not_active_yet() {
+    let (mut bench, mut leader) = recovered(&[]);
+    bench.ok(raise(&bench, &[("a", 2), ("b", 2), ("c", 2)]));
+    let next = bench.state().epoch.next().0;
+    let rest = [sealed("b", next, 2, 400), sealed("c", next, 2, 400)];
+    let all = [vec![holder("a", next, 2, 500, 2)], rest.to_vec()].concat();
+    bench.ok(grant(&bench, "a", all, any(next, 1, "b c")));
+    // It joined after the state was made, and comes between the grant and the promotion.
+    let stranger = Change::RegisterMember {
+        member: m("d"),
+        node: super::types::NodeName::new("node-d").unwrap(),
+        address: "d:5432".to_owned(),
+        agent_address: None,
+        priority: 0,
+        tags: Default::default(),
+        system_id: bench.state().system_id,
+    };
+    bench.ok(stranger);
+    leader.pass_ms(QUIET_MS);
+    for (name, epoch) in [("a", next), ("b", next), ("c", next), ("d", 900)] {
+        leader.hears(name, knows(name, epoch));
+    }
+    let change = leader.plan(&bench).proposal.unwrap();
+    assert!(
+        matches!(change, Change::Close { reason: CloseReason::Recovered, stopped: false, .. }),
+        "{change:?}"
+    );
+    bench.ok(change);
+    bench.ok(leader.plan(&bench).proposal.unwrap());
+    assert_eq!(bench.state().epoch, Epoch(901 + UNSEEN_EPOCHS));
+    assert!(bench.state().verify.is_some());
+}
+
+/// `a b c` are heard, and `d`, which joined later, has what was acknowledged.
+#[test]
+fn a_member_that_the_state_never_heard_of_is_the_operators_decision() {
+    let mut bench = Bench::active("a b c", 1);
+    let unconfirmed = Recovery { members_complete: false, ..recovery(&[], false) };
+    recover(&mut bench.control, &unconfirmed);
+    let mut leader = Leader::new();
+    let all = [("a", 2), ("b", 2), ("c", 2)];
+    let heard = |leader: &mut Leader| {
+        for (name, epoch) in all {
+            leader.hears(name, knows(name, epoch));
+        }
+    };
+    leader.pass_ms(QUIET_MS);
+    heard(&mut leader);
+    let plan = leader.plan(&bench);
+    assert_eq!(plan.proposal, None);
+    assert!(rules(&plan).contains(&"recovery.members-complete"), "{plan:?}");
+    assert_eq!(bench.refused(raise(&bench, &all)).rule(), "recovery.members-complete");
+    let evidence = vec![holder("a", 3, 2, 500, 2), sealed("b", 3, 2, 400), sealed("c", 3, 2, 400)];
+    let refused = bench.refused(grant(&bench, "a", evidence, any(3, 1, "b c")));
+    assert_eq!(refused.rule(), "recovery.all-members", "nothing is granted before the raise");
+
+    let expect_epoch = bench.state().epoch;
+    bench.ok(Change::StartFailover {
+        expect_epoch,
+        target: None,
+        accept_data_loss: true,
+        by: "me".to_owned(),
+    });
+    leader.plan(&bench);
+    leader.pass_ms(6_000);
+    heard(&mut leader);
+    bench.ok(leader.plan(&bench).proposal.unwrap());
+    let next = bench.state().epoch.next().0;
+    assert_eq!(next, 4 + UNSEEN_EPOCHS);
+    let evidence = vec![holder("a", next, 2, 500, 2), sealed("b", next, 2, 400)];
+    for sealed in evidence.into_iter().chain([sealed("c", next, 2, 400)]) {
+        let name = sealed.member.to_string();
+        leader.hears(&name, Report { promised: Epoch(next), ..sealed_report(&sealed) });
+    }
+    assert_eq!(grantee(leader.plan(&bench).proposal), "a");
 }
 
 #[test]

@@ -44,13 +44,25 @@ pub(super) struct Own {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
-    /// The operator retired it.
+    /// The operator retired it, for nobody by name: it proves nothing to anybody.
     Retired,
+    /// The operator retired it for the recovery on another controller. It never counts for any
+    /// other, so that at most one recovery of a generation is ever proven.
+    RetiredFor(Beneficiary),
     /// A higher generation of the control plane exists.
     Superseded {
         /// Which.
         by: Generation,
     },
+}
+
+/// The controller for whose recovery a store is retired.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beneficiary {
+    /// Its number.
+    pub id: u64,
+    /// Its node's name.
+    pub name: String,
 }
 
 impl Own {
@@ -70,16 +82,6 @@ impl Own {
     pub(super) fn put(&self, batch: &mut Batch) -> Result<(), Error> {
         record::put(batch, Space::Meta, OWN, self)
     }
-}
-
-/// Forgets all peers: a new generation begins with nobody else.
-pub(super) fn forget_peers(engine: &dyn KvEngine, batch: &mut Batch) -> Result<(), Error> {
-    let mut end = PEER_PREFIX.to_vec();
-    end.push(0xff);
-    engine.range(Space::Meta, PEER_PREFIX, Some(&end), &mut |key, _| {
-        batch.delete(Space::Meta, key);
-        std::ops::ControlFlow::Continue(())
-    })
 }
 
 /// Notes durably that the store's group is of this generation.
@@ -107,6 +109,19 @@ async fn change<RT: AsyncRuntime>(
     let mut batch = Batch::new();
     own.put(&mut batch)?;
     Ok(write_synced::<RT>(engine, batch).await?)
+}
+
+/// Notes that a store with a log is of the first generation, where it says none: its group was
+/// founded before there were generations. `None` where nothing has to be written.
+pub(super) fn founded_before(engine: &dyn KvEngine) -> Result<Option<Batch>, IdentityError> {
+    let Some(mut own) = Own::load(engine)? else { return Ok(None) };
+    if own.generation != Generation::NONE {
+        return Ok(None);
+    }
+    own.generation = Generation::FIRST;
+    let mut batch = Batch::new();
+    own.put(&mut batch)?;
+    Ok(Some(batch))
 }
 
 /// The generation of the store's group.
@@ -172,7 +187,7 @@ pub async fn load_or_create<RT: AsyncRuntime>(
         }
         return match own.ended {
             None => Ok(own.store),
-            Some(Ended::Retired) => Err(IdentityError::Retired),
+            Some(Ended::Retired | Ended::RetiredFor(_)) => Err(IdentityError::Retired),
             Some(Ended::Superseded { by }) => {
                 Err(IdentityError::Superseded { own: own.generation, by })
             }

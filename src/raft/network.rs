@@ -133,7 +133,8 @@ impl<T: Transport> Caller<T> {
             return Err(Refusal::WrongNode { node: from });
         }
         let undecided = method == Method::Hello && generation == Generation::NONE;
-        if let Err(refusal) = self.identity.standing.check(generation)
+        let theirs = if undecided { generation } else { generation.or_first() };
+        if let Err(refusal) = self.identity.standing.check(theirs)
             && !undecided
         {
             // The refusal of the peer says more.

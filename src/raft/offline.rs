@@ -16,10 +16,11 @@ use std::sync::mpsc;
 
 use openraft::{EntryPayload, Membership};
 
-use super::identity::{self, Ended, IdentityError, Own, PeerStores};
+use super::identity::{self, Beneficiary, Ended, IdentityError, Own, PeerStores};
 use super::kv::{Batch, Error, KvEngine, Space};
 use super::log_store::{COMMITTED, LogStore, PURGED, VOTE};
 use super::record;
+use super::removal;
 use super::runtime::BootRuntime;
 use super::snapshot::{self, SnapshotStore};
 use super::state_machine::StateMachine;
@@ -42,6 +43,8 @@ pub struct Contents {
     pub generation: Generation,
     /// Why it never takes part again, where that is so.
     pub ended: Option<Ended>,
+    /// Whether it knows that its group has taken it out.
+    pub removed: bool,
     /// The highest term that it has voted in.
     pub vote_term: u64,
     /// Term and index of its last log entry.
@@ -71,6 +74,18 @@ pub enum OfflineError {
     /// It has joined no group yet.
     #[error("this controller has not joined a group yet: its store holds no agreed state")]
     NoGroup,
+    /// It was retired before, and not for this controller.
+    #[error(
+        "this store was retired for {} already, and a store is retired for one controller only: \
+         recover there, or state this node to be lost", .0.as_deref().unwrap_or("nobody by name")
+    )]
+    RetiredBefore(Option<String>),
+    /// It ended before.
+    #[error(
+        "generation {0} of the control plane exists: this store never votes or leads again, and its \
+         receipt would serve nobody"
+    )]
+    Superseded(Generation),
     /// The membership is refused.
     #[error("the group cannot be written: {0}")]
     Membership(String),
@@ -130,16 +145,19 @@ pub fn read(engine: &Arc<dyn KvEngine>) -> Result<Contents, OfflineError> {
     }
     let known = PeerStores::open(engine.clone())?;
     let vote: Option<Vote> = record::get(&**engine, Space::Meta, VOTE)?;
+    let Some(last) = applied else { return Err(OfflineError::NoGroup) };
+    if let Some(batch) = identity::founded_before(&**engine)? {
+        write(&**engine, batch)?;
+    }
     let Own { node_id, control_plane, store, generation, ended, .. } = own;
-    let Some(last) = applied.filter(|_| generation != Generation::NONE) else {
-        return Err(OfflineError::NoGroup);
-    };
+    let generation = generation.or_first();
     Ok(Contents {
         node_id,
         control_plane,
         store,
         generation,
         ended,
+        removed: removal::is_marked(&**engine)?,
         vote_term: vote.map_or(0, |vote| vote.leader_id.term),
         last: (last.leader_id.term, last.index),
         peers: membership
@@ -158,13 +176,21 @@ pub fn is_used(engine: &dyn KvEngine) -> Result<bool, OfflineError> {
     Ok(Own::load(engine)?.is_some())
 }
 
-/// Marks a store: it never votes or leads again. Done where it is marked already.
-pub fn retire(engine: &dyn KvEngine) -> Result<(), OfflineError> {
+/// Marks a store: it never votes or leads again, and that serves a recovery on `beneficiary` alone.
+/// Done where it is marked so already; a mark for another is never changed, since the receipt that
+/// was made with it may have been used.
+pub fn retire(engine: &dyn KvEngine, beneficiary: &Beneficiary) -> Result<(), OfflineError> {
     let mut own = Own::load(engine)?.ok_or(OfflineError::Empty)?;
-    if own.ended.is_some() {
-        return Ok(());
+    match &own.ended {
+        None => {}
+        Some(Ended::RetiredFor(before)) if before == beneficiary => return Ok(()),
+        Some(Ended::RetiredFor(before)) => {
+            return Err(OfflineError::RetiredBefore(Some(before.name.clone())));
+        }
+        Some(Ended::Retired) => return Err(OfflineError::RetiredBefore(None)),
+        Some(Ended::Superseded { by }) => return Err(OfflineError::Superseded(*by)),
     }
-    own.ended = Some(Ended::Retired);
+    own.ended = Some(Ended::RetiredFor(beneficiary.clone()));
     let mut batch = Batch::new();
     own.put(&mut batch)?;
     Ok(write(engine, batch)?)
@@ -202,14 +228,16 @@ pub fn begin(engine: &dyn KvEngine, beginning: &Beginning) -> Result<(), Offline
         last_membership: StoredMembership::new(Some(at), membership),
     };
     let mut batch = Batch::new();
+    // Peers, marks, and whatever else was known of the old group.
+    for space in [Space::Meta, Space::Log] {
+        engine.range(space, &[], None, &mut |raw_key, _| {
+            batch.delete(space, raw_key);
+            ControlFlow::Continue(())
+        })?;
+    }
     let mut own = Own::new(*node_id, control_plane, store.clone());
     own.generation = *generation;
     own.put(&mut batch)?;
-    identity::forget_peers(engine, &mut batch)?;
-    engine.range(Space::Log, &[], None, &mut |raw_key, _| {
-        batch.delete(Space::Log, raw_key);
-        ControlFlow::Continue(())
-    })?;
     record::put(&mut batch, Space::Meta, VOTE, &Vote::new(term, *node_id))?;
     record::put(&mut batch, Space::Meta, COMMITTED, &at)?;
     record::put(&mut batch, Space::Meta, PURGED, &at)?;
@@ -222,4 +250,39 @@ fn write(engine: &dyn KvEngine, batch: Batch) -> Result<(), Error> {
     let (done, ended) = mpsc::channel();
     engine.submit(batch, true, Box::new(move |result| drop(done.send(result))));
     ended.recv().unwrap_or(Err(Error::Closed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kv_mem::KvMem;
+    use super::*;
+
+    #[test]
+    fn nothing_that_was_known_of_the_old_group_is_kept() {
+        let engine: Arc<dyn KvEngine> = Arc::new(KvMem::new());
+        let mut batch = Batch::new();
+        for key in [&b"removed"[..], b"peer/12345678", b"a later version's"] {
+            record::put(&mut batch, Space::Meta, key, &true).unwrap();
+        }
+        write(&*engine, batch).unwrap();
+        assert!(removal::is_marked(&*engine).unwrap());
+        let beginning = Beginning {
+            node_id: 1,
+            peer: Peer { name: "n1".to_owned(), address: "h1:1".to_owned() },
+            control_plane: "cp".to_owned(),
+            store: StoreId::from_bytes([1; 16]),
+            generation: Generation(9),
+            at: (5, 41),
+            state: ControlState::default(),
+        };
+        begin(&*engine, &beginning).unwrap();
+        let mut keys = Vec::new();
+        let mut note = |key: &[u8], _: &[u8]| {
+            keys.push(String::from_utf8_lossy(key).into_owned());
+            ControlFlow::Continue(())
+        };
+        engine.range(Space::Meta, &[], None, &mut note).unwrap();
+        assert_eq!(keys.len(), 4, "{keys:?}");
+        assert!(!read(&engine).unwrap().removed);
+    }
 }

@@ -143,8 +143,9 @@ impl<RT: AsyncRuntime> Service<RT> {
         if header.to != own.node_id {
             return Err(Refusal::WrongNode { node: own.node_id });
         }
+        // Who greets may have joined no group yet; whoever else says none is of the first.
         if method != Method::Hello || header.generation != Generation::NONE {
-            own.standing.check(header.generation)?;
+            own.standing.check(header.generation.or_first())?;
         }
         if method == Method::Hello {
             let _: Hello = message.body()?;

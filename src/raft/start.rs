@@ -16,7 +16,7 @@ use super::generation::{self, Standing};
 use super::handle::{Handle, Shared};
 use super::identity::{self, PeerStores};
 use super::kv::KvEngine;
-use super::log_store::LogStore;
+use super::log_store::{LogStore, write_synced};
 use super::network::{Caller, Identity, NetworkFactory};
 use super::options::Options;
 use super::quiet;
@@ -61,6 +61,12 @@ pub async fn open<RT: AsyncRuntime, T: Transport>(
     }
     let log = LogStore::open(engine.clone())?;
     log.check_vote()?;
+    // On disk before anything is answered. One that is empty joins a group in [`Starting::start`].
+    if !log.is_empty()
+        && let Some(batch) = identity::founded_before(&*engine)?
+    {
+        write_synced::<RT>(&*engine, batch).await?;
+    }
     let peers = Arc::new(PeerStores::open(engine.clone())?);
     let standing = Standing::new(identity::generation(&*engine)?);
     let identity =

@@ -14,7 +14,8 @@ use crate::domain::types::WallMillis;
 
 const KIND: &str = "snapshot";
 
-/// The agreed state, and what it is the state of. It holds no secret.
+/// The agreed state, and what it is the state of. It holds the whole specification with
+/// its history, so whatever secret is in there: parameters, HBA options. It is kept like one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
     /// Name of the control plane.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::fcntl::Flock;
+use nix::unistd::{Uid, User, geteuid};
 
 use super::lock::{LockError, lock};
 use crate::raft::kv::{self, KvEngine};
@@ -36,6 +37,19 @@ pub enum PlaceError {
          go on from it, or move its raft directory away"
     )]
     Used(PathBuf),
+    /// Another user's `hanode` works on it, and could not use what this one writes.
+    #[error(
+        "{path} belongs to user {owner}, and this runs as {me}: hanode could not use what would be \
+         written"
+    )]
+    User {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: String,
+        /// Who runs this.
+        me: String,
+    },
     /// A directory cannot be made.
     #[error("{path}: {source}")]
     Path {
@@ -55,6 +69,22 @@ impl From<kv::Error> for PlaceError {
     }
 }
 
+/// Files of another user, such as root, would keep the daemon from its own store.
+fn expect_owner(path: &Path) -> Result<(), PlaceError> {
+    use std::os::unix::fs::MetadataExt as _;
+    let failed = |source| PlaceError::Path { path: path.to_owned(), source };
+    let owner = Uid::from_raw(std::fs::metadata(path).map_err(failed)?.uid());
+    let me = geteuid();
+    if owner == me {
+        return Ok(());
+    }
+    let name = |uid: Uid| match User::from_uid(uid) {
+        Ok(Some(user)) => user.name,
+        _ => format!("#{uid}"),
+    };
+    Err(PlaceError::User { path: path.to_owned(), owner: name(owner), me: name(me) })
+}
+
 impl Place {
     /// Locks the data directory of a controller, and opens its store.
     pub fn open(data_dir: &Path) -> Result<Self, PlaceError> {
@@ -63,6 +93,7 @@ impl Place {
         if !raft.join("CURRENT").exists() {
             return Err(PlaceError::NoStore(data_dir.to_owned()));
         }
+        expect_owner(data_dir)?;
         let lock = lock(data_dir)?;
         let engine = Arc::new(KvRocks::open(&raft)?);
         Ok(Self { data_dir: data_dir.to_owned(), engine, _lock: lock })
@@ -75,6 +106,9 @@ impl Place {
             let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
             made.map_err(|source| PlaceError::Path { path: path.to_owned(), source })
         };
+        // A relative path ends in an empty one, which is the working directory.
+        let there = data_dir.ancestors().find(|dir| dir.exists());
+        expect_owner(there.unwrap_or(Path::new(".")))?;
         make(data_dir, 0o755)?;
         let lock = lock(data_dir)?;
         let raft = data_dir.join("raft");

@@ -24,6 +24,8 @@ pub struct Statement {
     pub receipts: Vec<Receipt>,
     /// Names of nodes whose machine is off for ever.
     pub lost: Vec<String>,
+    /// Whether there are no other members than those that the state names.
+    pub members_complete: bool,
     /// Who says so.
     pub by: String,
     /// When.
@@ -44,6 +46,18 @@ pub enum Refusal {
         /// The one that exists.
         by: Generation,
     },
+    /// Its group has taken it out, and goes on without it.
+    #[error(
+        "node {node} was removed from its group, which goes on without it: nothing is recovered from \
+         a store that the group does not know any more. The controllers that were left are among {}",
+        .others.join(", ")
+    )]
+    Removed {
+        /// The node.
+        node: String,
+        /// The others of the group, by its own log.
+        others: Vec<String>,
+    },
     /// The node does not vote.
     #[error("node {0} is no voter of its group by its own log: recover on another controller")]
     NotAVoter(String),
@@ -61,6 +75,17 @@ pub enum Refusal {
     /// A node that is retired cannot be lost as well.
     #[error("{0} is stated to be lost, and has a receipt: leave out one of them")]
     Twice(String),
+    /// A generation that cannot have existed.
+    #[error(
+        "generation {above} cannot have existed: one is never higher than the time of its recovery in \
+         seconds, which is {now} here now, but for clocks that differ"
+    )]
+    Above {
+        /// What was given.
+        above: Generation,
+        /// The time in seconds.
+        now: u64,
+    },
     /// A controller that nobody spoke for.
     #[error(
         "nothing is said of {}: each other controller of the old group has to be retired, or stated \
@@ -97,10 +122,12 @@ impl Refusal {
     pub fn rule(&self) -> &'static str {
         match self {
             Refusal::Superseded { .. } => "recovery.newest-generation",
+            Refusal::Removed { .. } => "recovery.removed",
             Refusal::NotAVoter(_) => "recovery.voter",
             Refusal::UnknownNode { .. } | Refusal::Itself(_) | Refusal::Twice(_) => {
                 "recovery.statement"
             }
+            Refusal::Above { .. } => "recovery.above",
             Refusal::Unaccounted(_) => "recovery.all-controllers",
             Refusal::Receipt { .. } => "recovery.receipt",
             Refusal::Behind { .. } => "recovery.longest-log",
@@ -111,10 +138,15 @@ impl Refusal {
     pub fn hint(&self) -> &'static str {
         match self {
             Refusal::Unaccounted(_) => {
-                "where the machine lives: stop its hanode, run `hactl retire --data-dir DIR` there, \
-                 and give the receipt with --receipt; where it is off for ever: --lost NAME"
+                "where the machine lives: stop its hanode, run `hactl retire --data-dir DIR --for NODE` \
+                 there, where NODE is this node, and give the receipt with --receipt; where it is off for ever: --lost NAME"
             }
-            Refusal::Behind { .. } => "run `hactl retire` here and `hactl recover` there",
+            Refusal::Removed { .. } => "run `hactl recover` on one of those",
+            Refusal::Behind { .. } => {
+                "run `hactl retire --for NODE` here and `hactl recover` there. A store that is \
+                 retired for another is recovered from by statement only: compare the ends of the \
+                 logs first, with `hactl retire --dry-run`"
+            }
             _ => "",
         }
     }
@@ -136,6 +168,10 @@ pub fn plan(contents: &Contents, statement: &Statement) -> Result<Plan, Refusal>
     }
     let name = |id: &u64| contents.nodes.get(id).map_or_else(|| id.to_string(), |p| p.name.clone());
     let own_name = name(&contents.node_id);
+    if contents.removed {
+        let others = contents.nodes.keys().filter(|id| **id != contents.node_id);
+        return Err(Refusal::Removed { node: own_name, others: others.map(name).collect() });
+    }
     let voters: BTreeSet<u64> = contents.voters.iter().flatten().copied().collect();
     if !voters.contains(&contents.node_id) {
         return Err(Refusal::NotAVoter(own_name));
@@ -167,8 +203,11 @@ pub fn plan(contents: &Contents, statement: &Statement) -> Result<Plan, Refusal>
     if !silent.is_empty() {
         return Err(Refusal::Unaccounted(silent));
     }
-    // A receipt binds its store; what a lost node may have is not known.
-    let held = |id: &u64| *id == contents.node_id || retired.contains_key(id);
+    // A receipt binds its store to this one; what a lost node may have is not known. A store that
+    // is retired for another is bound there: two majorities that prove would meet in one store
+    // that serves both, and there is none.
+    let free = contents.ended.is_none();
+    let held = |id: &u64| (*id == contents.node_id && free) || retired.contains_key(id);
     let proven =
         contents.voters.iter().all(|set| 2 * set.iter().filter(|id| held(id)).count() > set.len());
     let terms = retired.values().map(|r| r.vote_term.max(r.last.0));
@@ -182,6 +221,7 @@ pub fn plan(contents: &Contents, statement: &Statement) -> Result<Plan, Refusal>
         lost: lost.into_iter().cloned().collect(),
         retired: retired.values().map(|r| r.node.clone()).collect(),
         proven,
+        members_complete: statement.members_complete,
     };
     let mut state = contents.state.clone();
     rescue::recover(&mut state, &recovery);
@@ -214,6 +254,22 @@ fn check_receipt(
     }
     if receipt.id == contents.node_id {
         return refused("it is this node's own".to_owned());
+    }
+    match &receipt.beneficiary {
+        Some(b) if b.id == contents.node_id => {}
+        Some(b) => {
+            return refused(format!(
+                "its store was retired for a recovery on {}, and serves no other: recover there, or \
+                 state it to be lost",
+                b.name
+            ));
+        }
+        None => {
+            return refused(
+                "it does not say for whose recovery the store was retired: state it to be lost"
+                    .to_owned(),
+            );
+        }
     }
     if !voters.contains(&receipt.id) {
         return refused("it is no voter of this group".to_owned());

@@ -14,6 +14,9 @@ use crate::raft::Peer;
 use crate::raft::offline::Beginning;
 use crate::raft::wire::StoreId;
 
+/// How far clocks may differ, in seconds.
+const DAY_S: u64 = 24 * 60 * 60;
+
 /// Judges a restore of `saved` for the controller `node`. `store` is a new identity. The old store
 /// of `node` itself needs no statement: a state is restored only where no store is.
 pub fn plan(
@@ -23,6 +26,11 @@ pub fn plan(
     statement: &Statement,
     above: Generation,
 ) -> Result<Plan, Refusal> {
+    let now = statement.at.0 / 1000;
+    // A slip of the hand would use up the numbers that later recoveries need.
+    if above.0 > now.saturating_add(DAY_S) {
+        return Err(Refusal::Above { above, now });
+    }
     let members = saved.state.clusters.values().flat_map(|c| c.members.values());
     let mut known: BTreeSet<String> = members.map(|m| m.node.to_string()).collect();
     known.extend(saved.controllers.iter().map(|c| c.name.clone()));
@@ -74,6 +82,7 @@ pub fn plan(
         lost: lost.into_iter().cloned().collect(),
         retired: retired.into_iter().collect(),
         proven: false,
+        members_complete: statement.members_complete,
     };
     let mut state = saved.state.clone();
     rescue::recover(&mut state, &recovery);

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use super::file::{Controller, Saved};
+use super::place::{Place, PlaceError};
 use super::receipt::Receipt;
 use super::recover::{Refusal, Statement, plan};
 use super::{SealError, generation_after, restore};
 use crate::domain::generation::Generation;
 use crate::domain::types::WallMillis;
 use crate::raft::Peer;
+use crate::raft::identity::{Beneficiary, Ended};
 use crate::raft::kv::KvEngine;
 use crate::raft::kv_mem::KvMem;
 use crate::raft::offline::{self, Beginning, Contents};
@@ -20,6 +22,10 @@ fn peer(id: u64) -> Peer {
     Peer { name: format!("n{id}"), address: format!("h{id}:1") }
 }
 
+fn for_node(id: u64) -> Beneficiary {
+    Beneficiary { id, name: format!("n{id}") }
+}
+
 /// What the store of controller 1 of three says.
 fn contents(last: (u64, u64)) -> Contents {
     Contents {
@@ -28,6 +34,7 @@ fn contents(last: (u64, u64)) -> Contents {
         store: StoreId::from_bytes([1; 16]),
         generation: Generation(1),
         ended: None,
+        removed: false,
         vote_term: last.0,
         last,
         voters: vec![[1, 2, 3].into()],
@@ -46,13 +53,14 @@ fn receipt(id: u8, last: (u64, u64)) -> Receipt {
         store: StoreId::from_bytes([id; 16]),
         vote_term: last.0 + 1,
         last,
+        beneficiary: Some(for_node(1)),
         at: AT,
     }
 }
 
 fn says(receipts: Vec<Receipt>, lost: &[&str]) -> Statement {
     let lost = lost.iter().map(|n| (*n).to_owned()).collect();
-    Statement { receipts, lost, by: "me".to_owned(), at: AT }
+    Statement { receipts, lost, members_complete: false, by: "me".to_owned(), at: AT }
 }
 
 #[test]
@@ -92,7 +100,9 @@ fn the_longest_log_wins_and_strange_receipts_do_not_count() {
         let Refusal::Behind { node, .. } = &refused else { panic!("{refused}") };
         assert_eq!(node, "n2");
     }
-    let strange: [fn(&mut Receipt); 5] = [
+    let strange: [fn(&mut Receipt); 7] = [
+        |r| r.beneficiary = Some(for_node(3)),
+        |r| r.beneficiary = None,
         |r| r.control_plane = "other".to_owned(),
         |r| r.generation = Generation(7),
         |r| r.id = 9,
@@ -113,6 +123,45 @@ fn an_old_generation_recovers_nothing() {
     own.ended = Some(crate::raft::identity::Ended::Superseded { by: Generation(5) });
     let refused = plan(&own, &says(vec![], &["n2", "n3"])).unwrap_err();
     assert_eq!(refused.rule(), "recovery.newest-generation");
+}
+
+#[test]
+fn at_most_one_recovery_of_a_generation_is_proven() {
+    let own = contents((3, 10));
+    let serves_one = receipt(3, (3, 10));
+    assert!(plan(&own, &says(vec![serves_one.clone()], &["n2"])).unwrap().recovery.proven);
+    // The second is only cut off, and has the same receipt.
+    let mut second = contents((3, 10));
+    (second.node_id, second.store) = (2, StoreId::from_bytes([2; 16]));
+    let refused = plan(&second, &says(vec![serves_one], &["n1"])).unwrap_err();
+    assert_eq!(refused.rule(), "recovery.receipt");
+    // The one that is retired for another may go on by statement, and proves nothing.
+    let mut third = contents((3, 10));
+    (third.node_id, third.store) = (3, StoreId::from_bytes([3; 16]));
+    let mut of_two = receipt(2, (3, 10));
+    of_two.beneficiary = Some(for_node(3));
+    let judged = |third: &Contents| plan(third, &says(vec![of_two.clone()], &["n1"])).unwrap();
+    assert!(judged(&third).recovery.proven);
+    for ended in [Ended::Retired, Ended::RetiredFor(for_node(1))] {
+        third.ended = Some(ended);
+        assert!(!judged(&third).recovery.proven);
+    }
+}
+
+#[test]
+fn a_store_is_retired_for_another_voter() {
+    let own = contents((3, 10));
+    assert_eq!(Receipt::beneficiary(&own, "n2").unwrap(), for_node(2));
+    assert_eq!(Receipt::beneficiary(&own, "n1").unwrap_err().rule(), "recovery.statement");
+    assert_eq!(Receipt::beneficiary(&own, "nx").unwrap_err().rule(), "recovery.statement");
+}
+
+#[test]
+fn a_node_that_its_group_has_removed_recovers_nothing() {
+    let own = Contents { removed: true, ..contents((3, 10)) };
+    let refused = plan(&own, &says(vec![receipt(2, (3, 9))], &["n3"])).unwrap_err();
+    assert_eq!(refused.rule(), "recovery.removed");
+    assert!(refused.to_string().contains("n2, n3"), "{refused}");
 }
 
 #[test]
@@ -175,10 +224,12 @@ fn a_restored_state_is_in_doubt_and_above_everything_known() {
     let restore = |s: &Statement, above| restore::plan(&saved, &node, store.clone(), s, above);
     let refused = restore(&says(vec![], &["n2"]), Generation(0)).unwrap_err();
     assert_eq!(refused, Refusal::Unaccounted(vec!["n3".to_owned()]));
-    let plan = restore(&says(vec![], &["n2", "n3"]), Generation(1_900_000_000)).unwrap();
+    let plan = restore(&says(vec![], &["n2", "n3"]), Generation(1_700_086_400)).unwrap();
     assert!(!plan.recovery.proven);
-    assert_eq!(plan.recovery.generation, Generation(1_900_000_001));
+    assert_eq!(plan.recovery.generation, Generation(1_700_086_401));
     assert_eq!((plan.beginning.at, plan.beginning.node_id), ((8, 100), 1));
+    let refused = restore(&says(vec![], &["n2", "n3"]), Generation(1_700_086_401)).unwrap_err();
+    assert_eq!(refused.rule(), "recovery.above");
 }
 
 #[test]
@@ -204,6 +255,29 @@ fn a_store_is_begun_read_and_retired() {
     assert_eq!(read.voters, vec![[4].into()]);
     assert_eq!(read.nodes, [(4, peer(4))].into());
     assert!(read.ended.is_none());
-    offline::retire(&*engine).unwrap();
-    assert!(offline::read(&engine).unwrap().ended.is_some());
+    // A store that was founded before there were generations.
+    let old = Beginning { generation: Generation::NONE, ..beginning };
+    offline::begin(&*engine, &old).unwrap();
+    assert_eq!(offline::read(&engine).unwrap().generation, Generation::FIRST);
+    offline::retire(&*engine, &for_node(1)).unwrap();
+    offline::retire(&*engine, &for_node(1)).unwrap();
+    assert!(offline::retire(&*engine, &for_node(2)).is_err(), "it serves one recovery");
+    assert_eq!(offline::read(&engine).unwrap().ended, Some(Ended::RetiredFor(for_node(1))));
+}
+
+#[test]
+fn a_directory_of_another_user_is_left_alone() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    drop(Place::create(&dir.path().join("data/dir")).unwrap());
+    std::os::unix::fs::chown(dir.path(), Some(1), None).unwrap();
+    let other = dir.path().join("other/dir");
+    assert!(matches!(Place::create(&other), Err(PlaceError::User { .. })));
+    assert!(!dir.path().join("other").exists(), "nothing is made");
+    let data_dir = dir.path().join("data/dir");
+    drop(Place::open(&data_dir));
+    std::os::unix::fs::chown(&data_dir, Some(1), None).unwrap();
+    assert!(matches!(Place::open(&data_dir), Err(PlaceError::User { .. })));
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quorate::domain::generation::Generation;
 use quorate::domain::types::WallMillis;
-use quorate::raft::kv::KvEngine;
+use quorate::raft::kv::{Batch, KvEngine, Space};
 use quorate::raft::kv_mem::KvMem;
 use quorate::raft::{
     AsyncRuntime as _, FatalReason, Handle, IdentityError, ProposeError, StartError, offline,
@@ -21,11 +21,13 @@ fn engine(group: &Group, id: u64) -> Arc<dyn KvEngine> {
     Arc::new(group.stores[&id].clone())
 }
 
-fn receipt(group: &Group, id: u64) -> Receipt {
+fn receipt(group: &Group, id: u64, beneficiary: u64) -> Receipt {
     let engine = engine(group, id);
     let contents = offline::read(&engine).unwrap();
-    offline::retire(&*engine).unwrap();
-    Receipt::of(&contents, AT)
+    let name = format!("node-{beneficiary}");
+    let beneficiary = Receipt::beneficiary(&contents, &name).unwrap();
+    offline::retire(&*engine, &beneficiary).unwrap();
+    Receipt::of(&contents, beneficiary, AT)
 }
 
 /// Recovers from the store of `id`, which does not run.
@@ -33,7 +35,8 @@ fn recover(group: &Group, id: u64, receipts: Vec<Receipt>, lost: &[u64]) -> Plan
     let engine = engine(group, id);
     let contents = offline::read(&engine).unwrap();
     let lost = lost.iter().map(|id| format!("node-{id}")).collect();
-    let statement = Statement { receipts, lost, by: "test".to_owned(), at: AT };
+    let statement =
+        Statement { receipts, lost, members_complete: false, by: "test".to_owned(), at: AT };
     let plan = recover::plan(&contents, &statement).unwrap();
     offline::begin(&*engine, &plan.beginning).unwrap();
     plan
@@ -105,7 +108,7 @@ fn receipts_of_a_majority_bind_whoever_is_alive() {
         group.all_have(1).await;
         group.stop(1).await;
         group.stop(2).await;
-        let receipt = receipt(&group, 2);
+        let receipt = receipt(&group, 2, 1);
         let plan = recover(&group, 1, vec![receipt], &[3]);
         assert!(plan.recovery.proven);
         let error = refused(&group, 2).await;
@@ -154,4 +157,53 @@ fn a_recovered_group_survives_restarts_and_grows_again() {
         group.all_have(44).await;
         until("both vote", || group.nodes[&4].metrics().voters.len() == 2).await;
     });
+}
+
+/// The group was founded by a version that knew no generations, or wrote none down.
+#[test]
+fn a_group_without_a_generation_becomes_the_first() {
+    run(async {
+        for written in [None, Some(0)] {
+            let mut group = Group::new(3);
+            group.start(&[1, 2, 3]).await;
+            group.add(&[1, 2, 3]).await;
+            group.all_have(1).await;
+            for id in 1..=3 {
+                group.stop(id).await;
+                let engine = engine(&group, id);
+                write_generation(&*engine, written);
+            }
+            group.start(&[1, 2, 3]).await;
+            for id in 1..=3 {
+                assert_eq!(group.nodes[&id].generation(), Generation::FIRST, "{written:?}");
+            }
+            assert_eq!(group.add(&[1, 2, 3]).await, 2);
+            group.all_have(2).await;
+            group.stop(1).await;
+            assert_eq!(offline::read(&engine(&group, 1)).unwrap().generation, Generation::FIRST);
+            let generation = recover(&group, 1, vec![], &[2, 3]).recovery.generation;
+            group.start(&[1]).await;
+            assert_eq!(group.nodes[&1].generation(), generation);
+        }
+    });
+}
+
+/// Rewrites the identity of a store as an older version had it.
+fn write_generation(engine: &dyn KvEngine, generation: Option<u64>) {
+    const IDENTITY: &[u8] = b"identity";
+    let sealed = engine.get(Space::Meta, IDENTITY).unwrap().expect("an identity");
+    let mut own: serde_json::Value = serde_json::from_slice(&sealed[4..]).unwrap();
+    let fields = own.as_object_mut().expect("fields");
+    match generation {
+        Some(number) => fields.insert("generation".to_owned(), number.into()),
+        None => fields.remove("generation"),
+    };
+    let mut batch = Batch::new();
+    let value = serde_json::to_vec(&own).unwrap();
+    let covered = [&[Space::Meta.tag()], IDENTITY, &value].concat();
+    let sealed = [&crc32c::crc32c(&covered).to_le_bytes()[..], &value].concat();
+    batch.put(Space::Meta, IDENTITY, sealed);
+    let (done, ended) = std::sync::mpsc::channel();
+    engine.submit(batch, true, Box::new(move |result| drop(done.send(result))));
+    ended.recv().unwrap().unwrap();
 }

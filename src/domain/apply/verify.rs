@@ -18,6 +18,14 @@ pub(super) fn expect_verified(state: &ClusterState) -> Result<(), Rejection> {
     }
 }
 
+/// Nothing is granted before the epoch is above all that members know.
+pub(super) fn expect_raised(state: &ClusterState) -> Result<(), Rejection> {
+    match &state.verify {
+        Some(verify) if !verify.raised => expect_verified(state),
+        _ => Ok(()),
+    }
+}
+
 /// Raises the epoch above all that members know, or, where there is no data yet, ends the doubt.
 pub(super) fn raise_epoch(
     state: &mut ClusterState,
@@ -26,9 +34,9 @@ pub(super) fn raise_epoch(
     known: &BTreeMap<MemberName, Epoch>,
     accept_missing: Option<u64>,
 ) -> Result<Reply, Rejection> {
-    if state.verify.is_none() {
+    let Some(verify) = &state.verify else {
         return Err(Rejection::WrongPhase { phase: phase_name(&state.phase) });
-    }
+    };
     for member in known.keys() {
         expect_member(state, member)?;
     }
@@ -42,6 +50,9 @@ pub(super) fn raise_epoch(
     if !missing.is_empty() && !accepted {
         return Err(Rejection::Unverified { missing });
     }
+    if !verify.complete && !accepted {
+        return Err(Rejection::MembersUnconfirmed);
+    }
     let highest = known.values().copied().max().unwrap_or_default();
     if state.phase != Phase::Running {
         expect_epoch(state, epoch)?;
@@ -52,15 +63,15 @@ pub(super) fn raise_epoch(
         return Ok(APPLIED);
     }
     let old = expect_closed(state, epoch)?.clone();
-    // Whoever is not heard of may have been granted epochs that nobody else knows.
-    let unheard = state.members.keys().any(|m| !known.contains_key(m));
-    let margin = if unheard { UNSEEN_EPOCHS } else { 0 };
-    let to = Epoch(epoch.max(highest).0.saturating_add(1).saturating_add(margin));
+    // Whoever is not heard of may have been granted epochs that nobody else knows, and so may one
+    // whose own record is gone: it answers, and does not know it.
+    let to = Epoch(epoch.max(highest).0.saturating_add(1).saturating_add(UNSEEN_EPOCHS));
     if to.0 >= u64::from(u32::MAX) {
         return Err(Rejection::BadSpec { why: "timelines are exhausted".to_owned() });
     }
     if let Some(verify) = &mut state.verify {
         verify.raised = true;
+        verify.complete = true;
         verify.lost.extend(missing.iter().cloned());
     }
     state.epoch = to;

@@ -42,6 +42,10 @@ impl Finding {
                 "start the missing members; only if they are gone for good: `hactl failover \
                  --accept-data-loss`"
             }
+            Finding::Verifying { complete: false, .. } => {
+                "start every member that there is, and see that it is listed; where there is no other, \
+                 or it is given up: `hactl failover --accept-data-loss`"
+            }
             Finding::MemberSilent { .. } => {
                 "see that hanode runs on that member's node and that it reaches the controllers"
             }

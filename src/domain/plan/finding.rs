@@ -66,7 +66,7 @@ pub enum Finding {
     /// An operation was given up.
     OperationFailed { why: String },
     /// After a recovery of the control plane these members have not said what they know.
-    Verifying { missing: Vec<MemberName>, lost: Vec<MemberName> },
+    Verifying { missing: Vec<MemberName>, lost: Vec<MemberName>, complete: bool },
     /// The epoch is raised above all that members know.
     RaisingEpoch { known: Epoch },
     /// The recovered state is of a time before the cluster had data.
@@ -112,6 +112,9 @@ impl Finding {
             Finding::ScheduledWaits { .. } => "operation.scheduled",
             Finding::MemberLeaving { .. } => "member.leaving",
             Finding::OperationFailed { .. } => "operation.failed",
+            Finding::Verifying { missing, complete: false, .. } if missing.is_empty() => {
+                "recovery.members-complete"
+            }
             Finding::Verifying { .. } => "recovery.all-members",
             Finding::RaisingEpoch { .. } => "recovery.raise-epoch",
             Finding::Outlived { .. } => "recovery.state-too-old",
@@ -275,7 +278,7 @@ impl fmt::Display for Finding {
                 write!(f, "{member} is to be removed, once it counts in no configuration any more")
             }
             Finding::OperationFailed { why } => write!(f, "the operation was given up: {why}"),
-            Finding::Verifying { missing, lost } => {
+            Finding::Verifying { missing, lost, complete } => {
                 write!(
                     f,
                     "the control plane was recovered, and its state may lack epochs that were \
@@ -286,6 +289,13 @@ impl fmt::Display for Finding {
                 }
                 if !lost.is_empty() {
                     write!(f, "; stated to be lost: {}", names(lost))?;
+                }
+                if !complete {
+                    write!(
+                        f,
+                        "; a member that joined after this state was made is not known to it, and \
+                         nobody has said that there is none"
+                    )?;
                 }
                 Ok(())
             }

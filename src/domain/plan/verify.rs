@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 
 use super::super::command::Change;
 use super::super::observation::Report;
-use super::super::state::{OperationKind, Phase};
+use super::super::rescue::Verify;
+use super::super::state::{CloseReason, OperationKind, Phase};
 use super::super::types::{Epoch, MemberName};
 use super::{Finding, LOSS_SETTLE, Pass};
 
@@ -30,13 +31,21 @@ impl Pass<'_> {
             if highest <= self.state.epoch.next() {
                 return ControlFlow::Continue(());
             }
+            // Nothing is raised over an open epoch, and its holder would lack that member for ever.
+            if let Some(tenure) = self.state.open_tenure() {
+                findings.push(Finding::RaisingEpoch { known: highest });
+                return ControlFlow::Break(Some(Change::Close {
+                    expect_epoch: tenure.epoch,
+                    reason: CloseReason::Recovered,
+                    stopped: false,
+                }));
+            }
             let accept_missing = self.accepts_missing();
             let unheard = |m: &&MemberName| !known.contains_key(*m);
             let missing: Vec<MemberName> =
                 self.state.to_be_heard().filter(unheard).cloned().collect();
             if !missing.is_empty() && accept_missing.is_none() {
-                let lost = verify.lost.iter().cloned().collect();
-                findings.push(Finding::Verifying { missing, lost });
+                findings.push(verifying(verify, missing));
                 return ControlFlow::Break(self.operation_overdue(findings));
             }
             findings.push(Finding::RaisingEpoch { known: highest });
@@ -52,13 +61,13 @@ impl Pass<'_> {
         let missing: Vec<MemberName> =
             self.state.to_be_heard().filter(|m| !known.contains_key(*m)).cloned().collect();
         let accepted = self.accepts_missing();
-        if (!missing.is_empty() && accepted.is_none()) || self.now < settles {
-            let lost = verify.lost.iter().cloned().collect();
-            findings.push(Finding::Verifying { missing, lost });
+        let accepts = !missing.is_empty() || !verify.complete;
+        if (accepts && accepted.is_none()) || self.now < settles {
+            findings.push(verifying(verify, missing));
             return ControlFlow::Break(self.operation_overdue(findings));
         }
         findings.push(Finding::RaisingEpoch { known: highest });
-        let accept_missing = accepted.filter(|_| !missing.is_empty());
+        let accept_missing = accepted.filter(|_| accepts);
         let expect_epoch = self.state.epoch;
         ControlFlow::Break(Some(Change::RaiseEpoch { expect_epoch, known, accept_missing }))
     }
@@ -69,6 +78,11 @@ impl Pass<'_> {
         let accepts = matches!(op.kind, OperationKind::Failover { accept_data_loss: true, .. });
         (accepts && self.since_seen(op)? >= LOSS_SETTLE).then_some(op.id)
     }
+}
+
+fn verifying(verify: &Verify, missing: Vec<MemberName>) -> Finding {
+    let lost = verify.lost.iter().cloned().collect();
+    Finding::Verifying { missing, lost, complete: verify.complete }
 }
 
 impl Report {

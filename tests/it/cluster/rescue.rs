@@ -99,7 +99,7 @@ async fn two_of_three_nodes_are_lost() {
     eprintln!("-- it is recovered: nobody is promoted over what the lost members may hold");
     must(cluster, &[&all[..], &["--yes"]].concat()).await;
     left.start();
-    let why = finding(cluster, "recovery.all-sealed").await;
+    let why = finding(cluster, "recovery.members-complete").await;
     assert!(lost.iter().all(|n| why.contains(&n.member)), "{why}");
     let status = cluster.leaders_status().await;
     assert_eq!(status.primary(), None);
@@ -163,12 +163,14 @@ async fn all_members_live() {
     }
     n2.terminate_daemon().await;
     let receipt = text(cluster.dir().join("n2.receipt"));
-    must(cluster, &["retire", "--data-dir", &data_dir(n2), "--out", &receipt, "--yes"]).await;
+    let dir = data_dir(n2);
+    must(cluster, &["retire", "--data-dir", &dir, "--for", "n1", "--out", &receipt, "--yes"]).await;
     n2.start();
     until_logged(n2, "this controller's store was retired").await;
     n1.terminate_daemon().await;
     let dir = data_dir(n1);
-    let mut arguments = vec!["recover", "--data-dir", &dir, "--receipt", &receipt, "--yes"];
+    let mut arguments =
+        vec!["recover", "--data-dir", &dir, "--receipt", &receipt, "--yes", "--members-complete"];
     for node in rest {
         arguments.extend(["--lost", &node.name]);
     }
@@ -195,7 +197,7 @@ async fn all_members_live() {
     let mut arguments = vec!["snapshot", "restore", &file, "--data-dir", &dir, "--node", "n1"];
     let refused = cluster.hactl(&[&arguments[..], &["--yes"]].concat()).await;
     assert!(refused.stderr.contains("rule recovery.all-controllers"), "{refused:?}");
-    arguments.extend(["--receipt", &receipt]);
+    arguments.extend(["--members-complete", "--receipt", &receipt]);
     for node in rest {
         arguments.extend(["--lost", &node.name]);
     }
