@@ -43,6 +43,10 @@ pub struct MemberRecord {
     /// has not run yet.
     #[serde(default)]
     pub bootstrap_hook: bool,
+    /// The epoch whose WAL brings our users into adopted data: a copy marked with it as its source
+    /// cannot be asked anything before that. 0 where the data was not adopted as a standby.
+    #[serde(default)]
+    pub users_from: Epoch,
 }
 
 /// How many emptied guards are remembered.
@@ -88,6 +92,7 @@ impl MemberRecord {
             copied_for: 0,
             generation: Generation::FIRST,
             bootstrap_hook: false,
+            users_from: Epoch(0),
         }
     }
 

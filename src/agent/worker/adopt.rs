@@ -87,6 +87,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             let source = found.epoch.next();
             let marked = self.record(|r| {
                 r.data = DataMark::Copied { source, until: None };
+                r.users_from = source;
                 r.system_id = Some(system_id);
             });
             if let Err(error) = marked.await {
