@@ -17,8 +17,10 @@ use super::layout::Layout;
 use super::os_user::{self, Command, OsUser};
 use super::start;
 use crate::config::owned_reason;
-use crate::domain::types::Lsn;
+use crate::domain::types::{Epoch, Lsn};
 
+/// How long one page of WAL may take to be read.
+const WAL_DEADLINE: Duration = Duration::from_secs(10);
 const SINGLE_DEADLINE: Duration = Duration::from_secs(300);
 /// Deepest nesting of included files, as in PostgreSQL.
 const DEPTH_MAX: usize = 10;
@@ -97,6 +99,26 @@ pub fn end_of_checkpoint(checkpoint: Lsn, segment_bytes: u64) -> Lsn {
         at += room;
         at += if at.is_multiple_of(segment_bytes) { SEGMENT_HEADER } else { PAGE_HEADER };
     }
+}
+
+/// Whether a record of `timeline` that is in `pg_wal` begins at `lsn` or later. The control file of a
+/// standby has how far it replayed, and it may have received more, which it would replay when it is
+/// started. A program that says something unexpected counts as yes.
+pub async fn holds_wal_from(
+    binaries: &Binaries,
+    user: &OsUser,
+    wal_dir: &Path,
+    timeline: Epoch,
+    lsn: Lsn,
+) -> Result<bool, Error> {
+    let output = Command::new(&binaries.program("pg_waldump"), user, WAL_DEADLINE)
+        .arg("-p")
+        .arg(wal_dir)
+        .args(["-n", "1", "-t", &timeline.to_string(), "-s", &lsn.to_string()])
+        .run()
+        .await?;
+    let none = |l: &str| l.contains("could not find");
+    Ok(!output.stdout.trim().is_empty() || !output.stderr.lines().any(none))
 }
 
 /// Where Debian keeps the configuration of the cluster whose data is in `/.../<version>/<name>`,

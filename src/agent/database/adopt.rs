@@ -8,7 +8,7 @@ use super::error::{self, Result};
 use super::{PgDatabase, blocking};
 use crate::agent::driver::Error;
 use crate::domain::adoption::{Adoptable, IMPORTED_MAX, Was};
-use crate::domain::types::{Epoch, SystemId};
+use crate::domain::types::{Epoch, Lsn, SystemId};
 use crate::postgres::controldata::{self, ClusterState};
 use crate::postgres::layout::Layout;
 use crate::postgres::os_user::OsUser;
@@ -26,12 +26,12 @@ impl PgDatabase {
             .map_err(error::control)?;
         let (places, user) = (layout.clone(), self.user.clone());
         let timeline = control.newest_timeline();
-        let (mut problems, found, timelines) = blocking(move || {
+        let (mut problems, found, timelines, listed) = blocking(move || {
             let problems = problems(&places, &user);
             let configuration = adopt::places(&places.pgdata, None);
             let found = adopt::read(&places.pgdata, &configuration);
             let history = history::read(&places.wal_dir(), timeline);
-            (problems, found, history)
+            (problems, found, history, history::list(&places.wal_dir()))
         })
         .await?;
         if self.binaries.major() < MAJOR_MIN {
@@ -58,6 +58,8 @@ impl PgDatabase {
                  archive"
             ));
         }
+        let listed = listed.map_err(|e| Error::Failed(e.to_string()))?;
+        let seen = listed.last().copied().unwrap_or(timeline).max(timeline).epoch();
         let was = match control.state {
             ClusterState::ShutDown => Was::Primary,
             ClusterState::ShutDownInRecovery => Was::Standby,
@@ -76,6 +78,14 @@ impl PgDatabase {
             parameters: found.parameters,
             left_out: found.left_out,
             hba: found.hba,
+            standby: matches!(
+                control.state,
+                ClusterState::ShutDownInRecovery | ClusterState::InArchiveRecovery
+            ),
+            seen,
+            // The member's record is not this module's.
+            known: Epoch(0),
+            life: 0,
         })
     }
 
@@ -121,6 +131,12 @@ impl PgDatabase {
         blocking(move || adopt::clear_files(&places, &user)).await?.map_err(failed)?;
         info!(%system_id, timeline = %epoch, "a data directory is taken over");
         Ok(())
+    }
+
+    /// See [`crate::agent::driver::Database::holds_wal_from`].
+    pub(super) async fn look_for_wal(&self, timeline: Epoch, lsn: Lsn) -> Result<bool> {
+        let wal = self.settings.layout.wal_dir();
+        adopt::holds_wal_from(&self.binaries, &self.user, &wal, timeline, lsn).await.map_err(failed)
     }
 
     /// See [`crate::agent::driver::Database::stranger`].

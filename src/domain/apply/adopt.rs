@@ -1,6 +1,6 @@
 //! An existing PostgreSQL comes under management.
 
-use super::super::adoption::{Adoption, AdoptionRefusal, IMPORTED_MAX};
+use super::super::adoption::{Adopted, Adoption, AdoptionRefusal, IMPORTED_MAX};
 use super::super::command::{Rejection, Reply};
 use super::super::event::EventKind;
 use super::super::invariants;
@@ -26,6 +26,10 @@ pub(super) fn begin(
     if epoch.0 == 0 || epoch.0 >= u64::from(u32::MAX) {
         return bad(format!("no data has timeline {epoch}"));
     }
+    let base = adoption.base.max(epoch);
+    if base.0 >= u64::from(u32::MAX) {
+        return bad(format!("a member knows of epoch {base}, after which there is none"));
+    }
     if let Some(why) = adoption.lineage.problem() {
         return bad(why);
     }
@@ -48,6 +52,16 @@ pub(super) fn begin(
         return Err(Rejection::BadSpec { why });
     }
     super::spec::import(state, at, spec, &adoption.by);
+    state.adopted = Some(Adopted {
+        // Clocks go back: it is above any that a member reports all the same.
+        life: at.0.max(adoption.life.saturating_add(1)),
+        member: member.clone(),
+        system_id: adoption.system_id,
+        epoch,
+        lineage: adoption.lineage.clone(),
+        end: adoption.end,
+        base,
+    });
     state.phase = Phase::Adopting {
         member: member.clone(),
         system_id: adoption.system_id,
