@@ -253,3 +253,25 @@ fn the_first_grant_is_above_what_an_earlier_life_knew() {
     bench.ok(activation(&bench));
     assert_eq!(bench.state().lineage, lineage().with(Epoch(10), Lsn(600)));
 }
+
+#[test]
+fn nothing_is_made_beside_data_of_a_member_that_is_not_listed() {
+    let mut bench = Bench::registered("a b", SynchronousMode::Quorum, 1);
+    let mut leader = Leader::new();
+    let empty = |name: &str| {
+        let mut report = report(name, Condition::Down);
+        report.data = Data::Empty;
+        report
+    };
+    for name in ["a", "b"] {
+        leader.hears(name, empty(name));
+    }
+    bench.ok(register("c", "node-c", None));
+    assert!(matches!(leader.plan(&bench).proposal, Some(Change::BeginBootstrap { .. })));
+    adoptable(&mut leader, "c", &data(Was::Primary, 500));
+    let plan = leader.plan(&bench);
+    assert_eq!(plan.proposal, None);
+    assert!(rules(&plan).contains(&"adopt.waits"), "{plan:?}");
+    leader.hears("c", report("c", Condition::Down));
+    assert_eq!(leader.plan(&bench).proposal, None);
+}
