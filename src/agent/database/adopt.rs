@@ -40,6 +40,15 @@ impl PgDatabase {
                 self.binaries.major()
             ));
         }
+        let locked = files::exists(&layout.pgdata.join("postmaster.pid")).unwrap_or(true);
+        if !control.state.is_clean() && locked {
+            problems.push(
+                "it was not stopped in order and its postmaster.pid is there, so it may run, in a \
+                 container or on another machine as well: stop it; where it is certain that it \
+                 crashed, remove postmaster.pid"
+                    .to_owned(),
+            );
+        }
         if control.backup_end_required {
             problems.push("it is a base backup that was never finished: make it anew".to_owned());
         }
