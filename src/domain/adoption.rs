@@ -50,6 +50,9 @@ pub struct Adoptable {
     pub left_out: Vec<String>,
     /// The lines of its `pg_hba.conf`.
     pub hba: Vec<String>,
+    /// The lines of its `pg_ident.conf`.
+    #[serde(default)]
+    pub ident: Vec<String>,
     /// Whether it ran as a standby last, stopped in order or not.
     #[serde(default)]
     pub standby: bool,
@@ -88,6 +91,9 @@ pub struct Adoption {
     pub life: u64,
     /// Lines that go into the specification's `hba`, after its own.
     pub hba: Vec<String>,
+    /// Lines that go into the specification's `ident`, after its own.
+    #[serde(default)]
+    pub ident: Vec<String>,
     /// Whether the operator named the member.
     pub named: bool,
     /// Who asks.

@@ -32,6 +32,7 @@ fn data(was: Was, end: u64) -> Adoptable {
         parameters: BTreeMap::from([("work_mem".to_owned(), "8MB".to_owned())]),
         left_out: Vec::new(),
         hba: vec!["host all all 10.0.0.0/8 md5".to_owned()],
+        ident: vec!["m root postgres".to_owned()],
         standby: was == Was::Standby,
         seen: Epoch(3),
         known: Epoch(0),
@@ -127,6 +128,7 @@ fn adoption(member: &str) -> Adoption {
         lineage: data.lineage,
         parameters: data.parameters,
         hba: data.hba,
+        ident: data.ident,
         end: data.end,
         base: data.epoch,
         life: 0,
@@ -149,6 +151,7 @@ fn an_adopted_cluster_begins_at_its_timeline_plus_one() {
     bench.ok(Change::Adopt(adoption("a")));
     assert_eq!(bench.refused(Change::Adopt(adoption("b"))).rule(), "cluster.phase");
     assert_eq!(bench.state().spec.parameters["work_mem"], "8MB");
+    assert_eq!(bench.state().spec.ident, ["m root postgres"]);
     let wanted = Desired::Adopt { system_id: SYSTEM, epoch: Epoch(3) };
     assert_eq!(desired(bench.state(), &m("a")), wanted);
     assert!(matches!(desired(bench.state(), &m("b")), Desired::Wait { .. }));

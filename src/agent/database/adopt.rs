@@ -57,7 +57,7 @@ impl PgDatabase {
             adopt::Found::default()
         });
         problems.extend(found.problems);
-        if found.parameters.len().max(found.hba.len()) > IMPORTED_MAX {
+        if found.parameters.len().max(found.hba.len()).max(found.ident.len()) > IMPORTED_MAX {
             problems.push(format!("it has more than {IMPORTED_MAX} settings or rules"));
         }
         let timelines = timelines.map_err(|e| Error::Failed(e.to_string()))?;
@@ -87,6 +87,7 @@ impl PgDatabase {
             parameters: found.parameters,
             left_out: found.left_out,
             hba: found.hba,
+            ident: found.ident,
             standby: matches!(
                 control.state,
                 ClusterState::ShutDownInRecovery | ClusterState::InArchiveRecovery
@@ -117,14 +118,7 @@ impl PgDatabase {
         let control = controldata::read(&self.binaries, &self.user, &layout.pgdata)
             .await
             .map_err(error::control)?;
-        let aside = self.settings.state_dir.join("adopted");
-        let (places, owner) = (layout.clone(), self.owner.clone());
-        blocking(move || {
-            let configuration = adopt::places(&places.pgdata, None);
-            adopt::keep_aside(&places.pgdata, &configuration, &aside, &owner)
-        })
-        .await?
-        .map_err(failed)?;
+        self.put_aside().await?;
         let level = found.parameters.get("wal_level").map(String::as_str);
         adopt::make_users(
             &self.binaries,
@@ -140,6 +134,18 @@ impl PgDatabase {
         blocking(move || adopt::clear_files(&places, &user)).await?.map_err(failed)?;
         info!(%system_id, timeline = %epoch, "a data directory is taken over");
         Ok(())
+    }
+
+    /// See [`crate::agent::driver::Database::keep_configuration`].
+    pub(super) async fn put_aside(&self) -> Result<()> {
+        let aside = self.settings.state_dir.join("adopted");
+        let (layout, owner) = (self.settings.layout.clone(), self.owner.clone());
+        blocking(move || {
+            let configuration = adopt::places(&layout.pgdata, None);
+            adopt::keep_aside(&layout.pgdata, &configuration, &aside, &owner)
+        })
+        .await?
+        .map_err(failed)
     }
 
     /// See [`crate::agent::driver::Database::holds_wal_from`].

@@ -116,6 +116,10 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             Data::Unknown => return Err(Error::Failed("the data cannot be read".to_owned())),
             Data::Empty | Data::Incomplete => None,
         };
+        if self.shared.member.adopt && system_id.is_some() {
+            let work = database.keep_configuration();
+            self.bounded("keeping the configuration aside", QUICK, work).await?;
+        }
         let first = adopted.base.next();
         let unfinished = |mark| matches!(mark, DataMark::Replacing | DataMark::Initialising);
         let mark = match self.shared.lock().record.data {

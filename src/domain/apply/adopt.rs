@@ -36,7 +36,7 @@ pub(super) fn begin(
     if adoption.lineage.last().is_none_or(|last| last.epoch != epoch) {
         return bad(format!("its history does not end at timeline {epoch}"));
     }
-    if adoption.parameters.len().max(adoption.hba.len()) > IMPORTED_MAX {
+    if adoption.parameters.len().max(adoption.hba.len()).max(adoption.ident.len()) > IMPORTED_MAX {
         return bad(format!("more than {IMPORTED_MAX} settings or rules are too many"));
     }
     let mut spec = state.spec.clone();
@@ -46,6 +46,11 @@ pub(super) fn begin(
     for line in &adoption.hba {
         if !spec.hba.contains(line) {
             spec.hba.push(line.clone());
+        }
+    }
+    for line in &adoption.ident {
+        if !spec.ident.contains(line) {
+            spec.ident.push(line.clone());
         }
     }
     if let Some(why) = invariants::spec_problem(&spec) {

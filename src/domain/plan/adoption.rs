@@ -101,6 +101,7 @@ pub fn adoption_check(
         lineage: data.lineage.clone(),
         parameters: data.parameters.clone(),
         hba: data.hba.clone(),
+        ident: data.ident.clone(),
         named: named.is_some(),
         by,
     })

@@ -258,6 +258,10 @@ async fn a_primary_with_a_standby() {
         assert_eq!(goods(cluster, node).await, "1001 1001");
     }
     assert!(into.join("a-file-of-the-standby").exists(), "the standby was not copied anew");
+    for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", "postgresql.auto.conf"] {
+        let kept = cluster.nodes[0].state_dir().join("member/main.a/adopted").join(name);
+        assert!(kept.exists(), "{name} of the standby is kept");
+    }
 
     cluster.prepare_database().await;
     let since = Instant::now();
