@@ -164,6 +164,7 @@ fn report(name: &str, condition: Condition) -> Report {
         notices: Vec::new(),
         disks: Default::default(),
         aside: Vec::new(),
+        life: 0,
         copied_for: 0,
         reloaded: None,
         about: Default::default(),

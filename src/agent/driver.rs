@@ -342,6 +342,22 @@ pub trait Database: Send + Sync + 'static {
         async { Err(Error::Machine("nothing can be adopted here".to_owned())) }
     }
 
+    /// Keeps the configuration of data that somebody else made aside, once, before ours is written.
+    fn keep_configuration(&self) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Whether the stopped data directory has WAL of `timeline` that begins at `lsn` or later, as a
+    /// standby has that received more than it replayed. Where that is not known it has.
+    fn holds_wal_from(
+        &self,
+        timeline: Epoch,
+        lsn: Lsn,
+    ) -> impl Future<Output = Result<bool>> + Send {
+        let _ = (timeline, lsn);
+        async { Ok(true) }
+    }
+
     /// Takes over the data directory of a stopped primary: our users are made in it, and what was
     /// configured is kept aside.
     fn adopt(&self, system_id: SystemId, epoch: Epoch) -> impl Future<Output = Result<()>> + Send {

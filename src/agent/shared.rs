@@ -337,6 +337,7 @@ impl<D: Database, C: Clock> Shared<D, C> {
             notices: inner.notices.iter().cloned().collect(),
             disks: inner.disks,
             aside: inner.aside.clone(),
+            life: inner.record.life,
             copied_for: inner.record.copied_for,
             reloaded: inner.reloaded.clone(),
             about: About {

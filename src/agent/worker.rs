@@ -300,6 +300,9 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         }
         self.shared.problem("membership", None);
         self.forget_another_life(&state).await;
+        if let Some(pause) = self.enter_life(&state).await {
+            return pause;
+        }
         if let Some(pause) = self.look_at_adoptable(&state).await {
             return pause;
         }
@@ -459,7 +462,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             }
             Action::OpenWrites { epoch } => self.open_writes(epoch, state).await,
             Action::HandOver { epoch, target } => return self.hand_over(epoch, &target).await,
-            Action::Adopt { system_id, epoch } => return self.adopt(system_id, epoch).await,
+            Action::Adopt { system_id, epoch } => return self.adopt(system_id, epoch, state).await,
             Action::Retire => return self.retire().await,
             Action::Follow(duty) => self.follow(&duty, state).await,
             Action::Rewind(duty) => {

@@ -282,6 +282,7 @@ pub(super) fn hint(rule: &str) -> &'static str {
         "adopt.all-members" | "adopt.data" => "see `hactl explain` for what each member holds",
         "adopt.ready" => "do what it says, then try again: `hactl cluster adopt --dry-run`",
         "adopt.one-cluster" | "adopt.valid" => "see `hactl explain`",
+        "adopt.standby" => "name the primary, or promote it by hand first: `pg_ctl promote`",
         "adopt.one-primary" | "adopt.newest" | "adopt.primary" => {
             "see `hactl explain`, and name the primary: `hactl cluster adopt --primary NAME`"
         }

@@ -159,6 +159,7 @@ impl Operator {
             timeline: adoption.epoch.0,
             parameters: adoption.parameters.clone().into_iter().collect(),
             hba: adoption.hba.clone(),
+            ident: adoption.ident.clone(),
             left_out,
             problems: Vec::new(),
         };

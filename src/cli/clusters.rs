@@ -197,6 +197,9 @@ fn adoption_text(answer: &v1::AdoptClusterResponse) -> String {
     for line in &answer.hba {
         text.push_str(&format!("\n  rule {line}"));
     }
+    for line in &answer.ident {
+        text.push_str(&format!("\n  map {line}"));
+    }
     for what in &answer.left_out {
         text.push_str(&format!("\n  not taken over: {what}"));
     }

@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 pub use address::Address;
 pub use definition::definition;
 pub use error::{Error, Problem};
-pub(crate) use hba::problem as hba_problem;
+pub(crate) use hba::{ident_problem, problem as hba_problem};
 pub use hooks::{BEFORE_PROMOTION_TIMEOUT_MS_MAX, Hooks};
 pub use join::{JoinError, JoinFile, JoinPlaces, JoiningNode};
 pub use learned::{LEARNED_FILE, Learned, learned_path, read_learned, write_learned};

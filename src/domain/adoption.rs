@@ -50,6 +50,22 @@ pub struct Adoptable {
     pub left_out: Vec<String>,
     /// The lines of its `pg_hba.conf`.
     pub hba: Vec<String>,
+    /// The lines of its `pg_ident.conf`.
+    #[serde(default)]
+    pub ident: Vec<String>,
+    /// Whether it ran as a standby last, stopped in order or not.
+    #[serde(default)]
+    pub standby: bool,
+    /// The highest timeline that its directory knows of.
+    #[serde(default)]
+    pub seen: Epoch,
+    /// The highest epoch that the member has promised, held or ended in an earlier life of the
+    /// cluster.
+    #[serde(default)]
+    pub known: Epoch,
+    /// The life of a cluster that the member was of last; 0 for none that was adopted.
+    #[serde(default)]
+    pub life: u64,
 }
 
 /// The command that begins an adoption.
@@ -65,12 +81,63 @@ pub struct Adoption {
     pub lineage: Lineage,
     /// Settings that go into the specification, where that has none of that name.
     pub parameters: BTreeMap<String, String>,
+    /// Where its log ends, or how far it is at least.
+    pub end: Lsn,
+    /// The highest epoch or timeline that anybody knows of, and this data's at least: the first
+    /// grant is above it.
+    pub base: Epoch,
+    /// The highest life of a cluster that a member was of: this one is above it.
+    #[serde(default)]
+    pub life: u64,
     /// Lines that go into the specification's `hba`, after its own.
     pub hba: Vec<String>,
+    /// Lines that go into the specification's `ident`, after its own.
+    #[serde(default)]
+    pub ident: Vec<String>,
     /// Whether the operator named the member.
     pub named: bool,
     /// Who asks.
     pub by: String,
+}
+
+/// Data that was adopted, as the cluster remembers it: members that were not there begin anew by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopted {
+    /// The number of this life of the cluster: greater than that of any before.
+    pub life: u64,
+    /// Whose data it was.
+    pub member: MemberName,
+    /// Its system identifier.
+    pub system_id: SystemId,
+    /// Its timeline.
+    pub epoch: Epoch,
+    /// Where each of its timelines begins.
+    pub lineage: Lineage,
+    /// Where its log ended, or how far it was at least.
+    pub end: Lsn,
+    /// The epoch that nobody leads, before the first that is granted.
+    pub base: Epoch,
+}
+
+impl Adopted {
+    /// Up to where a standby of `epoch` may have this data's log; `None` where that is not one of
+    /// its timelines.
+    pub fn shared_until(&self, epoch: Epoch) -> Option<Lsn> {
+        let at = self.lineage.0.iter().position(|e| e.epoch == epoch)?;
+        let next = self.lineage.0.get(at + 1).map_or(self.end, |next| next.start);
+        Some(next.min(self.end))
+    }
+
+    /// Whether a standby's data is a part of this one, as far as its control file and the names in
+    /// its `pg_wal` tell. Only such data follows; any other is copied anew.
+    pub fn contains(&self, own: &Adoptable) -> bool {
+        own.was == Was::Standby
+            && own.problems.is_empty()
+            && own.system_id == self.system_id
+            && own.seen <= self.epoch
+            && !own.lineage.contradicts(&self.lineage)
+            && self.shared_until(own.epoch).is_some_and(|until| own.end <= until)
+    }
 }
 
 /// Why nothing is adopted.
@@ -128,6 +195,16 @@ pub enum AdoptionRefusal {
         /// In what.
         why: String,
     },
+    /// The named one is a standby.
+    #[error(
+        "{member} was a standby: its timeline is its primary's, and two servers that write one \
+         timeline cannot be told apart. Name the primary; or where that is lost, start this server \
+         by hand, promote it with `pg_ctl promote`, stop it, and try again"
+    )]
+    Standby {
+        /// Who.
+        member: MemberName,
+    },
     /// The named one cannot lead.
     #[error("{member} holds no data that can be adopted, or may not lead")]
     Unfit {
@@ -162,6 +239,7 @@ impl AdoptionRefusal {
             Self::SystemIds { .. } => "adopt.one-cluster",
             Self::Primaries { .. } => "adopt.one-primary",
             Self::NotTheNewest { .. } => "adopt.newest",
+            Self::Standby { .. } => "adopt.standby",
             Self::Unfit { .. } => "adopt.primary",
             Self::Bad { .. } => "adopt.valid",
         }
@@ -181,7 +259,11 @@ pub fn choose<'a>(
     }
     if let Some(named) = named {
         let unfit = || AdoptionRefusal::Unfit { member: named.clone() };
-        return found.get_key_value(named).ok_or_else(unfit);
+        let (member, data) = found.get_key_value(named).ok_or_else(unfit)?;
+        if data.was == Was::Standby || data.standby {
+            return Err(AdoptionRefusal::Standby { member: member.clone() });
+        }
+        return Ok((member, data));
     }
     let primaries: Vec<_> = found.iter().filter(|(_, a)| a.was == Was::Primary).collect();
     let [(member, primary)] = primaries.as_slice() else {

@@ -32,6 +32,11 @@ fn data(was: Was, end: u64) -> Adoptable {
         parameters: BTreeMap::from([("work_mem".to_owned(), "8MB".to_owned())]),
         left_out: Vec::new(),
         hba: vec!["host all all 10.0.0.0/8 md5".to_owned()],
+        ident: vec!["m root postgres".to_owned()],
+        standby: was == Was::Standby,
+        seen: Epoch(3),
+        known: Epoch(0),
+        life: 0,
     }
 }
 
@@ -123,6 +128,10 @@ fn adoption(member: &str) -> Adoption {
         lineage: data.lineage,
         parameters: data.parameters,
         hba: data.hba,
+        ident: data.ident,
+        end: data.end,
+        base: data.epoch,
+        life: 0,
         named: false,
         by: "test".to_owned(),
     }
@@ -142,6 +151,7 @@ fn an_adopted_cluster_begins_at_its_timeline_plus_one() {
     bench.ok(Change::Adopt(adoption("a")));
     assert_eq!(bench.refused(Change::Adopt(adoption("b"))).rule(), "cluster.phase");
     assert_eq!(bench.state().spec.parameters["work_mem"], "8MB");
+    assert_eq!(bench.state().spec.ident, ["m root postgres"]);
     let wanted = Desired::Adopt { system_id: SYSTEM, epoch: Epoch(3) };
     assert_eq!(desired(bench.state(), &m("a")), wanted);
     assert!(matches!(desired(bench.state(), &m("b")), Desired::Wait { .. }));
@@ -153,6 +163,10 @@ fn an_adopted_cluster_begins_at_its_timeline_plus_one() {
     leader.hears("a", down.clone());
     assert_eq!(leader.plan(&bench).proposal, None);
     down.ended = Epoch(3);
+    // An earlier life may have left as much.
+    leader.hears("a", down.clone());
+    assert_eq!(leader.plan(&bench).proposal, None);
+    down.life = bench.state().adopted.as_ref().unwrap().life;
     leader.hears("a", down);
     let change = leader.plan(&bench).proposal.unwrap();
     let foreign =
@@ -175,4 +189,92 @@ fn an_adopted_cluster_begins_at_its_timeline_plus_one() {
     bench.ok(activation(&bench));
     assert_eq!(bench.state().lineage, lineage().with(Epoch(4), Lsn(600)));
     bench.ok(register("c", "node-c", Some(SYSTEM)));
+}
+
+#[test]
+fn a_standby_is_never_named() {
+    use Was::{Primary, Standby, Unclear};
+    let crashed = Adoptable { standby: true, ..data(Unclear, 500) };
+    for standby in [data(Standby, 500), crashed] {
+        let found = found(&[("a", standby), ("b", data(Primary, 400))]);
+        assert_eq!(choose(&found, Some(&m("a"))).unwrap_err().rule(), "adopt.standby");
+        assert_eq!(choose(&found, Some(&m("b"))).unwrap().0, &m("b"));
+    }
+}
+
+#[test]
+fn only_a_part_of_the_adopted_log_follows_it() {
+    let mut bench = Bench::registered("a b", SynchronousMode::Quorum, 1);
+    bench.ok(Change::Adopt(adoption("a")));
+    let adopted = bench.state().adopted.clone().unwrap();
+    let s = data(Was::Standby, 500);
+    let older = |end| {
+        let lineage = Lineage::root(Epoch(1)).with(Epoch(2), Lsn(100));
+        Adoptable { epoch: Epoch(2), seen: Epoch(2), lineage, ..data(Was::Standby, end) }
+    };
+    let elsewhere = Lineage::root(Epoch(1)).with(Epoch(3), Lsn(150));
+    for (own, follows) in [
+        (s.clone(), true),
+        (data(Was::Standby, 501), false),
+        (data(Was::Primary, 400), false),
+        (data(Was::Unclear, 400), false),
+        (older(200), true),
+        (older(201), false),
+        (Adoptable { system_id: SystemId(1), ..s.clone() }, false),
+        (Adoptable { seen: Epoch(4), ..s.clone() }, false),
+        (Adoptable { epoch: Epoch(4), seen: Epoch(4), ..s.clone() }, false),
+        (Adoptable { lineage: elsewhere, ..s }, false),
+    ] {
+        assert_eq!(adopted.contains(&own), follows, "{own:?}");
+    }
+}
+
+#[test]
+fn the_first_grant_is_above_what_an_earlier_life_knew() {
+    let mut bench = Bench::registered("a b c", SynchronousMode::Quorum, 1);
+    let mut leader = Leader::new();
+    adoptable(&mut leader, "a", &data(Was::Primary, 500));
+    let other = Adoptable { known: Epoch(8), life: 1 << 60, ..data(Was::Standby, 400) };
+    adoptable(&mut leader, "b", &other);
+    let mut empty = report("c", Condition::Down);
+    (empty.data, empty.promised) = (Data::Empty, Epoch(9));
+    leader.hears("c", empty);
+    let now = leader.now;
+    let adoption =
+        adoption_check(bench.state(), &leader.observed, None, "test".into(), now).unwrap();
+    assert_eq!((adoption.epoch, adoption.base), (Epoch(3), Epoch(9)));
+    bench.ok(Change::Adopt(adoption));
+    assert!(bench.state().adopted.as_ref().unwrap().life > 1 << 60);
+    bench.ok(Change::FinishBootstrap { member: m("a"), system_id: SYSTEM, epoch: Epoch(3) });
+    assert_eq!((bench.state().epoch, bench.state().lineage.clone()), (Epoch(9), lineage()));
+    let of = |s| super::observation::Sealed { lineage: lineage(), ..s };
+    // Who held 8 in another life is no holder of this one.
+    let old = grant(&bench, "b", vec![of(holder("b", 10, 3, 400, 8))], any(10, 1, "a"));
+    assert_eq!(bench.refused(old).rule(), "takeover.read-quorum");
+    bench.ok(grant(&bench, "a", vec![of(holder("a", 10, 3, 500, 9))], any(10, 1, "b")));
+    bench.ok(promotion(&bench, 600));
+    bench.ok(activation(&bench));
+    assert_eq!(bench.state().lineage, lineage().with(Epoch(10), Lsn(600)));
+}
+
+#[test]
+fn nothing_is_made_beside_data_of_a_member_that_is_not_listed() {
+    let mut bench = Bench::registered("a b", SynchronousMode::Quorum, 1);
+    let mut leader = Leader::new();
+    let empty = |name: &str| {
+        let mut report = report(name, Condition::Down);
+        report.data = Data::Empty;
+        report
+    };
+    for name in ["a", "b"] {
+        leader.hears(name, empty(name));
+    }
+    bench.ok(register("c", "node-c", None));
+    assert!(matches!(leader.plan(&bench).proposal, Some(Change::BeginBootstrap { .. })));
+    adoptable(&mut leader, "c", &data(Was::Primary, 500));
+    let plan = leader.plan(&bench);
+    assert_eq!(plan.proposal, None);
+    assert!(rules(&plan).contains(&"adopt.waits"), "{plan:?}");
+    leader.hears("c", report("c", Condition::Down));
+    assert_eq!(leader.plan(&bench).proposal, None);
 }

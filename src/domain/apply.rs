@@ -437,16 +437,21 @@ fn finish_bootstrap(
     if epoch.0 == 0 || epoch.0 >= u64::from(u32::MAX) {
         return Err(Rejection::BadSpec { why: format!("no data begins at timeline {epoch}") });
     }
+    // Above everything that anybody knows of from an earlier life.
+    let base = match (&state.adopted, adopted) {
+        (Some(found), true) => found.base.max(*epoch),
+        _ => *epoch,
+    };
     state.phase = Phase::Running;
     state.system_id = Some(*system_id);
-    state.epoch = *epoch;
+    state.epoch = base;
     state.lineage = lineage;
     // Nobody led this epoch. Only the member that has the data covers it, so only that member can
     // be granted the next.
-    let root = SyncConfig::asynchronous(*epoch, state.next_sync);
+    let root = SyncConfig::asynchronous(base, state.next_sync);
     push_sync(state, root);
     state.tenure = Some(Tenure {
-        epoch: *epoch,
+        epoch: base,
         member: member.clone(),
         guard: GuardId::from_bytes([0; 16]),
         stage: Stage::Promoted,

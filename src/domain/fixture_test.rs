@@ -102,6 +102,7 @@ pub fn report(name: &str, condition: Condition) -> Report {
         notices: Vec::new(),
         disks: Disks::default(),
         aside: Vec::new(),
+        life: 0,
         copied_for: 0,
         reloaded: None,
         about: Default::default(),

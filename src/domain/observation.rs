@@ -77,6 +77,9 @@ pub struct Report {
     /// What PostgreSQL runs with of the specification.
     #[serde(default)]
     pub settings: SettingsReport,
+    /// The life of an adopted cluster that the member's record is of; 0 for none.
+    #[serde(default)]
+    pub life: u64,
     /// The last operation by which its data was copied anew; 0 for none.
     #[serde(default)]
     pub copied_for: u64,

@@ -301,7 +301,10 @@ fn judgeable(mark: DataMark, local: &Local) -> bool {
     match mark {
         DataMark::Intact => true,
         // Of data that came from nobody knows where no number is believed.
-        DataMark::Copied { source, .. } => local.consistent && source != Epoch(0),
+        // Nor can it be asked where the WAL that brings our users was not replayed.
+        DataMark::Copied { source, .. } => {
+            local.consistent && source != Epoch(0) && source != local.record.users_from
+        }
         DataMark::Foreign | DataMark::Initialising | DataMark::Replacing => false,
     }
 }

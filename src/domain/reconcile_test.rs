@@ -547,3 +547,15 @@ fn sealing_again_for_a_later_epoch() {
     done.record.promised = Epoch(6);
     assert_eq!(act(&later, &done), Action::Nothing { why: "sealed" });
 }
+
+#[test]
+fn data_without_our_users_is_only_started_as_a_follower_of_the_epoch_that_brings_them() {
+    let mut local = Local { consistent: true, ..local(Process::Down) };
+    local.record.data = DataMark::Copied { source: Epoch(5), until: None };
+    let sealed = Desired::Sealed { promise: Epoch(5) };
+    assert_eq!(short(&act(&sealed, &local)), "StartSealed");
+    local.record.users_from = Epoch(5);
+    assert_eq!(short(&act(&sealed, &local)), "Nothing");
+    assert_eq!(short(&act(&follow(5, false), &local)), "StartFollowing");
+    assert_eq!(short(&act(&follow(6, false), &local)), "Clone");
+}

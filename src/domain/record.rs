@@ -43,6 +43,13 @@ pub struct MemberRecord {
     /// has not run yet.
     #[serde(default)]
     pub bootstrap_hook: bool,
+    /// The epoch whose WAL brings our users into adopted data: a copy marked with it as its source
+    /// cannot be asked anything before that. 0 where the data was not adopted as a standby.
+    #[serde(default)]
+    pub users_from: Epoch,
+    /// The life of an adopted cluster that all of this is of; 0 where none was adopted.
+    #[serde(default)]
+    pub life: u64,
 }
 
 /// How many emptied guards are remembered.
@@ -88,15 +95,19 @@ impl MemberRecord {
             copied_for: 0,
             generation: Generation::FIRST,
             bootstrap_hook: false,
+            users_from: Epoch(0),
+            life: 0,
         }
     }
 
     /// Forgets what it promised and held in another life of the cluster: one that was removed, and
-    /// whose data is not here any more. Which of its guards have ended stays known.
+    /// whose data is not here any more, or is worth nothing by itself. Which of its guards have ended
+    /// stays known, and which generation of the control plane is obeyed.
     pub fn begin_anew(&mut self, system_id: Option<SystemId>) {
         let (cluster, member) = (self.cluster.clone(), self.member.clone());
         let (running, emptied) = (self.running.take(), std::mem::take(&mut self.emptied));
-        *self = Self { system_id, running, emptied, ..Self::new(cluster, member) };
+        let generation = self.generation;
+        *self = Self { system_id, running, emptied, generation, ..Self::new(cluster, member) };
     }
 
     /// Whether it is about data that is gone, of another cluster than the one with this system

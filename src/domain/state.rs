@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use super::adoption::Adopted;
 use super::alarm::Alarm;
 use super::clusters::RemovedCluster;
 use super::event::Event;
@@ -63,6 +64,9 @@ pub struct ClusterState {
     pub spec_history: VecDeque<SpecRevision>,
     /// How far the cluster has come to life.
     pub phase: Phase,
+    /// The data that the cluster began with, where that was adopted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<Adopted>,
     /// Set once by `initdb` (or adoption), checked at every join.
     #[serde(default)]
     pub system_id: Option<SystemId>,
@@ -144,6 +148,7 @@ impl ClusterState {
             spec_revision: first_revision(),
             spec_history: VecDeque::new(),
             phase: Phase::AwaitingMembers,
+            adopted: None,
             system_id: None,
             members: BTreeMap::new(),
             leaving: BTreeMap::new(),

@@ -375,6 +375,7 @@ impl Member {
             notices: Vec::new(),
             disks: Disks::default(),
             aside: Vec::new(),
+            life: self.local.record.life,
             copied_for: self.local.record.copied_for,
             reloaded: None,
             about: Default::default(),

@@ -17,8 +17,10 @@ use super::layout::Layout;
 use super::os_user::{self, Command, OsUser};
 use super::start;
 use crate::config::owned_reason;
-use crate::domain::types::Lsn;
+use crate::domain::types::{Epoch, Lsn};
 
+/// How long one page of WAL may take to be read.
+const WAL_DEADLINE: Duration = Duration::from_secs(10);
 const SINGLE_DEADLINE: Duration = Duration::from_secs(300);
 /// Deepest nesting of included files, as in PostgreSQL.
 const DEPTH_MAX: usize = 10;
@@ -58,6 +60,10 @@ pub struct Places {
     pub main: PathBuf,
     /// `pg_hba.conf`.
     pub hba: PathBuf,
+    /// `pg_ident.conf`.
+    pub ident: PathBuf,
+    /// What is unclear about them, for a person.
+    pub problems: Vec<String>,
 }
 
 /// What a server was configured with.
@@ -69,6 +75,8 @@ pub struct Found {
     pub left_out: Vec<String>,
     /// Lines of `pg_hba.conf` that have the right form.
     pub hba: Vec<String>,
+    /// Lines of `pg_ident.conf` that have the right form.
+    pub ident: Vec<String>,
     /// What is unclear, for a person.
     pub problems: Vec<String>,
 }
@@ -99,6 +107,26 @@ pub fn end_of_checkpoint(checkpoint: Lsn, segment_bytes: u64) -> Lsn {
     }
 }
 
+/// Whether a record of `timeline` that is in `pg_wal` begins at `lsn` or later. The control file of a
+/// standby has how far it replayed, and it may have received more, which it would replay when it is
+/// started. A program that says something unexpected counts as yes.
+pub async fn holds_wal_from(
+    binaries: &Binaries,
+    user: &OsUser,
+    wal_dir: &Path,
+    timeline: Epoch,
+    lsn: Lsn,
+) -> Result<bool, Error> {
+    let output = Command::new(&binaries.program("pg_waldump"), user, WAL_DEADLINE)
+        .arg("-p")
+        .arg(wal_dir)
+        .args(["-n", "1", "-t", &timeline.to_string(), "-s", &lsn.to_string()])
+        .run()
+        .await?;
+    let none = |l: &str| l.contains("could not find");
+    Ok(!output.stdout.trim().is_empty() || !output.stderr.lines().any(none))
+}
+
 /// Where Debian keeps the configuration of the cluster whose data is in `/.../<version>/<name>`,
 /// see `pg_createcluster(1)`; `None` where there is none.
 pub fn debian_config(pgdata: &Path) -> Option<PathBuf> {
@@ -108,7 +136,8 @@ pub fn debian_config(pgdata: &Path) -> Option<PathBuf> {
     dir.join("postgresql.conf").exists().then_some(dir)
 }
 
-/// The configuration of a data directory: in it, or where Debian keeps it.
+/// The configuration of a data directory: in it, or where Debian keeps it, or where that says that
+/// its rules are (PostgreSQL manual, section 20.2).
 pub fn places(pgdata: &Path, config_dir: Option<&Path>) -> Places {
     let own = pgdata.join("postgresql.conf");
     let dir = match config_dir {
@@ -116,7 +145,44 @@ pub fn places(pgdata: &Path, config_dir: Option<&Path>) -> Places {
         None if own.exists() => pgdata.to_path_buf(),
         None => debian_config(pgdata).unwrap_or_else(|| pgdata.to_path_buf()),
     };
-    Places { main: dir.join("postgresql.conf"), hba: dir.join("pg_hba.conf") }
+    let mut places = Places {
+        main: dir.join("postgresql.conf"),
+        hba: dir.join("pg_hba.conf"),
+        ident: dir.join("pg_ident.conf"),
+        problems: Vec::new(),
+    };
+    // What cannot be read is told of by `read`.
+    let mut all = BTreeMap::new();
+    let _ = settings(&places.main, 0, &mut all);
+    let _ = settings(&pgdata.join("postgresql.auto.conf"), 0, &mut all);
+    let problems = &mut places.problems;
+    for (name, place) in [("hba_file", &mut places.hba), ("ident_file", &mut places.ident)] {
+        let Some(path) = all.get(name).filter(|p| !p.is_empty()).map(PathBuf::from) else {
+            continue;
+        };
+        if !path.is_absolute() {
+            problems.push(format!(
+                "{name} is {}, which depends on where the server was started: write the whole path",
+                path.display()
+            ));
+        } else if std::fs::File::open(&path).is_err() {
+            problems.push(format!("{name} is {}, which cannot be read", path.display()));
+        }
+        *place = path;
+    }
+    if let Some(other) = all.get("data_directory").filter(|p| !p.is_empty()) {
+        let (found, own) = (std::fs::canonicalize(other), std::fs::canonicalize(pgdata));
+        let same = found.is_ok_and(|found| own.is_ok_and(|own| own == found));
+        if !same || !Path::new(other).is_absolute() {
+            problems.push(format!(
+                "data_directory of {} is {other}, and not {}: set data_dir of the [[member]] to the \
+                 directory that has the data",
+                places.main.display(),
+                pgdata.display()
+            ));
+        }
+    }
+    places
 }
 
 /// Reads the configuration. Values of settings that are ours are not looked at.
@@ -127,25 +193,43 @@ pub fn read(pgdata: &Path, places: &Places) -> Result<Found, Error> {
     if files::exists(&auto)? {
         settings(&auto, 0, &mut all)?;
     }
-    let mut found = Found::default();
+    let mut found = Found { problems: places.problems.clone(), ..Found::default() };
     for (name, value) in all {
         match kept(&name, &value) {
             Ok(()) => _ = found.parameters.insert(name, value),
             Err(why) => found.left_out.push(format!("{name}: {why}")),
         }
     }
-    let hba = files::read_if_exists(&places.hba)?.unwrap_or_default();
-    for line in String::from_utf8_lossy(&hba).lines().map(str::trim) {
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
+    let hba = files::read_if_exists(&places.hba)?;
+    if hba.is_none() {
+        found
+            .problems
+            .push(format!("there is no {}: its rules are not known", places.hba.display()));
+    }
+    for line in lines(&hba.unwrap_or_default()) {
+        let line = line.as_str();
         match crate::config::hba_problem(line) {
             None => found.hba.push(line.to_owned()),
             // Not shown: its options can hold a password.
             Some((why, _)) => found.left_out.push(format!("a rule of pg_hba.conf that {why}")),
         }
     }
+    // A server runs without this one.
+    let ident = files::read_if_exists(&places.ident)?.unwrap_or_default();
+    for line in lines(&ident) {
+        match crate::config::ident_problem(&line) {
+            None => found.ident.push(line),
+            Some((why, _)) => found.left_out.push(format!("a line of pg_ident.conf that {why}")),
+        }
+    }
     Ok(found)
+}
+
+/// Lines that are no comments.
+fn lines(content: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(content);
+    let all = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+    all.map(str::to_owned).collect()
 }
 
 /// Why a setting is not the operator's here, if so.
@@ -275,8 +359,12 @@ fn unquote(text: &str) -> Result<String, &'static str> {
 pub fn keep_aside(pgdata: &Path, places: &Places, dir: &Path, user: &OsUser) -> Result<(), Error> {
     files::ensure_dir(dir, 0o700, user)?;
     let auto = pgdata.join("postgresql.auto.conf");
-    for from in [&places.main, &places.hba, &auto] {
-        let Some(name) = from.file_name() else { continue };
+    for (from, name) in [
+        (&places.main, "postgresql.conf"),
+        (&places.hba, "pg_hba.conf"),
+        (&places.ident, "pg_ident.conf"),
+        (&auto, "postgresql.auto.conf"),
+    ] {
         let to = dir.join(name);
         if let Some(content) = files::read_if_exists(from)?
             && !files::exists(&to)?
@@ -423,6 +511,46 @@ mod tests {
         assert_eq!(end(8192 - 120), 8192);
         assert_eq!(end(8192 - 112), 8192 + PAGE_HEADER + 8);
         assert_eq!(end((16 << 20) - 64), (16 << 20) + SEGMENT_HEADER + 56);
+    }
+
+    #[test]
+    fn rules_are_read_where_the_configuration_says_and_all_is_kept_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, other) = (dir.path().join("data"), dir.path().join("other"));
+        for made in [&data, &other] {
+            std::fs::create_dir(made).unwrap();
+        }
+        let put = |path: &Path, text: &str| std::fs::write(path, text).unwrap();
+        let (hba, ident) = (other.join("rules"), other.join("map"));
+        let main = format!("hba_file = '{}'\nident_file = '{}'\n", hba.display(), ident.display());
+        put(&data.join("postgresql.conf"), &main);
+        put(&data.join("pg_hba.conf"), "host all all 10.0.0.0/8 trust\n");
+        put(&hba, "host all all 10.0.0.0/8 scram-sha-256\n");
+        put(&ident, "# x\nm root postgres\nm root\n");
+        let found = read(&data, &places(&data, None)).unwrap();
+        assert_eq!(found.hba, ["host all all 10.0.0.0/8 scram-sha-256"]);
+        assert_eq!(found.ident, ["m root postgres"]);
+        assert_eq!(found.problems, Vec::<String>::new());
+        let user = OsUser::current().unwrap();
+        let aside = dir.path().join("aside");
+        keep_aside(&data, &places(&data, None), &aside, &user).unwrap();
+        for (name, text) in [("pg_hba.conf", "scram"), ("pg_ident.conf", "m root")] {
+            assert!(std::fs::read_to_string(aside.join(name)).unwrap().contains(text), "{name}");
+        }
+
+        for (line, problem) in [
+            ("hba_file = '/nonexistent/hba'", "cannot be read"),
+            ("hba_file = 'pg_hba.conf'", "whole path"),
+            ("ident_file = '/nonexistent/ident'", "cannot be read"),
+            ("data_directory = '/nonexistent'", "data_dir of"),
+        ] {
+            put(&data.join("postgresql.conf"), line);
+            let found = read(&data, &places(&data, None)).unwrap();
+            assert!(found.problems.join("; ").contains(problem), "{line}: {:?}", found.problems);
+        }
+        put(&data.join("postgresql.conf"), "");
+        std::fs::remove_file(data.join("pg_hba.conf")).unwrap();
+        assert_eq!(read(&data, &places(&data, None)).unwrap().problems.len(), 1);
     }
 
     #[test]

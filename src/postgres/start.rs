@@ -438,7 +438,9 @@ pub fn stranger(layout: &Layout) -> Result<Option<i32>, files::Error> {
     else {
         return Ok(None);
     };
-    Ok((name.trim() == "postgres" && cwd == pgdata).then_some(pid))
+    // Older packages start it by its old name.
+    let server = ["postgres", "postmaster"].contains(&name.trim());
+    Ok((server && cwd == pgdata).then_some(pid))
 }
 
 /// Removes the lock files of a server that is gone: `postmaster.pid` and the socket's. Only after

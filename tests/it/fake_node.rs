@@ -205,6 +205,7 @@ fn report(condition: Condition) -> Report {
         notices: Vec::new(),
         disks: Default::default(),
         aside: Vec::new(),
+        life: 0,
         copied_for: 0,
         reloaded: None,
         about: Default::default(),

@@ -8,7 +8,7 @@ use super::error::{self, Result};
 use super::{PgDatabase, blocking};
 use crate::agent::driver::Error;
 use crate::domain::adoption::{Adoptable, IMPORTED_MAX, Was};
-use crate::domain::types::{Epoch, SystemId};
+use crate::domain::types::{Epoch, Lsn, SystemId};
 use crate::postgres::controldata::{self, ClusterState};
 use crate::postgres::layout::Layout;
 use crate::postgres::os_user::OsUser;
@@ -26,12 +26,12 @@ impl PgDatabase {
             .map_err(error::control)?;
         let (places, user) = (layout.clone(), self.user.clone());
         let timeline = control.newest_timeline();
-        let (mut problems, found, timelines) = blocking(move || {
+        let (mut problems, found, timelines, listed) = blocking(move || {
             let problems = problems(&places, &user);
             let configuration = adopt::places(&places.pgdata, None);
             let found = adopt::read(&places.pgdata, &configuration);
             let history = history::read(&places.wal_dir(), timeline);
-            (problems, found, history)
+            (problems, found, history, history::list(&places.wal_dir()))
         })
         .await?;
         if self.binaries.major() < MAJOR_MIN {
@@ -39,6 +39,15 @@ impl PgDatabase {
                 "it is PostgreSQL {}, and {MAJOR_MIN} is the oldest that can be managed",
                 self.binaries.major()
             ));
+        }
+        let locked = files::exists(&layout.pgdata.join("postmaster.pid")).unwrap_or(true);
+        if !control.state.is_clean() && locked {
+            problems.push(
+                "it was not stopped in order and its postmaster.pid is there, so it may run, in a \
+                 container or on another machine as well: stop it; where it is certain that it \
+                 crashed, remove postmaster.pid"
+                    .to_owned(),
+            );
         }
         if control.backup_end_required {
             problems.push("it is a base backup that was never finished: make it anew".to_owned());
@@ -48,7 +57,7 @@ impl PgDatabase {
             adopt::Found::default()
         });
         problems.extend(found.problems);
-        if found.parameters.len().max(found.hba.len()) > IMPORTED_MAX {
+        if found.parameters.len().max(found.hba.len()).max(found.ident.len()) > IMPORTED_MAX {
             problems.push(format!("it has more than {IMPORTED_MAX} settings or rules"));
         }
         let timelines = timelines.map_err(|e| Error::Failed(e.to_string()))?;
@@ -58,6 +67,8 @@ impl PgDatabase {
                  archive"
             ));
         }
+        let listed = listed.map_err(|e| Error::Failed(e.to_string()))?;
+        let seen = listed.last().copied().unwrap_or(timeline).max(timeline).epoch();
         let was = match control.state {
             ClusterState::ShutDown => Was::Primary,
             ClusterState::ShutDownInRecovery => Was::Standby,
@@ -76,6 +87,15 @@ impl PgDatabase {
             parameters: found.parameters,
             left_out: found.left_out,
             hba: found.hba,
+            ident: found.ident,
+            standby: matches!(
+                control.state,
+                ClusterState::ShutDownInRecovery | ClusterState::InArchiveRecovery
+            ),
+            seen,
+            // The member's record is not this module's.
+            known: Epoch(0),
+            life: 0,
         })
     }
 
@@ -98,14 +118,7 @@ impl PgDatabase {
         let control = controldata::read(&self.binaries, &self.user, &layout.pgdata)
             .await
             .map_err(error::control)?;
-        let aside = self.settings.state_dir.join("adopted");
-        let (places, owner) = (layout.clone(), self.owner.clone());
-        blocking(move || {
-            let configuration = adopt::places(&places.pgdata, None);
-            adopt::keep_aside(&places.pgdata, &configuration, &aside, &owner)
-        })
-        .await?
-        .map_err(failed)?;
+        self.put_aside().await?;
         let level = found.parameters.get("wal_level").map(String::as_str);
         adopt::make_users(
             &self.binaries,
@@ -121,6 +134,24 @@ impl PgDatabase {
         blocking(move || adopt::clear_files(&places, &user)).await?.map_err(failed)?;
         info!(%system_id, timeline = %epoch, "a data directory is taken over");
         Ok(())
+    }
+
+    /// See [`crate::agent::driver::Database::keep_configuration`].
+    pub(super) async fn put_aside(&self) -> Result<()> {
+        let aside = self.settings.state_dir.join("adopted");
+        let (layout, owner) = (self.settings.layout.clone(), self.owner.clone());
+        blocking(move || {
+            let configuration = adopt::places(&layout.pgdata, None);
+            adopt::keep_aside(&layout.pgdata, &configuration, &aside, &owner)
+        })
+        .await?
+        .map_err(failed)
+    }
+
+    /// See [`crate::agent::driver::Database::holds_wal_from`].
+    pub(super) async fn look_for_wal(&self, timeline: Epoch, lsn: Lsn) -> Result<bool> {
+        let wal = self.settings.layout.wal_dir();
+        adopt::holds_wal_from(&self.binaries, &self.user, &wal, timeline, lsn).await.map_err(failed)
     }
 
     /// See [`crate::agent::driver::Database::stranger`].

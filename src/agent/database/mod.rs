@@ -316,6 +316,14 @@ impl Database for PgDatabase {
         self.look_for_adoption().await
     }
 
+    async fn keep_configuration(&self) -> Result<()> {
+        self.put_aside().await
+    }
+
+    async fn holds_wal_from(&self, timeline: Epoch, lsn: Lsn) -> Result<bool> {
+        self.look_for_wal(timeline, lsn).await
+    }
+
     async fn adopt(&self, system_id: SystemId, epoch: Epoch) -> Result<()> {
         self.take_on(system_id, epoch).await
     }

@@ -8,7 +8,7 @@ use tracing::{error, info};
 use super::{BACKOFF_MAX, Pause, QUICK, SLOW, TICK, Worker};
 use crate::agent::driver::{Database, Error};
 use crate::clock::Clock;
-use crate::domain::adoption::Was;
+use crate::domain::adoption::{Adoptable, Adopted};
 use crate::domain::alarm::{Alarm, AlarmCode};
 use crate::domain::observation::{Condition, Data};
 use crate::domain::reconcile::Process;
@@ -74,25 +74,11 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             Err(error) => return Some(self.after(Err(error))),
         };
         self.shared.problem("action", None);
-        let (fresh, system_id) = {
-            let inner = self.shared.lock();
-            let record = &inner.record;
-            let unknown = DataMark::Copied { source: Epoch(0), until: None };
-            (record.data == unknown && record.promised == Epoch(0), found.system_id)
+        let found = {
+            let record = &self.shared.lock().record;
+            let known = record.promised.max(record.held).max(record.ended);
+            Adoptable { known, life: record.life, ..found }
         };
-        if fresh && found.was == Was::Standby && found.problems.is_empty() {
-            // Stopped in order as a standby. Our users come to it with the log of the first epoch, so
-            // it can only be started as a follower of that; and like a copy it counts nowhere before
-            // it has caught up. In any later epoch it is copied.
-            let source = found.epoch.next();
-            let marked = self.record(|r| {
-                r.data = DataMark::Copied { source, until: None };
-                r.system_id = Some(system_id);
-            });
-            if let Err(error) = marked.await {
-                return Some(self.after(Err(error)));
-            }
-        }
         self.shared.update_if(|inner| {
             let busy = Some(Condition::Adoptable(found));
             (inner.busy != busy).then(|| inner.busy = busy)
@@ -100,10 +86,91 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         Some(Pause::For(LOOK))
     }
 
-    pub(super) async fn adopt(&mut self, system_id: SystemId, epoch: Epoch) -> Pause {
+    /// Begins anew in a cluster whose data was adopted, before anything else is done in it: what was
+    /// promised and held before is of another life, whose epochs have the same numbers. The data that
+    /// is here follows only where it is a part of what was adopted; else it is copied anew.
+    pub(super) async fn enter_life(&mut self, state: &ClusterState) -> Option<Pause> {
+        let adopted = state.adopted.as_ref()?;
+        let chosen = adopted.member == self.shared.member.name;
+        let known = self.shared.lock().record.life;
+        if known >= adopted.life || (chosen && matches!(state.phase, Phase::Adopting { .. })) {
+            return None;
+        }
+        if !state.members.contains_key(&self.shared.member.name) {
+            return None;
+        }
+        if self.shared.lock().process != Process::Down {
+            return Some(self.retire().await);
+        }
+        match self.begin_in(adopted).await {
+            Ok(()) => None,
+            Err(error) => Some(self.after(Err(error))),
+        }
+    }
+
+    async fn begin_in(&mut self, adopted: &Adopted) -> Result<(), Error> {
+        let database = self.shared.database.clone();
+        let data = self.bounded("looking at the data", QUICK, database.inspect()).await?;
+        let system_id = match &data {
+            Data::Present { system_id } => Some(*system_id),
+            Data::Unknown => return Err(Error::Failed("the data cannot be read".to_owned())),
+            Data::Empty | Data::Incomplete => None,
+        };
+        if self.shared.member.adopt && system_id.is_some() {
+            let work = database.keep_configuration();
+            self.bounded("keeping the configuration aside", QUICK, work).await?;
+        }
+        let first = adopted.base.next();
+        let unfinished = |mark| matches!(mark, DataMark::Replacing | DataMark::Initialising);
+        let mark = match self.shared.lock().record.data {
+            mark if unfinished(mark) => Some(mark),
+            _ => None,
+        };
+        let mark = match (mark, system_id) {
+            (Some(mark), _) => mark,
+            (None, None) => DataMark::Intact,
+            // Our users come to it with the log of the first epoch, so it can only be started as a
+            // follower of that; and like a copy it counts nowhere before it has caught up.
+            (None, Some(_)) if self.shared.member.adopt && self.is_part_of(adopted).await? => {
+                DataMark::Copied { source: first, until: None }
+            }
+            (None, Some(_)) => DataMark::Copied { source: Epoch(0), until: None },
+        };
+        let life = adopted.life;
+        self.record(|r| {
+            r.begin_anew(system_id);
+            (r.data, r.life) = (mark, life);
+            if mark == (DataMark::Copied { source: first, until: None }) {
+                r.users_from = first;
+            }
+        })
+        .await?;
+        info!(member = %self.shared.member.name, ?mark, "it begins anew in an adopted cluster");
+        self.shared.lock().data = data;
+        Ok(())
+    }
+
+    /// Whether the standby's data that is here is a part of the log that was adopted.
+    async fn is_part_of(&mut self, adopted: &Adopted) -> Result<bool, Error> {
+        let database = self.shared.database.clone();
+        let own = self.bounded("looking at the data", QUICK, database.adoptable()).await?;
+        let Some(until) = adopted.shared_until(own.epoch).filter(|_| adopted.contains(&own)) else {
+            return Ok(false);
+        };
+        let work = database.holds_wal_from(own.epoch, until);
+        Ok(!self.bounded("looking at the WAL", SLOW, work).await?)
+    }
+
+    pub(super) async fn adopt(
+        &mut self,
+        system_id: SystemId,
+        epoch: Epoch,
+        state: &ClusterState,
+    ) -> Pause {
         if self.adopted == Some(system_id) {
             return Pause::For(TICK);
         }
+        let (base, life) = state.adopted.as_ref().map_or((epoch, 0), |a| (a.base, a.life));
         self.shared.update(|inner| inner.busy = Some(Condition::Initialising));
         let database = self.shared.database.clone();
         let work = database.adopt(system_id, epoch);
@@ -114,7 +181,8 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                     r.begin_anew(Some(system_id));
                     r.data = DataMark::Intact;
                     // Nobody led this timeline under this control plane, and all of it is here.
-                    (r.held, r.ended) = (epoch, epoch);
+                    (r.held, r.ended) = (base, base);
+                    r.life = life;
                 });
                 done.await
             }

@@ -36,6 +36,8 @@ impl Pass<'_> {
         let report = report?;
         let ready = report.condition == Condition::Down
             && report.data == Data::Present { system_id }
+            // Not what an earlier life has left.
+            && self.state.adopted.as_ref().is_none_or(|a| report.life == a.life)
             && report.ended >= epoch;
         let member = member.clone();
         ready.then_some(Change::FinishBootstrap { member, system_id, epoch })
@@ -78,13 +80,28 @@ pub fn adoption_check(
     if !problems.is_empty() {
         return Err(problems);
     }
+    // Of everybody that is heard, listed or not: what it promised or held in an earlier life must
+    // not be taken for a promise of this one.
+    let (mut base, mut life) = (data.epoch, 0);
+    for name in state.members.keys() {
+        let Some(report) = fresh(observed, name, now).map(|o| &o.report) else { continue };
+        (base, life) = (base.max(report.promised).max(report.ended), life.max(report.life));
+        if let Condition::Adoptable(own) = &report.condition {
+            base = base.max(own.epoch).max(own.seen).max(own.known);
+            life = life.max(own.life);
+        }
+    }
     Ok(Adoption {
+        end: data.end,
+        base,
+        life,
         member: member.clone(),
         system_id: data.system_id,
         epoch: data.epoch,
         lineage: data.lineage.clone(),
         parameters: data.parameters.clone(),
         hba: data.hba.clone(),
+        ident: data.ident.clone(),
         named: named.is_some(),
         by,
     })

@@ -30,6 +30,19 @@ impl Pass<'_> {
                 }
             }
         }
+        // Nobody waits for the word of other members, but data that one of them has is not passed over.
+        let listed = &self.state.spec.bootstrap_members;
+        for member in self.state.members.keys().filter(|m| !listed.contains(m)) {
+            let latest = self.observed.members.get(member);
+            self.adoptable_findings(member, findings);
+            if adoptable(latest) {
+                ready = false;
+            } else if let Some(Data::Present { system_id }) = latest.map(|o| &o.report.data) {
+                let (member, system_id) = (member.clone(), *system_id);
+                findings.push(Finding::UnknownData { member, system_id });
+                ready = false;
+            }
+        }
         let priority = |m: &&MemberName| self.state.members.get(*m).map_or(0, |x| x.priority);
         let fit = |m: &&MemberName| self.state.members.get(*m).is_some_and(|x| x.may_lead());
         let candidates = self.state.spec.bootstrap_members.iter().filter(fit);

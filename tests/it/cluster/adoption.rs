@@ -138,8 +138,11 @@ async fn a_single_server() {
     eprintln!("-- it is stopped, and adopted");
     old.stop();
     until_found(cluster, "adopt.waits", "b", "was stopped in order as a primary").await;
-    let dry = cluster.hactl(&["cluster", "adopt", "--dry-run"]).await;
-    assert_eq!(dry.code, 0, "{dry:?}");
+    let dry = until("all members have reported", HEAL, || async {
+        let dry = cluster.hactl(&["cluster", "adopt", "--dry-run"]).await;
+        (dry.code == 0).then_some(dry)
+    })
+    .await;
     for text in ["work_mem = 7MB", "statement_timeout = 77s", "random_page_cost = 1.5", "192.0.2.0"]
     {
         assert!(dry.stdout.contains(text), "{text}: {dry:?}");
@@ -242,6 +245,11 @@ async fn a_primary_with_a_standby() {
     }
     until_found(cluster, "adopt.waits", "a", "was stopped in order as a standby").await;
     until_found(cluster, "adopt.waits", "c", "was stopped in order as a primary").await;
+    until("all members have reported", HEAL, || async {
+        let dry = cluster.hactl(&["cluster", "adopt", "--dry-run"]).await;
+        (dry.code == 0).then_some(())
+    })
+    .await;
     let answer = cluster.hactl(&["cluster", "adopt", "-y"]).await;
     assert_eq!(answer.code, 0, "{answer:?}");
     let status = cluster.healed().await;
@@ -250,6 +258,10 @@ async fn a_primary_with_a_standby() {
         assert_eq!(goods(cluster, node).await, "1001 1001");
     }
     assert!(into.join("a-file-of-the-standby").exists(), "the standby was not copied anew");
+    for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", "postgresql.auto.conf"] {
+        let kept = cluster.nodes[0].state_dir().join("member/main.a/adopted").join(name);
+        assert!(kept.exists(), "{name} of the standby is kept");
+    }
 
     cluster.prepare_database().await;
     let since = Instant::now();

@@ -43,6 +43,8 @@ pub fn local(
         copied_for: if input.stray() { input.number(1) } else { 0 },
         bootstrap_hook: input.stray(),
         generation: Default::default(),
+        life: if input.stray() { input.number(1) } else { 0 },
+        users_from: if input.stray() { epoch(input, state.epoch) } else { Epoch(0) },
     };
     let of = epoch(input, state.epoch);
     let lease = input.option(|i| HolderLease {

@@ -61,6 +61,7 @@ pub fn report(
             data: if input.stray() { Some(space(input)) } else { None },
             wal: if input.stray() { Some(space(input)) } else { None },
         },
+        life: if input.stray() { input.number(1) } else { 0 },
         copied_for: if input.stray() { input.number(1) } else { 0 },
         reloaded: None,
         about: Default::default(),
