@@ -288,8 +288,14 @@ pub(super) fn hint(rule: &str) -> &'static str {
         "member.removed" => "permit it again: `hactl member add NAME`",
         "cluster.removed" => "create it again: `hactl cluster create NAME -f SPEC.toml`",
         "cluster.new" => "see `hactl cluster list`",
-        "cluster.members-run" => {
-            "stop hanode on their nodes or remove them first, or give --force: they are stopped then"
+        "cluster.members-run" => "remove them first, or give --force: they are stopped then",
+        "cluster.members-silent" => {
+            "start hanode on their nodes, wait a moment for their reports, or give --force where they \
+             are gone"
+        }
+        "cluster.not-stopped" => {
+            "wait until `hactl status` shows that it has stopped, or give --force: it stops then, or \
+             when its lease ends"
         }
         "failover.primary-gone" => "use `hactl switchover`",
         "cluster.paused" => "`hactl resume` first",
