@@ -670,6 +670,10 @@ impl Source for Late {
         self.part().map(|part| part.raft.reachable()).unwrap_or_default()
     }
 
+    fn group(&self) -> Option<crate::domain::nodes::Group> {
+        self.part()?.raft.group().map(|(group, _)| group)
+    }
+
     async fn versions(&self) -> BTreeMap<u64, String> {
         match self.part() {
             Some(part) => part.raft.versions().await,

@@ -330,6 +330,10 @@ pub(super) fn hint(rule: &str) -> &'static str {
         "node.majority" => {
             "start the controllers that do not answer, or remove those that are dead"
         }
+        "node.leaving" => "see `hactl node list`",
+        "node.removal-not-begun" => {
+            "wait until it is done, and add the host anew: `hactl node add`"
+        }
         "node.all-answer" => "start them, or remove those that are dead: `hactl node remove`",
         "node.not-last" => "a control plane keeps at least one controller",
         "spec.current" => {

@@ -10,6 +10,7 @@ impl Nodes {
     pub fn begin_anew(&mut self, id: NodeId, name: &str, address: &str, at: WallMillis) {
         self.next_id = self.free_id(std::iter::once(id));
         self.change = None;
+        self.joint = false;
         let (name, address) = (name.to_owned(), address.to_owned());
         let own = BTreeMap::from([(id, Node { name, address, voter: true })]);
         for (other, node) in std::mem::replace(&mut self.members, own) {
