@@ -55,6 +55,16 @@ pub enum Refusal {
         /// Those that there are.
         known: Vec<String>,
     },
+    /// The id is another's.
+    #[error("id {id} cannot be that of {name}: it is that of {of}, and no id is used twice")]
+    IdTaken {
+        /// The id.
+        id: u64,
+        /// Who was to have it.
+        name: String,
+        /// Who has it, or had it.
+        of: String,
+    },
     /// The node itself cannot be lost.
     #[error("{0} is this node")]
     Itself(String),
@@ -101,6 +111,7 @@ impl Refusal {
             Refusal::UnknownNode { .. } | Refusal::Itself(_) | Refusal::Twice(_) => {
                 "recovery.statement"
             }
+            Refusal::IdTaken { .. } => "recovery.id",
             Refusal::Unaccounted(_) => "recovery.all-controllers",
             Refusal::Receipt { .. } => "recovery.receipt",
             Refusal::Behind { .. } => "recovery.longest-log",
@@ -113,6 +124,9 @@ impl Refusal {
             Refusal::Unaccounted(_) => {
                 "where the machine lives: stop its hanode, run `hactl retire --data-dir DIR` there, \
                  and give the receipt with --receipt; where it is off for ever: --lost NAME"
+            }
+            Refusal::IdTaken { .. } => {
+                "give one with --id that no node ever had, and the same in the file of its hanode"
             }
             Refusal::Behind { .. } => "run `hactl retire` here and `hactl recover` there",
             _ => "",
@@ -186,7 +200,8 @@ pub fn plan(contents: &Contents, statement: &Statement) -> Result<Plan, Refusal>
     let mut state = contents.state.clone();
     rescue::recover(&mut state, &recovery);
     let peer: Peer = contents.nodes.get(&contents.node_id).cloned().unwrap_or_default();
-    state.nodes.begin_anew(contents.node_id, &peer.name, &peer.address, statement.at);
+    state.nodes.next_id = state.nodes.free_id(contents.nodes.keys().copied());
+    state.nodes.begin_anew(contents.node_id, &peer.name, &peer.address, statement.at, proven);
     let beginning = Beginning {
         node_id: contents.node_id,
         peer,
