@@ -264,7 +264,9 @@ impl Controller {
         let memory = Arc::new(Memory::default());
         fronts.late.down(None);
         fronts.late.set(Some(Part { raft: raft.clone(), memory: memory.clone() }));
-        let service = controller::Service::new(raft.clone(), memory.clone(), clock.clone());
+        let own = config.controllers.iter().find(|c| c.id == self.node_id);
+        let service = controller::Service::new(raft.clone(), memory.clone(), clock.clone())
+            .asked_at(own.map(|c| c.address.to_string()));
         fronts.agents.set(Some(service));
         let options = controller::Options::new(config.node.name.to_string());
         let changing = controller::change_nodes::<BootRuntime, _>(raft.clone(), clock.clone());
