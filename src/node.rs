@@ -181,6 +181,18 @@ impl Error {
         )
     }
 
+    /// Whether the group goes on without this node, by the operator's word.
+    fn is_removal(&self) -> bool {
+        use raft::{FormationError, StartError};
+        matches!(
+            self,
+            Error::Removed { .. }
+                | Error::Raft(
+                    StartError::Removed(_) | StartError::Formation(FormationError::Removed { .. })
+                )
+        )
+    }
+
     /// Whether the store is damaged.
     fn is_damage(&self) -> bool {
         matches!(

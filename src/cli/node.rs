@@ -290,7 +290,10 @@ async fn remove(mut context: Context, args: &RemoveArgs) -> Result<(), Failure> 
         format!("node {} (id {}) is removed", args.name, answer.id)
     })?;
     if context.format == Format::Table {
-        output::note("its hanode ends by itself where it runs; its id is never used again")?;
+        output::note(
+            "its hanode ends by itself where it runs, or goes on for the members that its file has; its \
+             id is never used again",
+        )?;
     }
     Ok(())
 }

@@ -121,7 +121,8 @@ impl Controller {
                 End::Failed { error, let_go } => (error, let_go),
             };
             let alone = !self.config.has_role(Role::Agent);
-            if error.is_for_good() && !alone {
+            let bare = alone || self.config.members.is_empty();
+            if (error.is_for_good() && !alone) || (error.is_removal() && !bare) {
                 // The agent goes on for good: it obeys whoever leads the control plane now.
                 error!(%error, "this node's controller never takes part again");
                 self.say_down(fronts, &error, "it never takes part again");
