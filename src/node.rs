@@ -181,6 +181,18 @@ impl Error {
         )
     }
 
+    /// Whether the group goes on without this node, by the operator's word.
+    fn is_removal(&self) -> bool {
+        use raft::{FormationError, StartError};
+        matches!(
+            self,
+            Error::Removed { .. }
+                | Error::Raft(
+                    StartError::Removed(_) | StartError::Formation(FormationError::Removed { .. })
+                )
+        )
+    }
+
     /// Whether the store is damaged.
     fn is_damage(&self) -> bool {
         matches!(
@@ -668,6 +680,10 @@ impl Source for Late {
 
     fn reachable(&self) -> BTreeSet<u64> {
         self.part().map(|part| part.raft.reachable()).unwrap_or_default()
+    }
+
+    fn group(&self) -> Option<crate::domain::nodes::Group> {
+        self.part()?.raft.group().map(|(group, _)| group)
     }
 
     async fn versions(&self) -> BTreeMap<u64, String> {

@@ -62,6 +62,7 @@ fn register(name: &str, priority: i32) -> Change {
         member: member(name),
         node: NodeName::new(format!("node-{name}")).expect("a name"),
         address: format!("{name}.example:5432"),
+        agent_address: None,
         priority,
         tags: Default::default(),
         system_id: None,
@@ -167,7 +168,6 @@ fn report(name: &str, condition: Condition) -> Report {
         life: 0,
         copied_for: 0,
         reloaded: None,
-        about: Default::default(),
         settings: Default::default(),
     }
 }
@@ -181,6 +181,7 @@ fn observations(syncs: &[SyncConfig], now: BootTime) -> Observations {
         flushed: Lsn(500),
         standbys: MEMBERS[1..].iter().map(|s| (member(s), progress.clone())).collect(),
         confirmed: Some(Confirmed { syncs: syncs.to_vec(), postmaster_start_us: 1 }),
+        failsafe: false,
     };
     let standby = StandbyView {
         streaming: Some(Epoch(2)),

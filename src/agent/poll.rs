@@ -119,7 +119,7 @@ pub(super) async fn run<RT: Runtime, T: Transport>(
                     continue;
                 }
                 // Only who is obeyed tells whom to ask.
-                client.learn(reply.controllers);
+                client.learn(reply.controllers, (reply.generation, reply.index));
                 let clusters = reply.clusters.into_iter().map(|(k, v)| (k, Arc::new(v))).collect();
                 let PollReply { index, generation, removed, presence, .. } = reply;
                 known.take(Snapshot { generation, index, clusters, removed, presence });

@@ -13,7 +13,7 @@ use super::poll::Known;
 use super::shared::Shared;
 use crate::clock::Clock;
 use crate::domain::alarm::{Alarm, AlarmCode};
-use crate::domain::desired::{Desired, FollowDuty, Upstream, desired};
+use crate::domain::desired::{Desired, FollowDuty, Upstream, desired_on};
 use crate::domain::reconcile::Process;
 use crate::domain::state::ClusterSpec;
 use crate::domain::types::{BootTime, Timeline};
@@ -35,7 +35,8 @@ pub(super) async fn run<RT: Runtime, D: Database, C: Clock>(
     loop {
         RT::sleep(LOOK).await;
         let state = known.get().clusters.get(&shared.member.cluster).cloned();
-        let wanted = state.as_ref().map(|state| (desired(state, &shared.member.name), &state.spec));
+        let (name, node) = (&shared.member.name, &shared.options.node);
+        let wanted = state.as_ref().map(|state| (desired_on(state, name, node), &state.spec));
         let Some((Desired::Follow(duty @ FollowDuty { upstream: Some(upstream), .. }), spec)) =
             &wanted
         else {

@@ -27,7 +27,7 @@ use super::poll::{Known, Snapshot};
 use super::shared::Shared;
 use crate::clock::Clock;
 use crate::domain::alarm::NoticeCode;
-use crate::domain::desired::{Desired, desired};
+use crate::domain::desired::{Desired, bound_elsewhere, desired_on};
 use crate::domain::observation::Data;
 use crate::domain::reconcile::{Action, EndReason, Process, reconcile};
 use crate::domain::record::MemberRecord;
@@ -293,9 +293,17 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             // Nothing is known of the control plane yet: what runs goes on, as long as its lease.
             return self.step_blindly(now).await;
         };
-        let wanted = desired(&state, &self.shared.member.name);
+        let (name, node) = (&self.shared.member.name, &self.shared.options.node);
+        let wanted = desired_on(&state, name, node);
         if wanted == Desired::Removed {
-            let why = format!("this member was removed from cluster {cluster}: {KEPT}");
+            let why = match bound_elsewhere(&state, name, node) {
+                Some(other) => format!(
+                    "member {name} of cluster {cluster} belongs to node {other}, and this is node \
+                     {node}: {KEPT}; give the member of this node another name, or remove the \
+                     other one first"
+                ),
+                None => format!("this member was removed from cluster {cluster}: {KEPT}"),
+            };
             return self.leave(why, now).await;
         }
         self.shared.problem("membership", None);

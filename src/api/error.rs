@@ -289,8 +289,14 @@ pub(super) fn hint(rule: &str) -> &'static str {
         "member.removed" => "permit it again: `hactl member add NAME`",
         "cluster.removed" => "create it again: `hactl cluster create NAME -f SPEC.toml`",
         "cluster.new" => "see `hactl cluster list`",
-        "cluster.members-run" => {
-            "stop hanode on their nodes or remove them first, or give --force: they are stopped then"
+        "cluster.members-run" => "remove them first, or give --force: they are stopped then",
+        "cluster.members-silent" => {
+            "start hanode on their nodes, wait a moment for their reports, or give --force where they \
+             are gone"
+        }
+        "cluster.not-stopped" => {
+            "wait until `hactl status` shows that it has stopped, or give --force: it stops then, or \
+             when its lease ends"
         }
         "failover.primary-gone" => "use `hactl switchover`",
         "cluster.paused" => "`hactl resume` first",
@@ -324,6 +330,10 @@ pub(super) fn hint(rule: &str) -> &'static str {
         "node.force-dead-only" => "remove its members first, or stop it for good",
         "node.majority" => {
             "start the controllers that do not answer, or remove those that are dead"
+        }
+        "node.leaving" => "see `hactl node list`",
+        "node.removal-not-begun" => {
+            "wait until it is done, and add the host anew: `hactl node add`"
         }
         "node.all-answer" => "start them, or remove those that are dead: `hactl node remove`",
         "node.not-last" => "a control plane keeps at least one controller",

@@ -8,7 +8,7 @@ use super::status::find;
 use crate::convert;
 use crate::domain::clusters::ClustersChange;
 use crate::domain::command::Change;
-use crate::domain::membership::{MembershipChange, MembershipRefusal};
+use crate::domain::membership::MembershipChange;
 use crate::domain::observation::{Condition, Observations};
 use crate::domain::state::Phase;
 use crate::domain::types::ClusterName;
@@ -100,17 +100,15 @@ impl Operator {
         let state = self.confirmed().await?;
         let agreed = find(&state, &cluster)?;
         let view = self.source.leader_view();
-        let running = plan::running_members(agreed, &observations(&view, &cluster), view.now);
+        let not_down = plan::members_not_down(agreed, &observations(&view, &cluster), view.now);
         let change = Change::Clusters(ClustersChange::Remove {
             expect_epoch: agreed.epoch,
             forced: request.force,
             by,
         });
         let command = Command { cluster, at: self.source.wall(), change };
-        let outcome = match running.is_empty() || request.force {
-            true => trial(&state, &command),
-            false => Err(MembershipRefusal::MembersRun { members: running }.into()),
-        };
+        let known_down = if request.force { Ok(()) } else { not_down.check() };
+        let outcome = known_down.map_err(Rejection::from).and_then(|()| trial(&state, &command));
         let problems = self.decide(command, outcome, request.dry_run).await?;
         Ok(v1::RemoveClusterResponse { problems })
     }

@@ -10,7 +10,7 @@ use super::request;
 use super::source::LeaderView;
 use super::timer::within;
 use crate::convert::millis;
-use crate::domain::nodes::{NodeChange, Nodes, NodesAct, NodesCommand};
+use crate::domain::nodes::{NodeChange, Nodes, NodesAct, NodesCommand, waiting};
 use crate::domain::plan::FRESH;
 use crate::domain::types::{NodeId, NodeName, WallMillis};
 use crate::domain::{ControlState, Reply};
@@ -33,6 +33,12 @@ pub enum NodeProblem {
         name: String,
         /// Those that there are.
         known: Vec<String>,
+    },
+    /// It is not being removed, and was to be kept.
+    #[error("node {name} is not being removed")]
+    NotLeaving {
+        /// Its name.
+        name: String,
     },
     /// Members of clusters are registered on it.
     #[error("node {name} still has members of clusters: {}", .members.join(", "))]
@@ -77,6 +83,7 @@ impl NodeProblem {
     pub fn rule(&self) -> &'static str {
         match self {
             Self::Unknown { .. } => "node.exists",
+            Self::NotLeaving { .. } => "node.leaving",
             Self::HasMembers { .. } => "node.no-members",
             Self::Alive { .. } => "node.force-dead-only",
             Self::Majority { .. } => "node.majority",
@@ -190,9 +197,17 @@ impl Operator {
         Ok(v1::ListNodesResponse {
             control_plane: self.source.control_plane().to_owned(),
             nodes,
-            change: state.nodes.change.as_ref().map(change_text).unwrap_or_default(),
+            change: self.change_text(&state.nodes),
             events: events.collect(),
         })
+    }
+
+    fn change_text(&self, nodes: &Nodes) -> String {
+        let text = nodes.change.as_ref().map(change_text).unwrap_or_default();
+        match self.source.group().and_then(|group| waiting(&group, nodes)) {
+            Some(why) => format!("{text}; it waits: {why}"),
+            None => text,
+        }
     }
 
     /// The nodes of the Raft group, and the one that is on its way in.
@@ -300,6 +315,14 @@ impl Operator {
         let name = node_name(&request.name)?.to_string();
         let by = request::requested_by(&request.requested_by)?;
         let state = self.confirmed().await?;
+        if request.cancel {
+            let id = match &state.nodes.change {
+                Some(NodeChange::Remove { id, name: going, .. }) if *going == name => *id,
+                _ => return Err(NodeProblem::NotLeaving { name }.into()),
+            };
+            self.propose_nodes(by, NodesAct::Keep { id }).await?;
+            return Ok(v1::RemoveNodeResponse { id });
+        }
         let coming = state.nodes.change.as_ref().filter(|c| c.name() == name).map(NodeChange::id);
         let voters = self.source.controllers();
         let group: Vec<_> = voters.iter().cloned().chain(self.source.learners()).collect();

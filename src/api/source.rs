@@ -59,6 +59,10 @@ pub trait Source: Send + Sync + 'static {
     fn reachable(&self) -> BTreeSet<NodeId> {
         BTreeSet::new()
     }
+    /// The Raft group as this node leads it; `None` where it does not.
+    fn group(&self) -> Option<crate::domain::nodes::Group> {
+        None
+    }
     /// Versions of the other members of the Raft group that answer.
     async fn versions(&self) -> BTreeMap<NodeId, String> {
         BTreeMap::new()

@@ -56,7 +56,7 @@ pub(super) struct AdoptArgs {
 pub(super) struct RemoveArgs {
     /// Its name
     name: String,
-    /// Remove it though members run: they stop
+    /// Remove it though members run, or are silent: they stop
     #[arg(long)]
     force: bool,
     /// Only check, and change nothing

@@ -87,6 +87,9 @@ struct RemoveArgs {
     /// Remove it although members of clusters are registered on it: only for a node that is dead
     #[arg(long)]
     force: bool,
+    /// Keep it after all: call off a removal that has not begun in the group
+    #[arg(long, conflicts_with = "force")]
+    cancel: bool,
     #[command(flatten)]
     consent: Consent,
 }
@@ -237,7 +240,24 @@ fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
     Ok(file.sync_all()?)
 }
 
+/// Calls a removal off.
+async fn keep(mut context: Context, args: &RemoveArgs) -> Result<(), Failure> {
+    let request = v1::RemoveNodeRequest {
+        name: args.name.clone(),
+        requested_by: requested_by(),
+        cancel: true,
+        ..Default::default()
+    };
+    let answer = context.client.remove_node(request).await?;
+    output::value(context.format, &answer, || {
+        format!("node {} (id {}) stays", args.name, answer.id)
+    })
+}
+
 async fn remove(mut context: Context, args: &RemoveArgs) -> Result<(), Failure> {
+    if args.cancel {
+        return keep(context, args).await;
+    }
     args.consent.possible()?;
     args.consent.ask(&format!(
         "Remove node {} from the control plane? It never comes back under its identity.",
@@ -247,6 +267,7 @@ async fn remove(mut context: Context, args: &RemoveArgs) -> Result<(), Failure> 
         name: args.name.clone(),
         force: args.force,
         requested_by: requested_by(),
+        ..Default::default()
     };
     let answer = context.client.remove_node(request).await?;
     let end = Instant::now() + context.client.limit();
@@ -269,7 +290,10 @@ async fn remove(mut context: Context, args: &RemoveArgs) -> Result<(), Failure> 
         format!("node {} (id {}) is removed", args.name, answer.id)
     })?;
     if context.format == Format::Table {
-        output::note("its hanode ends by itself where it runs; its id is never used again")?;
+        output::note(
+            "its hanode ends by itself where it runs, or goes on for the members that its file has; its \
+             id is never used again",
+        )?;
     }
     Ok(())
 }

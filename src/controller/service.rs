@@ -38,19 +38,26 @@ pub struct Service<RT: Runtime, C> {
     raft: Handle<RT>,
     memory: Arc<Memory>,
     clock: Arc<C>,
+    address: Option<String>,
 }
 
 impl<RT: Runtime, C> Clone for Service<RT, C> {
     fn clone(&self) -> Self {
-        let Self { raft, memory, clock } = self;
-        Self { raft: raft.clone(), memory: memory.clone(), clock: clock.clone() }
+        let Self { raft, memory, clock, address } = self;
+        let (memory, clock) = (memory.clone(), clock.clone());
+        Self { raft: raft.clone(), memory, clock, address: address.clone() }
     }
 }
 
 impl<RT: Runtime, C: Clock> Service<RT, C> {
     /// A service over the same memory as the loop that plans.
     pub fn new(raft: Handle<RT>, memory: Arc<Memory>, clock: Arc<C>) -> Self {
-        Self { raft, memory, clock }
+        Self { raft, memory, clock, address: None }
+    }
+
+    /// Agents are told that this node is asked here, whatever the log knows: its own file is newer.
+    pub fn asked_at(self, address: Option<String>) -> Self {
+        Self { address, ..self }
     }
 
     /// Answers one request. The answer is always a message; an error is inside it.
@@ -264,10 +271,11 @@ impl<RT: Runtime, C: Clock> Service<RT, C> {
                 presence.insert(name.clone(), known);
             }
         }
+        let own = |id: &u64| self.address.as_ref().filter(|_| *id == self.raft.node_id());
         let controller = |(id, n): (&u64, &Node)| wire::Controller {
             id: *id,
             name: n.name.clone(),
-            address: n.address.clone(),
+            address: own(id).unwrap_or(&n.address).clone(),
         };
         let controllers = applied.state.nodes.voters().map(controller).collect();
         let gone = request.clusters.iter().filter(|name| news && applied.state.is_removed(name));

@@ -3,7 +3,7 @@
 use super::lineage::Lineage;
 use super::state::{ClusterState, Phase, Stage};
 use super::sync::SyncConfig;
-use super::types::{Epoch, GuardId, MemberName, SystemId};
+use super::types::{Epoch, GuardId, MemberName, NodeName, SystemId};
 
 /// What one member has to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +17,8 @@ pub enum Desired {
         /// Its timeline, which nobody leads.
         epoch: Epoch,
     },
-    /// It was removed: its PostgreSQL is stopped, and its data kept.
+    /// It was removed, or its name belongs to another node: its PostgreSQL is stopped, and its data
+    /// kept.
     Removed,
     /// Nothing, for now.
     Wait {
@@ -111,7 +112,26 @@ pub struct Upstream {
     pub address: String,
 }
 
-/// What `state` asks of `member`.
+/// The other node that the name of `member` is bound to, where it is. What runs under this name on
+/// `node` is not the member that the agreed state means: its data is another's, and whatever it
+/// confirmed would count for that one.
+pub fn bound_elsewhere<'a>(
+    state: &'a ClusterState,
+    member: &MemberName,
+    node: &NodeName,
+) -> Option<&'a NodeName> {
+    state.members.get(member).map(|m| &m.node).filter(|bound| *bound != node)
+}
+
+/// What `state` asks of what runs as `member` on `node`. This is what an agent obeys.
+pub fn desired_on(state: &ClusterState, member: &MemberName, node: &NodeName) -> Desired {
+    match bound_elsewhere(state, member, node) {
+        Some(_) => Desired::Removed,
+        None => desired(state, member),
+    }
+}
+
+/// What `state` asks of `member`, on the node that its name is bound to.
 pub fn desired(state: &ClusterState, member: &MemberName) -> Desired {
     if !state.members.contains_key(member) {
         return match state.removed.contains_key(member) {

@@ -1,12 +1,12 @@
 //! What the agreed state asks of each member, at each point of a cluster's life.
 
 use super::command::Change;
-use super::desired::{Desired, desired};
+use super::desired::{Desired, desired, desired_on};
 use super::fixture_test::{
     Bench, SYSTEM, activation, any, grant, guard, holder, m, promotion, sealed,
 };
 use super::state::{CloseReason, SynchronousMode};
-use super::types::Epoch;
+use super::types::{Epoch, NodeName};
 
 fn asked(bench: &Bench) -> Vec<String> {
     let of = |name: &str| match desired(bench.state(), &m(name)) {
@@ -105,4 +105,21 @@ fn whom_a_follower_is_tagged_to_take_wal_and_copies_from() {
             assert_eq!(sources, if name == "d" { vec![] } else { vec!["d"] });
         }
     }
+}
+
+#[test]
+fn a_name_that_is_bound_to_another_node_is_not_this_nodes_member() {
+    let mut bench = Bench::active("a b", 1);
+    let on = |bench: &Bench, name: &str, node: &str| {
+        desired_on(bench.state(), &m(name), &NodeName::new(node).unwrap())
+    };
+    for name in ["a", "b", "x"] {
+        let home = format!("node-{name}");
+        assert_eq!(on(&bench, name, &home), desired(bench.state(), &m(name)), "{name}");
+    }
+    // Neither follows under the other's slot name, nor leads.
+    assert_eq!(on(&bench, "b", "node-old"), Desired::Removed);
+    assert_eq!(on(&bench, "a", "node-old"), Desired::Removed);
+    bench.close(CloseReason::Crashed, true);
+    assert_eq!(on(&bench, "b", "node-old"), Desired::Removed, "nor is it sealed as the other");
 }

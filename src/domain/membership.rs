@@ -149,6 +149,20 @@ pub enum MembershipRefusal {
         /// Who.
         members: Vec<MemberName>,
     },
+    /// Members of the cluster were not heard of just now.
+    #[error("these members have not reported just now, and may run: {}", list(members))]
+    MembersSilent {
+        /// Who.
+        members: Vec<MemberName>,
+    },
+    /// The cluster is led, or it is not proven that its last primary has stopped.
+    #[error("member {member} was granted {epoch}, and has not proved that it stopped")]
+    NotStopped {
+        /// Who.
+        member: MemberName,
+        /// In which epoch.
+        epoch: Epoch,
+    },
     /// It was removed.
     #[error(
         "member {member} was removed from this cluster: permit it again with `hactl member add \
@@ -206,6 +220,8 @@ impl MembershipRefusal {
             Self::WriteQuorum { .. } => "member.write-quorum",
             Self::OthersStream { .. } => "member.others-stream",
             Self::MembersRun { .. } => "cluster.members-run",
+            Self::MembersSilent { .. } => "cluster.members-silent",
+            Self::NotStopped { .. } => "cluster.not-stopped",
             Self::Removed { .. } => "member.removed",
             Self::NothingToPermit { .. } => "member.nothing-to-permit",
             Self::MemberAlready { .. } => "member.new",

@@ -11,7 +11,7 @@ use super::fixture_test::{
 use super::lease::{HolderLease, Timing};
 use super::membership::{MembershipChange, REMOVED_MAX};
 use super::observation::Data;
-use super::plan::{REMOVAL_DEADLINE, member_removal_check, running_members};
+use super::plan::{NotDown, REMOVAL_DEADLINE, member_removal_check, members_not_down};
 use super::plan_test::{all_well, settled};
 use super::reconcile::{Action, EndReason, Local, Process, reconcile};
 use super::record::MemberRecord;
@@ -230,6 +230,14 @@ fn a_removed_cluster_does_not_come_back_by_itself() {
     let create = || ClustersChange::Create { spec: spec("a b", QUORUM, 1), by: by() };
     assert_eq!(bench.refused(Change::Clusters(create())).rule(), "cluster.new");
     assert_eq!(bench.refused(remove_cluster(1, false)).rule(), "epoch.current");
+    // Without force nobody is forgotten who was granted the role and may still have it.
+    assert_eq!(bench.refused(remove_cluster(2, false)).rule(), "cluster.not-stopped");
+    let mut ended = Bench::active("a b c", 1);
+    ended.close(CloseReason::Crashed, false);
+    assert_eq!(ended.refused(remove_cluster(2, false)).rule(), "cluster.not-stopped");
+    let mut ended = Bench::active("a b c", 1);
+    ended.close(CloseReason::Crashed, true);
+    ended.ok(remove_cluster(2, false));
     bench.ok(remove_cluster(2, true));
     assert_eq!(bench.refused(remove_cluster(2, true)).rule(), "cluster.exists");
     let removed = bench.control.removed_clusters.back().unwrap().clone();
@@ -252,14 +260,26 @@ fn a_removed_cluster_does_not_come_back_by_itself() {
 }
 
 #[test]
-fn members_run_by_their_fresh_reports() {
+fn only_a_fresh_report_says_that_a_member_is_down() {
     let (bench, mut leader) = settled("a b c", 1);
-    let running = |leader: &Leader| running_members(bench.state(), &leader.observed, leader.now);
-    assert_eq!(running(&leader), [m("a"), m("b"), m("c")]);
+    let not_down = |leader: &Leader| members_not_down(bench.state(), &leader.observed, leader.now);
+    let found = |running: &str, silent: &str| NotDown {
+        running: names(running).into_iter().collect(),
+        silent: names(silent).into_iter().collect(),
+    };
+    assert_eq!(not_down(&leader), found("a b c", ""));
     leader.hears("b", super::plan_test::ended("b", 1, false));
-    assert_eq!(running(&leader), [m("a"), m("c")]);
+    assert_eq!(not_down(&leader), found("a c", ""));
+    let rule = |found: NotDown| found.check().unwrap_err().rule();
+    assert_eq!(rule(not_down(&leader)), "cluster.members-run");
     leader.pass_ms(2_001);
-    assert!(running(&leader).is_empty());
+    // A leader that has just begun knows as little: silence is no proof.
+    assert_eq!(not_down(&leader), found("", "a b c"));
+    assert_eq!(rule(not_down(&leader)), "cluster.members-silent");
+    for name in ["a", "b", "c"] {
+        leader.hears(name, super::plan_test::ended(name, 1, false));
+    }
+    assert_eq!(not_down(&leader).check(), Ok(()));
 }
 
 #[test]

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::types::{NodeId, NodeName, WallMillis};
 
 pub use rules::{NodesRejection, apply};
-pub use step::{Group, LAG_ENTRIES_MAX, Step, next_step};
+pub use step::{Group, LAG_ENTRIES_MAX, Step, next_step, waiting};
 
 /// Most nodes of the control plane, learners included: more voters make every decision slower, and
 /// survive no more than anybody needs.
@@ -44,6 +44,9 @@ pub struct Nodes {
     /// The membership that was applied last: voters and learners.
     #[serde(default)]
     pub members: BTreeMap<NodeId, Node>,
+    /// Whether two sets of voters are in force: the membership changes just now.
+    #[serde(default)]
+    pub joint: bool,
     /// The change under way, at most one.
     #[serde(default)]
     pub change: Option<NodeChange>,
@@ -154,6 +157,11 @@ pub enum NodesAct {
         /// Which.
         id: NodeId,
     },
+    /// Keeps a voter after all, while its removal has not begun in the group.
+    Keep {
+        /// Which.
+        id: NodeId,
+    },
     /// Gives up a node that was to be added and did not come in time.
     Expire {
         /// Which.
@@ -196,6 +204,11 @@ pub enum NodeEventKind {
     },
     /// It is no node of the control plane any more, and never will be under this id.
     Removed,
+    /// It stays after all.
+    Kept {
+        /// Who asked.
+        by: String,
+    },
     /// It did not come in time, and is given up.
     Expired,
 }
@@ -209,6 +222,7 @@ impl std::fmt::Display for NodeEventKind {
             Self::Added => f.write_str("votes from now on"),
             Self::RemoveStarted { by } => write!(f, "is to be removed, asked for by {by}"),
             Self::Removed => f.write_str("is removed; its id is never used again"),
+            Self::Kept { by } => write!(f, "stays after all, asked for by {by}"),
             Self::Expired => f.write_str("did not come in time, and is given up"),
         }
     }
@@ -249,10 +263,12 @@ impl Nodes {
         let member = |(id, (name, address)): (&NodeId, &(String, String))| {
             (*id, Node { name: name.clone(), address: address.clone(), voter: voter(id) })
         };
+        let before = std::mem::take(&mut self.members);
         self.members = nodes.iter().map(member).collect();
+        self.joint = configs.len() > 1;
         let highest = self.members.keys().max().map_or(0, |id| id.saturating_add(1));
         self.next_id = self.next_id.max(highest);
-        let uniform = configs.len() == 1;
+        let uniform = !self.joint;
         match &self.change {
             Some(NodeChange::Add { id, name, .. })
                 if uniform && self.members.get(id).is_some_and(|node| node.voter) =>
@@ -265,6 +281,15 @@ impl Nodes {
                 self.finish_removal(WallMillis(0));
             }
             _ => {}
+        }
+        // Whoever is out is out for ever, also where it was to be kept and the change of the
+        // membership had been proposed before that.
+        for (id, node) in before {
+            if !self.members.contains_key(&id) && !self.is_removed(id) {
+                let at = self.history.back().map_or(WallMillis(0), |last| last.at);
+                self.forget(id, node.name.clone(), at);
+                self.record(at, id, node.name, NodeEventKind::Removed);
+            }
         }
     }
 

@@ -31,7 +31,7 @@ pub use adoption::adoption_check;
 pub use finding::Finding;
 pub use jobs::progress;
 pub use operation::{OperationProblem, failover_check, reinitialise_check, switchover_check};
-pub use removal::{member_removal_check, running_members};
+pub use removal::{NotDown, member_removal_check, members_not_down};
 pub use restart::restart_check;
 
 /// How old a report may be to say what a member is doing now.

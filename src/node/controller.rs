@@ -121,7 +121,8 @@ impl Controller {
                 End::Failed { error, let_go } => (error, let_go),
             };
             let alone = !self.config.has_role(Role::Agent);
-            if error.is_for_good() && !alone {
+            let bare = alone || self.config.members.is_empty();
+            if (error.is_for_good() && !alone) || (error.is_removal() && !bare) {
                 // The agent goes on for good: it obeys whoever leads the control plane now.
                 error!(%error, "this node's controller never takes part again");
                 self.say_down(fronts, &error, "it never takes part again");
@@ -264,7 +265,9 @@ impl Controller {
         let memory = Arc::new(Memory::default());
         fronts.late.down(None);
         fronts.late.set(Some(Part { raft: raft.clone(), memory: memory.clone() }));
-        let service = controller::Service::new(raft.clone(), memory.clone(), clock.clone());
+        let own = config.controllers.iter().find(|c| c.id == self.node_id);
+        let service = controller::Service::new(raft.clone(), memory.clone(), clock.clone())
+            .asked_at(own.map(|c| c.address.to_string()));
         fronts.agents.set(Some(service));
         let options = controller::Options::new(config.node.name.to_string());
         let changing = controller::change_nodes::<BootRuntime, _>(raft.clone(), clock.clone());

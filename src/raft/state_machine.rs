@@ -12,14 +12,16 @@ use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
-use openraft::{AsyncRuntime, EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use openraft::{AsyncRuntime, EntryPayload, Membership, OptionalSend, RaftSnapshotBuilder};
 
 use super::kv::{Error, KvEngine};
 use super::log_store::LogStore;
 use super::log_tail::next;
 use super::record;
 use super::snapshot::SnapshotStore;
-use super::types::{Entry, LogId, Proposal, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use super::types::{
+    Entry, LogId, Peer, Proposal, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
+};
 use crate::domain::apply::Position;
 use crate::domain::{self, ControlState, Reply};
 use crate::watch;
@@ -88,10 +90,7 @@ impl StateMachine {
                 }
             }
             EntryPayload::Membership(membership) => {
-                let nodes = membership.nodes();
-                let nodes = nodes.map(|(id, p)| (*id, (p.name.clone(), p.address.clone())));
-                let state = Arc::make_mut(&mut self.state);
-                state.nodes.note_membership(membership.get_joint_config(), &nodes.collect());
+                note_membership(Arc::make_mut(&mut self.state), &membership);
                 self.membership = StoredMembership::new(Some(entry.log_id), membership);
                 Reply::default()
             }
@@ -116,6 +115,12 @@ impl StateMachine {
     fn meta(&self) -> SnapshotMeta {
         SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone() }
     }
+}
+
+fn note_membership(state: &mut ControlState, membership: &Membership<u64, Peer>) {
+    let nodes = membership.nodes();
+    let nodes = nodes.map(|(id, p)| (*id, (p.name.clone(), p.address.clone())));
+    state.nodes.note_membership(membership.get_joint_config(), &nodes.collect());
 }
 
 impl<RT: AsyncRuntime> RaftStateMachine<TypeConfig<RT>> for StateMachine {
@@ -168,9 +173,13 @@ impl<RT: AsyncRuntime> RaftStateMachine<TypeConfig<RT>> for StateMachine {
         meta: &SnapshotMeta,
         snapshot: Vec<u8>,
     ) -> Result<(), io::Error> {
-        let state: ControlState = serde_json::from_slice(&snapshot)
+        let mut state: ControlState = serde_json::from_slice(&snapshot)
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         self.snapshots.save::<RT>(meta, &snapshot).await?;
+        if state.nodes.members.is_empty() {
+            // It is of a version that did not keep them; every node takes the same from it.
+            note_membership(&mut state, meta.last_membership.membership());
+        }
         self.state = Arc::new(state);
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -198,5 +207,44 @@ impl<RT: AsyncRuntime> RaftSnapshotBuilder<TypeConfig<RT>> for SnapshotBuilder<R
         let data = record::encode(&*self.state)?;
         self.snapshots.save::<RT>(&self.meta, &data).await?;
         Ok(Snapshot { meta: self.meta.clone(), snapshot: data })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::super::kv_mem::KvMem;
+    use super::super::runtime::BootRuntime;
+    use super::super::types::log_id;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_snapshot_from_before_nodes_were_kept_gives_them_by_its_membership() {
+        let peer = |id: u64| Peer { name: format!("n{id}"), address: format!("h{id}:1") };
+        let nodes: BTreeMap<u64, Peer> = (1..=4).map(|id| (id, peer(id))).collect();
+        let membership =
+            Membership::new(vec![BTreeSet::from([1, 2, 3])], nodes).expect("a membership");
+        let meta = SnapshotMeta {
+            last_log_id: Some(log_id(2, 9)),
+            last_membership: StoredMembership::new(Some(log_id(1, 4)), membership),
+        };
+        let (mut machine, applied) = StateMachine::open(Arc::new(KvMem::new())).unwrap();
+        let data = serde_json::to_vec(&ControlState::default()).unwrap();
+        RaftStateMachine::<TypeConfig<BootRuntime>>::install_snapshot(&mut machine, &meta, data)
+            .await
+            .unwrap();
+        let state = applied.get().state.clone();
+        let voters: Vec<_> = state.nodes.voters().map(|(id, n)| (*id, n.name.as_str())).collect();
+        assert_eq!(voters, [(1, "n1"), (2, "n2"), (3, "n3")]);
+        assert_eq!((state.nodes.members.len(), state.nodes.next_id), (4, 5));
+        // What is kept already stays as it is.
+        let mut kept = (*state).clone();
+        kept.nodes.members.remove(&4);
+        let data = serde_json::to_vec(&kept).unwrap();
+        RaftStateMachine::<TypeConfig<BootRuntime>>::install_snapshot(&mut machine, &meta, data)
+            .await
+            .unwrap();
+        assert_eq!(*applied.get().state, kept);
     }
 }

@@ -69,6 +69,16 @@ pub enum Refusal {
         /// Those that there are.
         known: Vec<String>,
     },
+    /// The id is another's.
+    #[error("id {id} cannot be that of {name}: it is that of {of}, and no id is used twice")]
+    IdTaken {
+        /// The id.
+        id: u64,
+        /// Who was to have it.
+        name: String,
+        /// Who has it, or had it.
+        of: String,
+    },
     /// The node itself cannot be lost.
     #[error("{0} is this node")]
     Itself(String),
@@ -128,6 +138,7 @@ impl Refusal {
                 "recovery.statement"
             }
             Refusal::Above { .. } => "recovery.above",
+            Refusal::IdTaken { .. } => "recovery.id",
             Refusal::Unaccounted(_) => "recovery.all-controllers",
             Refusal::Receipt { .. } => "recovery.receipt",
             Refusal::Behind { .. } => "recovery.longest-log",
@@ -138,14 +149,18 @@ impl Refusal {
     pub fn hint(&self) -> &'static str {
         match self {
             Refusal::Unaccounted(_) => {
-                "where the machine lives: stop its hanode, run `hactl retire --data-dir DIR --for NODE` \
-                 there, where NODE is this node, and give the receipt with --receipt; where it is off for ever: --lost NAME"
+                "where the machine lives: stop its hanode, run `hactl retire --data-dir DIR --for \
+                 NODE` there, where NODE is this node, and give the receipt with --receipt; where \
+                 it is off for ever: --lost NAME"
             }
             Refusal::Removed { .. } => "run `hactl recover` on one of those",
             Refusal::Behind { .. } => {
                 "run `hactl retire --for NODE` here and `hactl recover` there. A store that is \
                  retired for another is recovered from by statement only: compare the ends of the \
                  logs first, with `hactl retire --dry-run`"
+            }
+            Refusal::IdTaken { .. } => {
+                "give one with --id that no node ever had, and the same in the file of its hanode"
             }
             _ => "",
         }
@@ -226,7 +241,8 @@ pub fn plan(contents: &Contents, statement: &Statement) -> Result<Plan, Refusal>
     let mut state = contents.state.clone();
     rescue::recover(&mut state, &recovery);
     let peer: Peer = contents.nodes.get(&contents.node_id).cloned().unwrap_or_default();
-    state.nodes.begin_anew(contents.node_id, &peer.name, &peer.address, statement.at);
+    state.nodes.next_id = state.nodes.free_id(contents.nodes.keys().copied());
+    state.nodes.begin_anew(contents.node_id, &peer.name, &peer.address, statement.at, proven);
     let beginning = Beginning {
         node_id: contents.node_id,
         peer,

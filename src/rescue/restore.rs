@@ -31,6 +31,11 @@ pub fn plan(
     if above.0 > now.saturating_add(DAY_S) {
         return Err(Refusal::Above { above, now });
     }
+    let voter = saved.controllers.iter().find(|c| c.id == node.id && c.name != node.name);
+    let voter = voter.map(|c| format!("node {}", c.name));
+    if let Some(of) = voter.or_else(|| saved.state.nodes.id_taken(node.id, &node.name)) {
+        return Err(Refusal::IdTaken { id: node.id, name: node.name.clone(), of });
+    }
     let members = saved.state.clusters.values().flat_map(|c| c.members.values());
     let mut known: BTreeSet<String> = members.map(|m| m.node.to_string()).collect();
     known.extend(saved.controllers.iter().map(|c| c.name.clone()));
@@ -86,7 +91,8 @@ pub fn plan(
     };
     let mut state = saved.state.clone();
     rescue::recover(&mut state, &recovery);
-    state.nodes.begin_anew(node.id, &node.name, &node.address, statement.at);
+    state.nodes.next_id = state.nodes.free_id(saved.controllers.iter().map(|c| c.id));
+    state.nodes.begin_anew(node.id, &node.name, &node.address, statement.at, false);
     let beginning = Beginning {
         node_id: node.id,
         peer: Peer { name: node.name.clone(), address: node.address.clone() },

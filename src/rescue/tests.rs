@@ -8,6 +8,7 @@ use super::receipt::Receipt;
 use super::recover::{Refusal, Statement, plan};
 use super::{SealError, generation_after, restore};
 use crate::domain::generation::Generation;
+use crate::domain::nodes::{Node, Removed};
 use crate::domain::types::WallMillis;
 use crate::raft::Peer;
 use crate::raft::identity::{Beneficiary, Ended};
@@ -74,9 +75,11 @@ fn every_other_controller_is_accounted_for() {
     let stated = plan(&own, &says(vec![], &["n2", "n3"])).unwrap();
     assert!(!stated.recovery.proven);
     assert_eq!(stated.beginning.at, (4, 11));
+    assert_eq!(stated.beginning.state.nodes.next_id, 1004, "ids that it does not know of");
     assert_eq!(stated.recovery.generation, Generation(AT.0 / 1000));
     let proven = plan(&own, &says(vec![receipt(2, (3, 10))], &["n3"])).unwrap();
     assert!(proven.recovery.proven, "two of three are bound");
+    assert_eq!(proven.beginning.state.nodes.next_id, 4);
     assert_eq!(proven.beginning.at, (5, 11), "no term that was voted in comes back");
 }
 
@@ -230,6 +233,24 @@ fn a_restored_state_is_in_doubt_and_above_everything_known() {
     assert_eq!((plan.beginning.at, plan.beginning.node_id), ((8, 100), 1));
     let refused = restore(&says(vec![], &["n2", "n3"]), Generation(1_700_086_401)).unwrap_err();
     assert_eq!(refused.rule(), "recovery.above");
+
+    // No id is used twice, as far as the file knows.
+    let mut saved = saved.clone();
+    let node = |id| Node { name: format!("n{id}"), address: format!("n{id}:1"), voter: true };
+    saved.state.nodes.members = (1..=3).map(|id| (id, node(id))).collect();
+    saved.state.nodes.removed =
+        [(5, Removed { name: "n5".to_owned(), at: AT })].into_iter().collect();
+    saved.state.nodes.next_id = 7;
+    let lost = says(vec![], &["n2", "n3"]);
+    let restore = |id, name: &str| {
+        let node = Controller { id, name: name.to_owned(), address: "n1:1".to_owned() };
+        restore::plan(&saved, &node, store.clone(), &lost, Generation(0))
+    };
+    for (id, name) in [(2, "n1"), (5, "n1"), (5, "n5"), (6, "n1")] {
+        assert_eq!(restore(id, name).unwrap_err().rule(), "recovery.id", "{id} {name}");
+    }
+    assert_eq!(restore(1, "n1").unwrap().beginning.state.nodes.next_id, 1007);
+    assert_eq!(restore(9, "n1").unwrap().beginning.state.nodes.next_id, 1010);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::wire::{
     SessionError, Transport, TransportError, decode, encode,
 };
 use crate::domain::failsafe::Question;
+use crate::domain::generation::Generation;
 use crate::domain::mutant::{Mutant, without};
 use crate::watch;
 
@@ -39,11 +40,20 @@ pub enum Failure {
 /// Clones share what they learn of the leader.
 pub struct Client<T> {
     transport: Arc<T>,
-    // Those that it was given first, and those that the leader told of.
-    controllers: Arc<Mutex<Vec<String>>>,
+    controllers: Arc<Mutex<Addresses>>,
     told: Arc<watch::Sender<Vec<Controller>>>,
     // Who is asked next: an index into `controllers`, or an address that a controller named.
     next: Arc<Mutex<Next>>,
+}
+
+#[derive(Debug)]
+struct Addresses {
+    // Those that it was given, which it never forgets: the log may know addresses of before.
+    given: Vec<String>,
+    // All, in the order in which they are asked.
+    all: Vec<String>,
+    // Of which state the leader told last.
+    told_at: (Generation, u64),
 }
 
 #[derive(Debug, Clone)]
@@ -69,7 +79,11 @@ impl<T: Transport> Client<T> {
         let address = controllers.first().cloned().unwrap_or_default();
         Self {
             transport,
-            controllers: Arc::new(Mutex::new(controllers)),
+            controllers: Arc::new(Mutex::new(Addresses {
+                given: controllers.clone(),
+                all: controllers,
+                told_at: (Generation(0), 0),
+            })),
             told: Arc::default(),
             next: Arc::new(Mutex::new(Next { address, turn: 0 })),
         }
@@ -77,26 +91,35 @@ impl<T: Transport> Client<T> {
 
     /// How many controllers there are: how many attempts meet each of them once.
     pub fn controllers(&self) -> usize {
-        self.addresses().len()
+        self.addresses().all.len()
     }
 
-    fn addresses(&self) -> MutexGuard<'_, Vec<String>> {
+    fn addresses(&self) -> MutexGuard<'_, Addresses> {
         self.controllers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in what the leader says of the controllers. Those that it was given and that are no
-    /// controllers any more are asked no longer; nobody is asked otherwise than before where the
-    /// leader says nothing.
-    pub fn learn(&self, told: Vec<Controller>) {
-        if told.is_empty() || *self.told.borrow() == told {
+    /// Takes in what a leader says of the controllers, as of this generation and index; what is
+    /// older than what was taken in before is left. Those that it was given and that are no
+    /// controllers any more by that are asked last: what the log knows may be older than the files
+    /// of the controllers. Nobody is asked otherwise than before where the leader says nothing.
+    pub fn learn(&self, told: Vec<Controller>, at: (Generation, u64)) {
+        if told.is_empty() {
             return;
         }
         {
-            let mut known = self.addresses();
-            known.retain(|address| told.iter().any(|c| c.address == *address));
-            for controller in &told {
-                if !known.contains(&controller.address) {
-                    known.push(controller.address.clone());
+            let known = &mut *self.addresses();
+            if at < known.told_at {
+                return;
+            }
+            known.told_at = at;
+            if *self.told.borrow() == told {
+                return;
+            }
+            known.all.retain(|address| told.iter().any(|c| c.address == *address));
+            let told = told.iter().map(|c| &c.address);
+            for address in told.chain(&known.given) {
+                if !known.all.contains(address) {
+                    known.all.push(address.clone());
                 }
             }
         }
@@ -122,8 +145,8 @@ impl<T: Transport> Client<T> {
             Some(leader) if leader != failed => next.address = leader.to_owned(),
             _ => {
                 let known = self.addresses();
-                next.turn = (next.turn + 1) % known.len().max(1);
-                if let Some(address) = known.get(next.turn) {
+                next.turn = (next.turn + 1) % known.all.len().max(1);
+                if let Some(address) = known.all.get(next.turn) {
                     next.address.clone_from(address);
                 }
             }
@@ -221,5 +244,55 @@ impl<T: Transport> Client<T> {
         deadline: Duration,
     ) -> Result<RenewReply, Failure> {
         self.attempt(Method::Renew, request, deadline).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nobody;
+
+    impl Transport for Nobody {
+        async fn call(
+            &self,
+            _: &str,
+            _: Method,
+            _: Vec<u8>,
+            _: Duration,
+        ) -> Result<Vec<u8>, TransportError> {
+            Err(TransportError::TimedOut)
+        }
+    }
+
+    fn told(list: &[&str]) -> Vec<Controller> {
+        let of = |(id, address): (u64, &&str)| Controller {
+            id,
+            name: format!("n{id}"),
+            address: (*address).to_owned(),
+        };
+        (1..).zip(list).map(of).collect()
+    }
+
+    #[test]
+    fn addresses_that_were_given_are_never_forgotten() {
+        let given = ["new1", "new2", "new3"].map(str::to_owned).to_vec();
+        let client = Client::new(Arc::new(Nobody), given);
+        let all = || client.addresses().all.join(" ");
+        // The log knows the addresses from before the controllers were renumbered, but the leader's.
+        client.learn(told(&["new1", "old2", "old3"]), (Generation(1), 10));
+        assert_eq!(all(), "new1 old2 old3 new2 new3");
+        // One that was told of and is gone is asked no longer.
+        client.learn(told(&["new1", "new2"]), (Generation(1), 11));
+        assert_eq!(all(), "new1 new2 new3");
+        // What an older state says does not count, nor does a generation of before.
+        client.learn(told(&["old1"]), (Generation(1), 9));
+        client.learn(told(&["old1"]), (Generation(0), 99));
+        assert_eq!(all(), "new1 new2 new3");
+        assert_eq!(client.told().get(), told(&["new1", "new2"]));
+        client.learn(told(&["x4"]), (Generation(2), 1));
+        assert_eq!(all(), "x4 new1 new2 new3");
+        client.learn(Vec::new(), (Generation(3), 1));
+        assert_eq!(client.controllers(), 4);
     }
 }

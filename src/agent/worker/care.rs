@@ -7,7 +7,7 @@ use crate::agent::driver::{Care, Database, Error, Other, Seen, UPKEEP_ALARMS, Up
 use crate::agent::poll::Snapshot;
 use crate::clock::Clock;
 use crate::domain::alarm::{AlarmCode, NoticeCode};
-use crate::domain::desired::{Desired, FollowDuty, desired};
+use crate::domain::desired::{Desired, FollowDuty, desired_on};
 use crate::domain::observation::Reloaded;
 use crate::domain::reconcile::Process;
 use crate::domain::record::DataMark;
@@ -31,7 +31,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     /// What is done while nothing is asked for.
     pub(super) async fn care(&mut self, state: &ClusterState, snapshot: &Snapshot) -> Pause {
         self.reload(state).await;
-        let wanted = desired(state, &self.shared.member.name);
+        let wanted = desired_on(state, &self.shared.member.name, &self.shared.options.node);
         let (process, mark, seen) = {
             let inner = self.shared.lock();
             (inner.process.clone(), inner.record.data, inner.seen.clone())

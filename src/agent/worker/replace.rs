@@ -11,12 +11,12 @@ use crate::agent::driver::{Database, Error, Rewound};
 use crate::agent::poll::Snapshot;
 use crate::clock::Clock;
 use crate::domain::alarm::{AlarmCode, NoticeCode};
-use crate::domain::desired::{Desired, FollowDuty, Upstream, desired};
+use crate::domain::desired::{Desired, FollowDuty, Upstream, desired_on};
 use crate::domain::mutant::{Mutant, without};
 use crate::domain::observation::{Condition, Data};
 use crate::domain::record::{DataMark, MemberRecord};
 use crate::domain::state::ClusterSpec;
-use crate::domain::types::Epoch;
+use crate::domain::types::{Epoch, NodeName};
 use crate::runtime::{self, Runtime};
 use crate::session::Transport;
 use crate::watch;
@@ -30,12 +30,13 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     /// Ends when the state no longer asks for `duty`.
     pub(super) async fn overtaken(
         mut news: watch::Receiver<Arc<Snapshot>>,
-        member: crate::agent::Member,
+        (member, node): (crate::agent::Member, NodeName),
         duty: FollowDuty,
     ) {
         loop {
             let snapshot = news.borrow_and_update().clone();
-            let wanted = snapshot.clusters.get(&member.cluster).map(|s| desired(s, &member.name));
+            let state = snapshot.clusters.get(&member.cluster);
+            let wanted = state.map(|s| desired_on(s, &member.name, &node));
             let same = matches!(
                 &wanted,
                 Some(Desired::Follow(now)) if now.epoch == duty.epoch && now.address == duty.address
@@ -51,8 +52,8 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         duty: &FollowDuty,
         work: impl Future<Output = Result<V, Error>> + Send,
     ) -> Result<V, Error> {
-        let overtaken =
-            Self::overtaken(self.news.clone(), self.shared.member.clone(), duty.clone());
+        let own = (self.shared.member.clone(), self.shared.options.node.clone());
+        let overtaken = Self::overtaken(self.news.clone(), own, duty.clone());
         runtime::first_of(vec![
             Box::pin(work),
             Box::pin(async {

@@ -16,6 +16,11 @@ use crate::session::Transport;
 impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     /// One step towards being stopped, and staying so.
     pub(super) async fn leave(&mut self, why: String, now: BootTime) -> Pause {
+        let known = self.shared.lock().problems.get("membership") == Some(&why);
+        if !known {
+            // No controller takes the reports of a member that is none, so it is said here as well.
+            warn!(member = %self.shared.member.name, %why, "this member is not to run");
+        }
         self.shared.problem("membership", Some(why));
         // What was registered before does not count when the name is permitted again.
         self.registered = None;

@@ -77,6 +77,13 @@ fn remove(
         return Err(Rejection::UnknownCluster { cluster: name.clone() });
     };
     expect_epoch(cluster, epoch)?;
+    // Nobody is asked here who runs; but who was granted the role and has not proved its end may.
+    if let Some(tenure) = cluster.tenure.as_ref().filter(|_| !forced)
+        && !(tenure.closed.is_some() && tenure.stopped)
+    {
+        let (member, epoch) = (tenure.member.clone(), tenure.epoch);
+        return Err(MembershipRefusal::NotStopped { member, epoch }.into());
+    }
     let removed = RemovedCluster {
         name: name.clone(),
         system_id: cluster.system_id,

@@ -56,6 +56,18 @@ pub enum NodesRejection {
         /// The id.
         id: NodeId,
     },
+    /// It is not being removed.
+    #[error("node {id} is not being removed")]
+    NotLeaving {
+        /// The id.
+        id: NodeId,
+    },
+    /// The group has begun with it.
+    #[error("the removal of node {name} has begun, and goes on")]
+    Begun {
+        /// Its name.
+        name: String,
+    },
     /// It would be the end of the control plane.
     #[error("node {name} is the last one that votes: the control plane would be gone")]
     Last {
@@ -74,6 +86,8 @@ impl NodesRejection {
             Self::AddressTaken { .. } => "node.address-free",
             Self::TooMany { .. } => "node.bound",
             Self::Unknown { .. } => "node.exists",
+            Self::NotLeaving { .. } => "node.leaving",
+            Self::Begun { .. } => "node.removal-not-begun",
             Self::Last { .. } => "node.not-last",
         }
     }
@@ -84,6 +98,7 @@ pub fn apply(nodes: &mut Nodes, command: &NodesCommand) -> Reply {
     let outcome = match &command.act {
         NodesAct::Add { .. } => add(nodes, command),
         NodesAct::Remove { id } => remove(nodes, command, *id),
+        NodesAct::Keep { id } => keep(nodes, command, *id),
         NodesAct::Expire { id } => expire(nodes, command, *id),
     };
     match outcome {
@@ -157,6 +172,20 @@ fn remove(nodes: &mut Nodes, command: &NodesCommand, id: NodeId) -> Result<Reply
     let kind = NodeEventKind::RemoveStarted { by: by.clone() };
     nodes.record(command.nodes_at, id, name.clone(), kind);
     begin_removal(nodes, command, id, name, by);
+    Ok(APPLIED)
+}
+
+fn keep(nodes: &mut Nodes, command: &NodesCommand, id: NodeId) -> Result<Reply, NodesRejection> {
+    let name = match &nodes.change {
+        Some(NodeChange::Remove { id: going, name, .. }) if *going == id => name.clone(),
+        _ => return Err(NodesRejection::NotLeaving { id }),
+    };
+    if nodes.joint || !nodes.members.get(&id).is_some_and(|node| node.voter) {
+        return Err(NodesRejection::Begun { name });
+    }
+    nodes.change = None;
+    nodes.removed.remove(&id);
+    nodes.record(command.nodes_at, id, name, NodeEventKind::Kept { by: command.by.clone() });
     Ok(APPLIED)
 }
 

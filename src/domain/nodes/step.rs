@@ -27,6 +27,15 @@ pub struct Group {
     pub caught_up: BTreeSet<NodeId>,
 }
 
+impl Group {
+    /// Whether these voters could decide at once: a joint membership that they cannot commit is
+    /// never left again, and blocks everything else.
+    fn can_decide(&self, voters: &BTreeSet<NodeId>) -> bool {
+        let there = |id: &&NodeId| **id == self.own || self.caught_up.contains(id);
+        2 * voters.iter().filter(there).count() > voters.len()
+    }
+}
+
 /// One step of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -63,8 +72,14 @@ pub fn next_step(group: &Group, nodes: &Nodes, now: WallMillis) -> Option<Step> 
     if !is_voter {
         return None;
     }
-    if going == Some(group.own) || !last.contains(&group.own) {
+    if !last.contains(&group.own) {
         return Some(Step::HandOver);
+    }
+    if going == Some(group.own) {
+        // Where it could not be taken out after, it leads on.
+        let joint = group.configs.len() > 1;
+        let ready = joint || group.can_decide(&without(last, group.own));
+        return ready.then_some(Step::HandOver);
     }
     if group.configs.len() > 1 {
         return Some(Step::Flatten);
@@ -74,7 +89,10 @@ pub fn next_step(group: &Group, nodes: &Nodes, now: WallMillis) -> Option<Step> 
             let late = now > *expires_at;
             if last.contains(id) {
                 None
-            } else if group.learners.contains(id) && group.caught_up.contains(id) {
+            } else if group.learners.contains(id)
+                && group.caught_up.contains(id)
+                && group.can_decide(&with(last, *id))
+            {
                 Some(Step::Promote(*id))
             } else if late {
                 Some(Step::Expire(*id))
@@ -83,7 +101,8 @@ pub fn next_step(group: &Group, nodes: &Nodes, now: WallMillis) -> Option<Step> 
             }
         }
         Some(NodeChange::Remove { id, .. }) if last.contains(id) => {
-            (last.len() > 1).then_some(Step::RemoveVoter(*id))
+            let left = without(last, *id);
+            (!left.is_empty() && group.can_decide(&left)).then_some(Step::RemoveVoter(*id))
         }
         Some(NodeChange::Remove { id, .. }) if group.learners.contains(id) => {
             Some(Step::RemoveLearner(*id))
@@ -96,4 +115,33 @@ pub fn next_step(group: &Group, nodes: &Nodes, now: WallMillis) -> Option<Step> 
             .copied()
             .map(Step::RemoveLearner),
     }
+}
+
+/// What the change under way waits for, where that is those that vote: for people.
+pub fn waiting(group: &Group, nodes: &Nodes) -> Option<String> {
+    let [last] = group.configs.as_slice() else { return None };
+    let voters = match nodes.change.as_ref()? {
+        NodeChange::Remove { id, .. } if last.contains(id) => without(last, *id),
+        NodeChange::Add { id, .. } if group.learners.contains(id) => with(last, *id),
+        _ => return None,
+    };
+    if group.can_decide(&voters) {
+        return None;
+    }
+    let lacking = voters.iter().filter(|id| **id != group.own && !group.caught_up.contains(id));
+    let name = |id: &NodeId| nodes.members.get(id).map_or(id.to_string(), |n| n.name.clone());
+    let lacking: Vec<String> = lacking.map(name).collect();
+    Some(format!(
+        "of the {} voters there would be then, these do not answer or have not caught up: {}",
+        voters.len(),
+        lacking.join(", ")
+    ))
+}
+
+fn without(voters: &BTreeSet<NodeId>, id: NodeId) -> BTreeSet<NodeId> {
+    voters.iter().copied().filter(|v| *v != id).collect()
+}
+
+fn with(voters: &BTreeSet<NodeId>, id: NodeId) -> BTreeSet<NodeId> {
+    voters.iter().copied().chain([id]).collect()
 }

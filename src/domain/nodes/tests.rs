@@ -123,9 +123,13 @@ fn nothing_is_done_by_a_leader_that_has_settled_nothing() {
     let group = Group { own: 1, configs, settled: false, ..Group::default() };
     assert_eq!(next_step(&group, &nodes, WallMillis(0)), None);
     let group = Group { settled: true, ..group };
+    assert_eq!(next_step(&group, &nodes, WallMillis(0)), None, "node 2 does not answer");
+    let group = Group { caught_up: [2].into(), ..group };
     assert_eq!(next_step(&group, &nodes, WallMillis(0)), Some(Step::RemoveVoter(3)));
     // The one that goes hands over, also in the middle of it, and never takes itself out.
     let own = Group { own: 3, ..group.clone() };
+    assert_eq!(next_step(&own, &nodes, WallMillis(0)), None, "1 and 2 could decide nothing");
+    let own = Group { caught_up: [1, 2].into(), ..own };
     assert_eq!(next_step(&own, &nodes, WallMillis(0)), Some(Step::HandOver));
     let joint = Group { configs: vec![[1, 2, 3].into(), [1, 2].into()], ..own };
     assert_eq!(next_step(&joint, &nodes, WallMillis(0)), Some(Step::HandOver));
@@ -189,7 +193,7 @@ impl Model {
                 configs: self.configs.clone(),
                 learners: self.learners.clone(),
                 settled: true,
-                caught_up: self.learners.clone(),
+                caught_up: self.learners.union(&self.voters()).copied().collect(),
             };
             match next_step(&group, &self.nodes, WallMillis(0)) {
                 Some(step) => self.act(step),
@@ -233,4 +237,53 @@ fn a_change_ends_whoever_leads_in_between() {
         assert!(matches!(last, Reply::Rejected(Rejection::Nodes(NodesRejection::Last { .. }))));
         assert_eq!(model.nodes.next_id, 5);
     }
+}
+
+/// {1, 2, 3} with 1 to be removed; it has handed over to 2, and 3 has died.
+#[test]
+fn no_membership_is_begun_that_nobody_could_commit() {
+    let mut nodes = group_of(&[1, 2, 3]);
+    apply(&mut nodes, &remove(1));
+    let group = |own, caught_up: &[NodeId], learners: &[NodeId]| Group {
+        own,
+        configs: vec![[1, 2, 3].into()],
+        learners: learners.iter().copied().collect(),
+        settled: true,
+        caught_up: caught_up.iter().copied().collect(),
+    };
+    let step = |g: &Group, nodes: &Nodes| next_step(g, nodes, WallMillis(0));
+    assert_eq!(step(&group(2, &[1, 3], &[]), &nodes), Some(Step::RemoveVoter(1)));
+    let stuck = group(2, &[1], &[]);
+    assert_eq!(step(&stuck, &nodes), None);
+    let why = waiting(&stuck, &nodes).unwrap();
+    assert!(
+        why.ends_with(
+            "2 voters there would be then, these do not answer or have not caught up: n3"
+        ),
+        "{why}"
+    );
+    assert_eq!(waiting(&group(2, &[1, 3], &[]), &nodes), None);
+
+    // It is called off, and another change may be asked for.
+    let keep = command(NodesAct::Keep { id: 1 });
+    let mut begun = nodes.clone();
+    note(&mut begun, &[&[1, 2, 3], &[2, 3]], &[]);
+    assert_eq!(rule(&apply(&mut begun, &keep)), "node.removal-not-begun");
+    assert_eq!(apply(&mut nodes, &keep), Reply::Applied { operation: None });
+    assert!(nodes.change.is_none() && !nodes.is_removed(1));
+    assert_eq!(rule(&apply(&mut nodes, &keep)), "node.leaving");
+    // A change of the membership that was under way already is not lost sight of.
+    let mut late = nodes.clone();
+    note(&mut late, &[&[1, 2, 3], &[2, 3]], &[]);
+    note(&mut late, &[&[2, 3]], &[]);
+    assert!(late.is_gone(1));
+    assert_eq!(late.history.back().unwrap().kind, NodeEventKind::Removed);
+
+    // The same for one that comes in: with it there would be four voters, and two answer.
+    apply(&mut nodes, &add(4, "n4"));
+    note(&mut nodes, &[&[1, 2, 3]], &[4]);
+    assert_eq!(step(&group(2, &[1, 4], &[4]), &nodes), Some(Step::Promote(4)));
+    let lagging = group(2, &[4], &[4]);
+    assert_eq!(step(&lagging, &nodes), None);
+    assert!(waiting(&lagging, &nodes).unwrap().contains("n1, n3"));
 }

@@ -76,20 +76,46 @@ pub fn member_removal_check(
     }
 }
 
-/// Members of a cluster that run, or may run, by their own fresh reports.
-pub fn running_members(
-    state: &ClusterState,
-    observed: &Observations,
-    now: BootTime,
-) -> Vec<MemberName> {
-    let runs = |name: &&MemberName| {
+/// Members of a cluster that are not known to be down.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NotDown {
+    /// Those that run, by their own fresh reports.
+    pub running: Vec<MemberName>,
+    /// Those that have not been heard of just now: they may run.
+    pub silent: Vec<MemberName>,
+}
+
+impl NotDown {
+    /// What that says against the removal of the cluster.
+    pub fn check(self) -> Result<(), MembershipRefusal> {
+        match self {
+            Self { running, .. } if !running.is_empty() => {
+                Err(MembershipRefusal::MembersRun { members: running })
+            }
+            Self { silent, .. } if !silent.is_empty() => {
+                Err(MembershipRefusal::MembersSilent { members: silent })
+            }
+            Self { .. } => Ok(()),
+        }
+    }
+}
+
+/// Who of a cluster is not known to be down. Only a fresh report says so: a leader that has just
+/// begun has none.
+pub fn members_not_down(state: &ClusterState, observed: &Observations, now: BootTime) -> NotDown {
+    let mut out = NotDown::default();
+    for name in state.members.keys() {
         let down = |c: &Condition| {
             matches!(
                 c,
                 Condition::Down | Condition::BootstrapFailed { .. } | Condition::Adoptable(_)
             )
         };
-        fresh(observed, name, now).is_some_and(|o| !down(&o.report.condition))
-    };
-    state.members.keys().filter(runs).cloned().collect()
+        match fresh(observed, name, now) {
+            Some(o) if down(&o.report.condition) => {}
+            Some(_) => out.running.push(name.clone()),
+            None => out.silent.push(name.clone()),
+        }
+    }
+    out
 }

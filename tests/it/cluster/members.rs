@@ -1,7 +1,14 @@
 //! Members and clusters that come and go, by the operator's word.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use quorate::config::{Config, Secret};
+use quorate::domain::state::{ClusterSpec, Tags};
+use quorate::domain::types::NodeName;
+use quorate::session::Client;
+use quorate::session::grpc::GrpcTransport;
+use quorate::session::wire::RegisterRequest;
+use quorate::transport::{ClientOptions, Identity};
 use serde_json::Value;
 
 use crate::support::config::put;
@@ -203,4 +210,77 @@ async fn two_clusters_on_one_control_plane() {
     let after = cluster.healed().await;
     assert_eq!(after.epoch(), before.epoch(), "the first cluster knows nothing of it");
     cluster.judge(writers, since).await;
+}
+
+/// Its name was given to another host while it was away: it stays down, and its data is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_went_to_another_host_is_not_taken_back() {
+    let name = "a_name_that_went_to_another_host_is_not_taken_back";
+    let cluster = Cluster::start(name, &Options::default()).await;
+    let cluster = &cluster;
+    let since = Instant::now();
+    let writers = vec![cluster.writer(Mode::Fresh), cluster.writer(Mode::Held)];
+    cluster.rows_flow(20).await;
+    cluster.healed().await;
+    let old = cluster.standbys().await[0];
+    old.kill_everything().await;
+    until("it is removed", HEAL, || async {
+        let answer = cluster.hactl(&["member", "remove", "-y", &old.member]).await;
+        (answer.code == 0).then_some(())
+    })
+    .await;
+    assert_eq!(cluster.hactl(&["member", "add", "main", &old.member]).await.code, 0);
+    until("another host registers the name", HEAL, || register_elsewhere(cluster, old)).await;
+
+    old.start();
+    until("it says whose the name is", HEAL, || async {
+        let log = std::fs::read(old.log()).ok()?;
+        String::from_utf8_lossy(&log).contains("belongs to node elsewhere").then_some(())
+    })
+    .await;
+    cluster.rows_flow(20).await;
+    assert!(!old.data_dir().join("postmaster.pid").exists(), "it stays down");
+    assert!(old.data_dir().join("PG_VERSION").exists(), "its data is kept");
+
+    eprintln!("-- the other gives the name up: it comes back as any that was away");
+    until("the other is removed", HEAL, || async {
+        let answer = cluster.hactl(&["member", "remove", "-y", &old.member]).await;
+        (answer.code == 0).then_some(())
+    })
+    .await;
+    assert_eq!(cluster.hactl(&["member", "add", "main", &old.member]).await.code, 0);
+    cluster.healed().await;
+    cluster.judge(writers, since).await;
+}
+
+/// Registers the member of this node as another host would.
+async fn register_elsewhere(cluster: &Cluster, node: &Node) -> Option<()> {
+    let config = Config::load(&node.config()).expect("a configuration");
+    let secret = Secret::load(&config.secret_file).expect("a secret");
+    let token = secret.rpc_token(&config.control_plane);
+    let identity = Identity::new(&config.control_plane, token.expose()).expect("an identity");
+    let transport = GrpcTransport::new(identity, ClientOptions::default());
+    let addresses: Vec<String> = cluster.nodes.iter().map(Node::api).collect();
+    let attempts = addresses.len();
+    let client = Client::new(std::sync::Arc::new(transport), addresses);
+    let own = &config.members[0];
+    let request = RegisterRequest {
+        agent_address: None,
+        cluster: own.cluster.clone(),
+        spec: ClusterSpec::of(vec![own.name.clone()]),
+        member: own.name.clone(),
+        node: NodeName::new("elsewhere").expect("a name"),
+        address: "127.0.0.1:1".to_owned(),
+        priority: 0,
+        tags: Tags::default(),
+        adopt: false,
+        system_id: None,
+        generation: Default::default(),
+    };
+    for _ in 0..attempts {
+        if client.register(&request, Duration::from_secs(2)).await.is_ok() {
+            return Some(());
+        }
+    }
+    None
 }

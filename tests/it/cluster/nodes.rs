@@ -258,3 +258,30 @@ async fn a_dead_node_is_replaced() {
     let happened = cluster.hactl(&["node", "history"]).await;
     assert!(happened.stdout.contains("votes from now on"), "{happened:?}");
 }
+
+/// A controller is removed whose file has a member: its hanode goes on for the member, also after a
+/// restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_controller_goes_on_for_its_members() {
+    let name = "a_removed_controller_goes_on_for_its_members";
+    let cluster = Cluster::start(name, &Options::default()).await;
+    let cluster = &cluster;
+    let since = Instant::now();
+    let writers = vec![cluster.writer(Mode::Fresh), cluster.writer(Mode::Held)];
+    cluster.rows_flow(30).await;
+    cluster.healed().await;
+    let node = cluster.standbys().await[0];
+    must(&cluster.hactl(&["member", "remove", "-y", &node.member]).await);
+    must(&cluster.hactl(&["node", "remove", &node.name, "--yes"]).await);
+    let said = "this node's controller never takes part again";
+    until("it says so", HEAL, || async { log(node).contains(said).then_some(()) }).await;
+    let before = log(node).len();
+    node.kill_everything().await;
+    node.start();
+    until("it says so again", HEAL, || async { log(node)[before..].contains(said).then_some(()) })
+        .await;
+    must(&cluster.hactl(&["member", "add", "main", &node.member]).await);
+    cluster.healed().await;
+    cluster.rows_flow(30).await;
+    cluster.judge(writers, since).await;
+}

@@ -48,6 +48,7 @@ impl World {
             notices: Vec::new(),
             disks: Disks::default(),
             aside: Vec::new(),
+            life: local.record.life,
             copied_for: local.record.copied_for,
             reloaded: None,
             about: Default::default(),

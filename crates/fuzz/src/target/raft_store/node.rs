@@ -198,6 +198,12 @@ impl Node {
         let mut state = self.states.values().next_back().cloned().unwrap_or_default();
         let command = generate::command(input, &state, states::REACHED, self.term);
         apply(&mut state, Position { term: self.term, index: ahead }, &command);
+        if state.nodes.members.is_empty() {
+            // What is installed is never without the nodes of its membership.
+            let members = membership();
+            let named = members.nodes().map(|(id, p)| (*id, (p.name.clone(), p.address.clone())));
+            state.nodes.note_membership(members.get_joint_config(), &named.collect());
+        }
         let meta = SnapshotMeta {
             last_log_id: Some(upto),
             last_membership: StoredMembership::new(Some(log_id(0, 0)), membership()),
