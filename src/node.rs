@@ -38,7 +38,7 @@ use crate::api::{self, ControllerInfo, Leader, LeaderView, Leadership, Source};
 use crate::clock::{BootClock, Clock};
 use crate::config::{self, Config, Role};
 use crate::controller::{ClusterView, Memory};
-use crate::domain::alarm::Alarm;
+use crate::domain::alarm::{Alarm, AlarmCode};
 use crate::domain::state::ClusterSpec;
 use crate::domain::types::{ClusterName, WallMillis};
 use crate::domain::{Command, ControlState, Reply};
@@ -67,6 +67,8 @@ const FAREWELL: Duration = Duration::from_secs(6);
 const REPRIEVE: Duration = Duration::from_secs(10);
 /// How often is looked whether a member leads.
 const LEADS_POLL: Duration = Duration::from_millis(500);
+/// Pause before a port that could not be had is tried again.
+const BIND_AGAIN: Duration = Duration::from_secs(5);
 /// How long connecting to another node may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -234,7 +236,10 @@ pub async fn run(config: Config) -> Result<(), Error> {
 
     // What is wrong with the machine is said before anything runs.
     let node_id = config.raft.node_id.filter(|_| config.has_role(Role::Controller));
-    let listener = transport::bind(&config.node.listen.to_string()).await?;
+    let listener = match node_id {
+        Some(_) => Some(transport::bind(&config.node.listen.to_string()).await?),
+        None => None,
+    };
     // The agent comes first: a running primary needs its renewals, and any controller gives them.
     let (alarms, node_alarms) = NodeAlarms::new();
     let keeper = learned::Keeper::new(&config);
@@ -253,13 +258,11 @@ pub async fn run(config: Config) -> Result<(), Error> {
         }
         None => (None, Arc::new(|| false), None, None),
     };
-    let mut listener = Some(listener);
     if node_id.is_none()
-        && let Some(((listener, promises), agreed)) =
-            listener.take().zip(promises.clone()).zip(agreed)
+        && let Some((promises, agreed)) = promises.clone().zip(agreed)
     {
-        let (clock, ending) = (clock.clone(), shutting_down.clone());
-        serve_without_controller(&config, listener, &identity, clock, promises, agreed, ending)?;
+        let front = Front { alarms: alarms.clone(), promises, ending: shutting_down.clone() };
+        serve_without_controller(&config, &identity, clock.clone(), front, agreed);
     }
     let controller = node_id.zip(listener).map(|(node_id, listener)| {
         let controller = controller::Controller {
@@ -394,25 +397,20 @@ struct Running {
 /// own agent was told.
 fn serve_without_controller(
     config: &Config,
-    listener: transport::Listener,
     identity: &Identity,
     clock: Arc<BootClock>,
-    promises: session::Promises,
+    front: Front,
     mut agreed: crate::watch::Receiver<Arc<agent::Snapshot>>,
-    mut shutting_down: watch::Receiver<bool>,
-) -> Result<(), Error> {
+) {
     let late = Arc::new(Late::new(config, clock));
-    let nobody = Answers::<BootRuntime, BootClock>::default();
-    let router = transport::server()
-        .add_routes(api::routes(late.clone(), shutting_down.clone())?)
-        .add_service(session::grpc::server(nobody, Some(promises), identity));
+    let (address, identity) = (config.node.listen.to_string(), identity.clone());
+    let served = late.clone();
     tokio::spawn(async move {
-        let served = router.serve_with_incoming_shutdown(listener.incoming, async move {
-            drop(shutting_down.wait_for(|ending| *ending).await);
-        });
-        if let Err(error) = served.await {
-            // Its own lease does not need it; a primary elsewhere has one peer less.
-            error!(%error, "other agents are not answered any more");
+        let mut ending = front.ending.clone();
+        let over = async move { drop(ending.wait_for(|ending| *ending).await) };
+        tokio::select! {
+            () = over => {}
+            () = serve_peers(&address, &identity, served, &front) => {}
         }
     });
     tokio::spawn(async move {
@@ -426,7 +424,48 @@ fn serve_without_controller(
             }
         }
     });
-    Ok(())
+}
+
+/// What a node without a controller serves with.
+struct Front {
+    alarms: NodeAlarms,
+    promises: session::Promises,
+    ending: watch::Receiver<bool>,
+}
+
+/// Serves the other agents and the API. A port that is taken is an alarm, and no reason for a
+/// primary here to end: its own lease needs nobody to reach this node.
+async fn serve_peers(address: &str, identity: &Identity, late: Arc<Late>, front: &Front) {
+    loop {
+        let failed = match transport::bind(address).await {
+            Err(error) => error.to_string(),
+            Ok(listener) => {
+                front.alarms.set(&[AlarmCode::PortTaken], Vec::new());
+                let nobody = Answers::<BootRuntime, BootClock>::default();
+                let routes = match api::routes(late.clone(), front.ending.clone()) {
+                    Ok(routes) => routes,
+                    Err(error) => return error!(%error, "this node is not served"),
+                };
+                let promises = Some(front.promises.clone());
+                let router = transport::server()
+                    .add_routes(routes)
+                    .add_service(session::grpc::server(nobody, promises, identity));
+                let mut ending = front.ending.clone();
+                let over = async move { drop(ending.wait_for(|ending| *ending).await) };
+                match router.serve_with_incoming_shutdown(listener.incoming, over).await {
+                    Ok(()) => return,
+                    Err(error) => error.to_string(),
+                }
+            }
+        };
+        error!(%failed, address, "other agents cannot reach this node");
+        let text = format!(
+            "{address}: {failed}; other agents cannot reach this node, so failsafe \
+                            does not hold, and its API does not answer"
+        );
+        front.alarms.set(&[AlarmCode::PortTaken], vec![Alarm::new(AlarmCode::PortTaken, text)]);
+        tokio::time::sleep(BIND_AGAIN).await;
+    }
 }
 
 async fn start_agent(

@@ -95,7 +95,11 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
         let sent = shared.clock.now();
         let promised = ask_all::<RT, T, D, C>(&shared, &client, &keep).await;
         match promised {
-            Ok(()) => extend::<RT, D, C>(&shared, &keep, sent).await,
+            Ok(()) => {
+                if !extend::<RT, D, C>(&shared, &keep, sent).await {
+                    RT::sleep(RETRY).await;
+                }
+            }
             Err(why) => {
                 debug!(member = %shared.member.name, epoch = %keep.epoch, %why, "not all peers promise");
                 shared.problem("failsafe", Some(format!("failsafe does not hold: {why}")));
@@ -196,12 +200,12 @@ async fn all(mut futures: Vec<Boxed<'_, Result<(), String>>>) -> Result<(), Stri
     .await
 }
 
-/// All have promised: the lease runs on from before they were asked.
+/// All have promised: the lease runs on from before they were asked. Whether it does.
 async fn extend<RT: Runtime, D: Database, C: Clock>(
     shared: &Shared<D, C>,
     keep: &Keep,
     sent: BootTime,
-) {
+) -> bool {
     let lease = HolderLease::from_renewal(keep.epoch, sent, &keep.timing);
     let wanted = |inner: &Inner, now: BootTime| {
         held(inner, now).is_some_and(|held| {
@@ -212,17 +216,19 @@ async fn extend<RT: Runtime, D: Database, C: Clock>(
     };
     let now = shared.clock.now();
     if !wanted(&shared.lock(), now) {
-        return;
+        return false;
     }
     if let Err(error) = arm::<RT, D, C>(shared, &keep.guard, lease.kill_at).await {
         warn!(member = %shared.member.name, %error, "the guard did not take the lease");
-        return;
+        let text = format!("failsafe does not hold: the guard did not take the lease: {error}");
+        shared.problem("failsafe", Some(text));
+        return false;
     }
     let now = shared.clock.now();
     let began = {
         let mut inner = shared.lock();
         if !wanted(&inner, now) {
-            return;
+            return false;
         }
         inner.lease = Some(inner.lease.map_or(lease, |older| older.extend(lease)));
         !std::mem::replace(&mut inner.kept, true)
@@ -241,6 +247,7 @@ async fn extend<RT: Runtime, D: Database, C: Clock>(
         shared.raise(Alarm::new(AlarmCode::Failsafe, text.clone()));
         shared.notice(NoticeCode::FailsafeBegan, text);
     }
+    true
 }
 
 /// Tells the end of it: a controller has acknowledged, or there is nothing to keep any more.

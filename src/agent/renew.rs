@@ -178,6 +178,9 @@ async fn settle<RT: Runtime, D: Database, C: Clock>(
                     }
                 }
                 Err(error) => {
+                    // Acknowledged all the same: peers need not keep it. The guard may have been
+                    // given a later deadline by their promises.
+                    member.lock().kept = false;
                     warn!(member = %claim.member, %error, "the guard did not take the lease");
                     member.wake.notify_one();
                 }

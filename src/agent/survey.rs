@@ -22,8 +22,12 @@ const LOOK: Duration = Duration::from_secs(3);
 /// After how many looks in vain what was seen before says nothing any more.
 const IN_VAIN_MAX: u32 = 3;
 /// The alarms that are raised here.
-const ALARMS: &[AlarmCode] =
-    &[AlarmCode::SpaceLow, AlarmCode::SpaceCritical, AlarmCode::ControllerDown];
+const ALARMS: &[AlarmCode] = &[
+    AlarmCode::SpaceLow,
+    AlarmCode::SpaceCritical,
+    AlarmCode::ControllerDown,
+    AlarmCode::PortTaken,
+];
 
 const MIB: u64 = 1 << 20;
 

@@ -17,8 +17,8 @@ pub(super) fn mask(value: &mut Value) {
     match value {
         Value::Array(values) => values.iter_mut().for_each(mask),
         Value::Object(fields) => {
-            let named = ["key", "name"].iter().filter_map(|k| fields.get(*k)?.as_str());
-            let secret_named = named.map(is_secret).fold(false, |a, b| a || b);
+            let mut named = ["key", "name"].iter().filter_map(|k| fields.get(*k)?.as_str());
+            let secret_named = named.any(is_secret);
             for (key, value) in fields {
                 let of_named = secret_named && !matches!(key.as_str(), "key" | "name");
                 match value {

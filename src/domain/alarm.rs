@@ -66,6 +66,8 @@ pub enum AlarmCode {
     UpstreamLost,
     /// The controller of the member's node takes no part.
     ControllerDown,
+    /// The node's port could not be had: others cannot reach its agent.
+    PortTaken,
     /// A slot keeps much WAL on the disk, or has lost what it kept.
     SlotHoldsWal,
     /// WAL is not archived.
@@ -100,6 +102,7 @@ impl AlarmCode {
             AlarmCode::CommitsWait => "commits-wait",
             AlarmCode::UpstreamLost => "upstream-lost",
             AlarmCode::ControllerDown => "controller-down",
+            AlarmCode::PortTaken => "port-taken",
             AlarmCode::SlotHoldsWal => "slot-holds-wal",
             AlarmCode::ArchiveFailing => "archive-failing",
             AlarmCode::BootstrapHook => "bootstrap-hook",

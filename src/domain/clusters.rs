@@ -32,6 +32,8 @@ pub struct RemovedCluster {
 }
 
 /// What a command changes of which clusters there are.
+// Few are made, and none is kept.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClustersChange {

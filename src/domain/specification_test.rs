@@ -68,7 +68,8 @@ fn what_an_operator_must_not_ask_for() {
     };
     assert_eq!(problem(&|_| {}), None);
     assert_eq!(problem(&|s| s.write_quorum = 2), None);
-    let refused: [(&dyn Fn(&mut ClusterSpec), &str); 5] = [
+    type Change<'a> = &'a dyn Fn(&mut ClusterSpec);
+    let refused: [(Change<'_>, &str); 5] = [
         (&|s| s.write_quorum = 0, "without a standby"),
         (&|s| s.write_quorum = 3, "2 other members"),
         (&|s| s.max_lag_bytes = Some(1), "max_lag_bytes"),

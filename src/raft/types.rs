@@ -114,6 +114,8 @@ impl fmt::Display for Peer {
 
 /// A command on its way into the log. Written as the command itself, so that logs of before there
 /// were commands about nodes are read as they are: no field of the two is the same.
+// Nearly all are commands to a cluster.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Proposal {

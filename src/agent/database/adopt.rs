@@ -237,8 +237,8 @@ fn unit(pgdata: &Path) -> String {
 fn starts_by_itself(dir: &Path) -> bool {
     let path: PathBuf = dir.join("start.conf");
     let Ok(text) = std::fs::read_to_string(path) else { return true };
-    let words = text.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
-    words.filter(|w| !w.is_empty()).next_back().unwrap_or("auto") != "disabled"
+    let mut words = text.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
+    words.rfind(|w| !w.is_empty()).unwrap_or("auto") != "disabled"
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ fn severity(code: AlarmCode) -> Severity {
         | AlarmCode::NoRoomForCopy
         | AlarmCode::CommitsWait
         | AlarmCode::ControllerDown
+        | AlarmCode::PortTaken
         | AlarmCode::ArchiveFailing => Severity::Problem,
         _ => Severity::Warning,
     }
@@ -71,6 +72,7 @@ fn todo(code: AlarmCode) -> &'static str {
         }
         AlarmCode::CommitsWait => "bring standbys back, or lower write_quorum_min",
         AlarmCode::UpstreamLost => "mend the member that it streams from, or change replicatefrom",
+        AlarmCode::PortTaken => "free the port of `node.listen`, or name another address there",
         AlarmCode::ControllerDown => "mend the disk of the controller, then restart hanode there",
         AlarmCode::SlotHoldsWal => {
             "have its consumer read on, or drop it: SELECT pg_drop_replication_slot('name')"

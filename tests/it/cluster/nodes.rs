@@ -1,7 +1,7 @@
 //! The walks of an operator through changes of the control plane's nodes, while clients write.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Instant;
 
@@ -71,7 +71,7 @@ async fn add(cluster: &Cluster, node: &Node, roles: &str) -> PathBuf {
 }
 
 /// `hanode join` for this node, which is then started as usual.
-async fn join(cluster: &Cluster, node: &Node, file: &PathBuf, more: &[&str]) -> Output {
+async fn join(cluster: &Cluster, node: &Node, file: &Path, more: &[&str]) -> Output {
     let (config, data_dir) = (node.config(), node.state_dir());
     let secret = cluster.dir().join(format!("{}.secret", node.name));
     let mut arguments = vec!["join", "--no-start", "--file", file.to_str().unwrap()];
