@@ -45,7 +45,7 @@ enum Task {
         /// Where it listens, IP:PORT; by default the address that it was added with.
         #[arg(long)]
         listen: Option<std::net::SocketAddr>,
-        /// A file with further sections, such as [[cluster]] and [[member]].
+        /// A file with further sections, with the sections `cluster` and `member`, say.
         #[arg(long)]
         with: Option<PathBuf>,
         /// Only writes the files.

@@ -83,7 +83,7 @@ async fn join(cluster: &Cluster, node: &Node, file: &Path, more: &[&str]) -> Out
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
-async fn must_join(cluster: &Cluster, node: &Node, file: &PathBuf, more: &[&str]) {
+async fn must_join(cluster: &Cluster, node: &Node, file: &Path, more: &[&str]) {
     let joined = join(cluster, node, file, more).await;
     assert!(joined.status.success(), "{joined:?}");
     let secret = cluster.dir().join(format!("{}.secret", node.name));

@@ -25,6 +25,8 @@ const PACE: Micros = 50;
 const PROOF: Micros = 100 * MS;
 
 /// Something that is done.
+// One a member at most.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Task {
     /// The beginning of a run: what there is is taken over.
