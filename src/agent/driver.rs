@@ -220,6 +220,9 @@ pub struct Examined {
     pub led: Option<Epoch>,
 }
 
+/// Whether something is still asked for, by the newest state that the agent has heard of.
+pub type Asked = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// How far a copy has come, in bytes: done, and total where it is known.
 pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
 
@@ -474,7 +477,14 @@ pub trait Database: Send + Sync + 'static {
 
     /// Checkpoint and fast stop, so that `target` has everything. Returns once the postmaster has
     /// ended; kills the tree where a standby holds it up.
-    fn hand_over(&self, target: &MemberName) -> impl Future<Output = Result<()>> + Send;
+    ///
+    /// Right before anything is stopped `asked` is looked at again: where it is not asked for any
+    /// more nothing is stopped, and the error is [`Error::NotReady`].
+    fn hand_over(
+        &self,
+        target: &MemberName,
+        asked: &Asked,
+    ) -> impl Future<Output = Result<()>> + Send;
 
     /// Whether a rewind to the primary can be begun: it can be reached, leads its epoch, and has
     /// done a checkpoint in it. Touches nothing.

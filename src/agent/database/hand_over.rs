@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::error::{self, Result, timed_out};
 use super::{PgDatabase, blocking};
-use crate::agent::driver::{Error, Tree};
+use crate::agent::driver::{Asked, Error, Tree};
 use crate::domain::types::{Lsn, MemberName};
 use crate::postgres::controldata;
 use crate::postgres::sql::Session;
@@ -30,7 +30,7 @@ const STANDBYS: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(2);
 
 impl PgDatabase {
-    pub(super) async fn stop_for(&self, target: &MemberName) -> Result<()> {
+    pub(super) async fn stop_for(&self, target: &MemberName, asked: &Asked) -> Result<()> {
         let client = self.running()?;
         let mut session = self.take_worker();
         let begun = Instant::now();
@@ -39,6 +39,11 @@ impl PgDatabase {
             session.checkpoint(CHECKPOINT).await.map_err(error::sql)?;
         }
         self.await_standbys(&mut session, target).await?;
+        if !asked() {
+            // All this took long: the operation has ended meanwhile, and so the primary goes on.
+            self.worker.put(session);
+            return Err(Error::NotReady("the primary is to go on".to_owned()));
+        }
         // Our own sessions would only be ended by the stop.
         drop(session);
         client.signal(libc::SIGINT).await.map_err(error::guard)?;

@@ -54,8 +54,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::driver::{
-    Attached, Care, CopyRoom, Database, Emptiness, Error, Examined, Position, Progress, Rewound,
-    RunRole, RunState, Seen, StartMode, Started, Survey, Tree, Upkeep,
+    Asked, Attached, Care, CopyRoom, Database, Emptiness, Error, Examined, Position, Progress,
+    Rewound, RunRole, RunState, Seen, StartMode, Started, Survey, Tree, Upkeep,
 };
 use super::hooks::Hooks;
 use crate::domain::adoption::Adoptable;
@@ -412,8 +412,8 @@ impl Database for PgDatabase {
         self.lift_hold(epoch, sync, spec).await
     }
 
-    async fn hand_over(&self, target: &MemberName) -> Result<()> {
-        self.stop_for(target).await
+    async fn hand_over(&self, target: &MemberName, asked: &Asked) -> Result<()> {
+        self.stop_for(target, asked).await
     }
 
     async fn may_rewind(&self, duty: &FollowDuty) -> Result<()> {

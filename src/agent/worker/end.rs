@@ -1,10 +1,13 @@
 //! Ends: of an epoch, of a process tree, of the member.
 
+use std::sync::Arc;
+
 use tracing::warn;
 
 use super::{BACKOFF_MAX, BACKOFF_MIN, FAREWELL, Pause, QUICK, SLOW, Worker};
-use crate::agent::driver::{Database, Emptiness, Error, Tree};
+use crate::agent::driver::{Asked, Database, Emptiness, Error, Tree};
 use crate::clock::Clock;
+use crate::domain::desired::{Desired, desired_on};
 use crate::domain::mutant::{Mutant, without};
 use crate::domain::observation::Fencing;
 use crate::domain::reconcile::{EndReason, Process};
@@ -103,10 +106,19 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
 
     pub(super) async fn hand_over(&mut self, epoch: Epoch, target: &MemberName) -> Pause {
         let database = self.shared.database.clone();
+        let (news, shared, to) = (self.news.clone(), self.shared.clone(), target.clone());
+        let asked: Asked = Arc::new(move || {
+            let (member, node) = (&shared.member, &shared.options.node);
+            let state = news.borrow().clusters.get(&member.cluster).cloned();
+            matches!(
+                state.map(|s| desired_on(&s, &member.name, node)),
+                Some(Desired::Primary(duty)) if duty.epoch == epoch && duty.handover.as_ref() == Some(&to)
+            )
+        });
         let work = self.bounded(
             "stopping PostgreSQL for the switchover",
             SLOW,
-            database.hand_over(target),
+            database.hand_over(target, &asked),
         );
         if let Err(error) = work.await {
             if *self.tree.borrow() == Tree::Running {

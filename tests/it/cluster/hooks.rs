@@ -190,6 +190,11 @@ async fn programs_of_the_operator_and_what_an_operator_sees() {
 
     eprintln!("-- a switchover: both are told, and the history says who asked for each step");
     let second = cluster.standbys().await[0];
+    until("the standby has caught up", HEAL, || async {
+        let checked = cluster.hactl(&["switchover", "--dry-run", "--to", &second.member]).await;
+        (checked.code == 0).then_some(())
+    })
+    .await;
     let answer = cluster.hactl(&["switchover", "--yes", "--to", &second.member]).await;
     assert_eq!(answer.code, 0, "{answer:?}");
     let epoch = cluster.healed().await.epoch();

@@ -70,7 +70,7 @@ async fn two_members_live_through_everything() {
     assert_eq!(slots.keys().collect::<Vec<_>>(), ["quorate_a"]);
 
     // Switchover: both end at the same position, so neither needs a rewind.
-    a.db.hand_over(&b.name).await.unwrap();
+    a.db.hand_over(&b.name, &still_asked()).await.unwrap();
     a.prove().await;
     assert!(a.db.arm(&guard, quorate::clock::boot_now()).await.is_err());
     let guard_a = a.start_sealed(3).await;

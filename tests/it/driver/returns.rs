@@ -178,7 +178,7 @@ async fn a_standby_that_was_promoted_by_hand_is_rewound() {
     }
 
     // The number is free for the epoch that it belongs to.
-    a.db.hand_over(&b.name).await.unwrap();
+    a.db.hand_over(&b.name, &still_asked()).await.unwrap();
     a.prove().await;
     let sealed = b.seal(3).await;
     assert_eq!((sealed.wal_epoch, sealed.lineage.clone()), (Epoch(2), lineage));

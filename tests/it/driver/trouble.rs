@@ -99,22 +99,28 @@ async fn a_frozen_standby_does_not_hold_a_switchover_up() {
         other.streams(2).await;
     }
 
+    // It was called off while it prepared: nothing is stopped.
+    let off: quorate::agent::driver::Asked = std::sync::Arc::new(|| false);
+    let error = a.db.hand_over(&b.name, &off).await.unwrap_err();
+    assert!(matches!(&error, Error::NotReady(_)), "{error}");
+    a.session().query("INSERT INTO public.t VALUES (1)").await.unwrap();
+
     // The target itself: nothing is stopped.
     let frozen = Frozen::new(process(&b, "walreceiver"));
-    let error = a.db.hand_over(&b.name).await.unwrap_err();
+    let error = a.db.hand_over(&b.name, &still_asked()).await.unwrap_err();
     assert!(matches!(&error, Error::Failed(why) if why.contains("nothing was stopped")), "{error}");
     a.session().query("INSERT INTO public.t VALUES (2)").await.unwrap();
     drop(frozen);
 
     // Another one.
     let frozen = Frozen::new(process(&c, "walreceiver"));
-    a.db.hand_over(&b.name).await.unwrap();
+    a.db.hand_over(&b.name, &still_asked()).await.unwrap();
     assert!(matches!(&*a.db.tree().borrow(), Tree::Ending { how } if how.contains("code 0")));
     a.prove().await;
     drop(frozen);
     a.start_sealed(3).await;
     assert_eq!(a.seal(3).await, b.seal(3).await);
-    assert_eq!(b.rows("t").await, Some(2));
+    assert_eq!(b.rows("t").await, Some(3));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

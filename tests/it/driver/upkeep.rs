@@ -163,7 +163,7 @@ async fn an_unused_slot_holds_no_dead_rows_back() {
     assert_eq!(slot(&a, "quorate_b").await.map(|s| s.active_pid), Some(used.active_pid));
 
     // A primary that becomes a standby has the slots of before, and would tell its own primary.
-    a.db.hand_over(&b.name).await.unwrap();
+    a.db.hand_over(&b.name, &still_asked()).await.unwrap();
     a.prove().await;
     b.kill_and_prove().await;
     a.start_sealed(3).await;

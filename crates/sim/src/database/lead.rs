@@ -14,7 +14,7 @@ use super::machine::{Machine, timed_out};
 use super::seal::lineage_of;
 use super::settings::{Role, names};
 use crate::Rt;
-use crate::agent::driver::Error;
+use crate::agent::driver::{Asked, Error};
 use crate::domain::lineage::Lineage;
 use crate::domain::mutant::{Mutant, without};
 use crate::domain::sync::SyncConfig;
@@ -387,13 +387,16 @@ impl SimDatabase {
 
     // ---- the orderly stop ----
 
-    pub(super) async fn stop_for(&self, target: &MemberName) -> Result<(), Error> {
+    pub(super) async fn stop_for(&self, target: &MemberName, asked: &Asked) -> Result<(), Error> {
         self.running()?;
         match Rt::timeout(CHECKPOINT, checkpoint(&self.machine)).await {
             Ok(done) => done?,
             Err(_) => return Err(timed_out("a statement", CHECKPOINT)),
         }
         self.await_standbys(target).await?;
+        if !asked() {
+            return Err(Error::NotReady("the primary is to go on".to_owned()));
+        }
         self.machine.trace(|| format!("it stops in order, for {target}"));
         self.machine.with(|inner, now| inner.host.server.stop(now, Mode::Fast));
         self.await_stop().await

@@ -39,8 +39,8 @@ use quorate_world::schedule::{self, Node, Topology};
 
 use crate::agent::Member;
 use crate::agent::driver::{
-    Attached, Care, CopyRoom, Database, Emptiness, Error, Examined, Position, Progress, Rewound,
-    RunState, Seen, StartMode, Started, Survey, Tree, Upkeep,
+    Asked, Attached, Care, CopyRoom, Database, Emptiness, Error, Examined, Position, Progress,
+    Rewound, RunState, Seen, StartMode, Started, Survey, Tree, Upkeep,
 };
 use crate::domain::alarm::NoticeCode;
 use crate::domain::desired::{FollowDuty, Upstream};
@@ -288,8 +288,8 @@ impl Database for SimDatabase {
         self.lift_hold(epoch, sync).await
     }
 
-    async fn hand_over(&self, target: &MemberName) -> Result<()> {
-        self.stop_for(target).await
+    async fn hand_over(&self, target: &MemberName, asked: &Asked) -> Result<()> {
+        self.stop_for(target, asked).await
     }
 
     async fn may_rewind(&self, duty: &FollowDuty) -> Result<()> {

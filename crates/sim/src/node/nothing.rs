@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::{MakeDatabase, Place};
 use crate::agent::Member;
 use crate::agent::driver::{
-    Attached, Care, CopyRoom, Database, Emptiness, Error, Position, Progress, Rewound, RunState,
-    Seen, StartMode, Started, Survey, Tree, Upkeep,
+    Asked, Attached, Care, CopyRoom, Database, Emptiness, Error, Position, Progress, Rewound,
+    RunState, Seen, StartMode, Started, Survey, Tree, Upkeep,
 };
 use crate::domain::desired::FollowDuty;
 use crate::domain::health::{Activity, Answer, Question, Vitals};
@@ -70,7 +70,7 @@ nothing! {
         &self, epoch: Epoch, sync: &SyncConfig, writes_open: bool, spec: &ClusterSpec
     ) -> Result<i64>;
     fn open_writes(&self, epoch: Epoch, sync: &SyncConfig, spec: &ClusterSpec) -> Result<()>;
-    fn hand_over(&self, target: &MemberName) -> Result<()>;
+    fn hand_over(&self, target: &MemberName, asked: &Asked) -> Result<()>;
     fn may_rewind(&self, duty: &FollowDuty) -> Result<()>;
     fn rewind(&self, duty: &FollowDuty, spec: &ClusterSpec) -> Result<Rewound>;
     fn clone_from(

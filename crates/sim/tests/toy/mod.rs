@@ -10,8 +10,8 @@ use std::time::Duration;
 use quorate_sim::Rt;
 use quorate_sim::agent::Member;
 use quorate_sim::agent::driver::{
-    Attached, Care, CopyRoom, Database, Emptiness, Error, Position, Progress, Rewound, RunState,
-    Seen, StartMode, Started, Survey, Tree, Upkeep,
+    Asked, Attached, Care, CopyRoom, Database, Emptiness, Error, Position, Progress, Rewound,
+    RunState, Seen, StartMode, Started, Survey, Tree, Upkeep,
 };
 use quorate_sim::domain::desired::FollowDuty;
 use quorate_sim::domain::health::{Activity, Answer, Question, Vitals};
@@ -295,7 +295,7 @@ impl Database for Toy {
         Ok(())
     }
 
-    async fn hand_over(&self, _: &MemberName) -> Result<()> {
+    async fn hand_over(&self, _: &MemberName, _: &Asked) -> Result<()> {
         self.stop().await
     }
 
