@@ -7,8 +7,9 @@ use super::queue::{Message, Timer};
 use super::raft::{Body, Entry, Role};
 use super::world::World;
 use crate::domain::apply::{Position, apply};
-use crate::domain::command::Reply;
+use crate::domain::command::{Change, Command, Reply};
 use crate::domain::state::ClusterState;
+use crate::domain::types::WallMillis;
 
 impl World {
     /// A leader appends an entry, in its term of now. Returns its number.
@@ -139,10 +140,18 @@ impl World {
         let state = match entry.body.clone() {
             Body::Nothing => self.raft.entries[parent as usize].state.clone(),
             Body::Spec(spec) => {
-                if let Some(cluster) = self.control.clusters.get_mut(&self.cluster) {
-                    cluster.spec = *spec;
+                let known = self.control.cluster(&self.cluster).map(|c| c.spec_revision);
+                let change = Change::UpdateSpec {
+                    expect_revision: known.unwrap_or_default(),
+                    spec: *spec,
+                    by: String::new(),
+                };
+                let cluster = self.cluster.clone();
+                let command = Command { cluster, at: WallMillis::default(), change };
+                match apply(&mut self.control, position, &command) {
+                    Reply::Applied { .. } => self.keep_agreed(),
+                    _ => self.raft.entries[parent as usize].state.clone(),
                 }
-                self.keep_agreed()
             }
             Body::Command(command) => {
                 self.counts.commands += 1;
@@ -163,6 +172,7 @@ impl World {
         let cluster = self.control.clusters.get_mut(&self.cluster)?;
         cluster.history.clear();
         cluster.finished.clear();
+        cluster.spec_history.clear();
         Some(Rc::new(cluster.clone()))
     }
 
