@@ -2,6 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::when;
+
 /// What is understood, for messages.
 const WANTED: &str = "a time such as 15m, 2h or 1d (so long ago), 2026-11-22, \
                       \"2026-11-22 13:45\" or 2026-11-22T13:45:07Z (UTC) is wanted";
@@ -38,14 +40,8 @@ fn date_time(text: &str) -> Option<u64> {
         Some((date, time)) => (date, time.strip_suffix('Z').unwrap_or(time)),
         None => (text, "00:00"),
     };
-    let [year, month, day] = numbers::<3>(date, '-')?;
-    let days_of_month = match month {
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        1..=12 => 31,
-        _ => return None,
-    };
+    let [year, month, day] = numbers::<3>(date, '-')?.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+    let days_of_month = when::days_of(year, month)?;
     if !(1970..=9999).contains(&year) || !(1..=days_of_month).contains(&day) {
         return None;
     }
@@ -56,7 +52,8 @@ fn date_time(text: &str) -> Option<u64> {
         return None;
     }
     let ms: u64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
-    Some(days(year, month, day) * 86_400_000 + ((hour * 60 + minute) * 60 + second) * 1000 + ms)
+    let days = u64::try_from(when::days_since_1970(year, month, day)).ok()?;
+    Some(days * 86_400_000 + ((hour * 60 + minute) * 60 + second) * 1000 + ms)
 }
 
 /// Exactly so many numbers with `between` between them.
@@ -66,14 +63,6 @@ fn numbers<const N: usize>(text: &str, between: char) -> Option<[u64; N]> {
         .map(|p| p.parse().ok().filter(|_| p.bytes().all(|b| b.is_ascii_digit())))
         .collect();
     parts?.try_into().ok()
-}
-
-/// Days since 1970. Years are counted from March, so that the leap day is the last of a year.
-fn days(year: u64, month: u64, day: u64) -> u64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let month_from_march = (month + 9) % 12;
-    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
-    year * 365 + year / 4 - year / 100 + year / 400 + day_of_year - 719_468
 }
 
 #[cfg(test)]

@@ -78,7 +78,8 @@ fn number(text: &str, digits: usize, max: i64) -> Option<i64> {
     fits.then(|| text.parse().ok()).flatten().filter(|n| *n <= max)
 }
 
-fn days_of(year: i64, month: i64) -> Option<i64> {
+/// How many days a month has; `None` where there is no such month.
+pub(super) fn days_of(year: i64, month: i64) -> Option<i64> {
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     Some(match month {
         4 | 6 | 9 | 11 => 30,
@@ -89,9 +90,9 @@ fn days_of(year: i64, month: i64) -> Option<i64> {
     })
 }
 
-/// Years are counted from March, so that the leap day is the last of a year, and eras of 400 years
+/// Days since 1970. Years are counted from March, so that the leap day is the last of a year, and eras of 400 years
 /// have 146097 days each.
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
+pub(super) fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
     let of_era = year.rem_euclid(400);
