@@ -147,18 +147,6 @@ impl Client {
         self.call(Nature::Read, Instant::now() + self.limit, call).await
     }
 
-    /// Makes a call that changes something: sent once.
-    ///
-    /// # Errors
-    /// [`Error::UnknownOutcome`] where it was sent and not answered clearly.
-    pub async fn change<T, F, Fut>(&mut self, call: F) -> Result<T, Error>
-    where
-        F: FnMut(ControlPlaneClient<Channel>) -> Fut,
-        Fut: Future<Output = Result<Response<T>, Status>>,
-    {
-        self.send(false, call).await
-    }
-
     /// The status of a cluster, or of all where `cluster` is empty; from the leader, which has
     /// confirmed that it is.
     pub async fn status(&mut self, cluster: &str) -> Result<v1::Status, Error> {
@@ -226,27 +214,17 @@ impl Client {
         mut request: v1::SwitchoverRequest,
     ) -> Result<v1::SwitchoverResponse, Error> {
         request.wait = false;
-        let before = self.last_operation(&request.cluster).await?;
-        let sent = request.clone();
-        let result = self
-            .send(request.dry_run, move |mut c| {
-                let request = sent.clone();
-                async move { c.switchover(request).await }
-            })
-            .await;
-        match result {
-            Err(Error::UnknownOutcome { why }) => {
-                let kind = v1::OperationKind::Switchover;
-                let same = |o: &v1::Operation| {
-                    o.requested_by == request.requested_by
-                        && (o.kind() == kind || o.later() == kind)
-                };
-                let found = self.find_started(&request.cluster, before, same, why).await?;
-                let target = found.target.clone();
-                Ok(v1::SwitchoverResponse { operation: Some(found), target, problems: vec![] })
-            }
-            other => other,
-        }
+        let kind = v1::OperationKind::Switchover;
+        let same = |o: &v1::Operation| {
+            o.requested_by == request.requested_by && (o.kind() == kind || o.later() == kind)
+        };
+        let (cluster, dry_run) = (request.cluster.clone(), request.dry_run);
+        let call = |mut c: Connection, request| async move { c.switchover(request).await };
+        self.start(&cluster, dry_run, &request, call, same, |found| {
+            let target = found.target.clone();
+            v1::SwitchoverResponse { operation: Some(found), target, problems: vec![] }
+        })
+        .await
     }
 
     /// Starts a failover by hand, or checks one: as [`Client::switchover`].
@@ -255,27 +233,17 @@ impl Client {
         mut request: v1::FailoverRequest,
     ) -> Result<v1::FailoverResponse, Error> {
         request.wait = false;
-        let before = self.last_operation(&request.cluster).await?;
-        let sent = request.clone();
-        let result = self
-            .send(request.dry_run, move |mut c| {
-                let request = sent.clone();
-                async move { c.failover(request).await }
-            })
-            .await;
-        match result {
-            Err(Error::UnknownOutcome { why }) => {
-                let kind = v1::OperationKind::Failover;
-                let same = |o: &v1::Operation| {
-                    o.requested_by == request.requested_by
-                        && (o.kind() == kind || o.later() == kind)
-                };
-                let found = self.find_started(&request.cluster, before, same, why).await?;
-                let target = found.target.clone();
-                Ok(v1::FailoverResponse { operation: Some(found), target, problems: vec![] })
-            }
-            other => other,
-        }
+        let kind = v1::OperationKind::Failover;
+        let same = |o: &v1::Operation| {
+            o.requested_by == request.requested_by && (o.kind() == kind || o.later() == kind)
+        };
+        let (cluster, dry_run) = (request.cluster.clone(), request.dry_run);
+        let call = |mut c: Connection, request| async move { c.failover(request).await };
+        self.start(&cluster, dry_run, &request, call, same, |found| {
+            let target = found.target.clone();
+            v1::FailoverResponse { operation: Some(found), target, problems: vec![] }
+        })
+        .await
     }
 
     /// Starts a restart, or checks one: as [`Client::switchover`].
@@ -284,31 +252,23 @@ impl Client {
         mut request: v1::RestartRequest,
     ) -> Result<v1::RestartResponse, Error> {
         request.wait = false;
-        let before = self.last_operation(&request.cluster).await?;
-        let sent = request.clone();
-        let result = self
-            .send(request.dry_run, move |mut c| {
-                let request = sent.clone();
-                async move { c.restart(request).await }
-            })
-            .await;
-        match result {
-            Err(Error::UnknownOutcome { why }) => {
-                let kinds = [
-                    v1::OperationKind::Restart,
-                    v1::OperationKind::RestartPrimary,
-                    v1::OperationKind::RollingRestart,
-                ];
-                let same = |o: &v1::Operation| {
-                    o.requested_by == request.requested_by
-                        && o.member == request.member
-                        && (kinds.contains(&o.kind()) || kinds.contains(&o.later()))
-                };
-                let found = self.find_started(&request.cluster, before, same, why).await?;
-                Ok(v1::RestartResponse { operation: Some(found), ..Default::default() })
-            }
-            other => other,
-        }
+        let kinds = [
+            v1::OperationKind::Restart,
+            v1::OperationKind::RestartPrimary,
+            v1::OperationKind::RollingRestart,
+        ];
+        let same = |o: &v1::Operation| {
+            o.requested_by == request.requested_by
+                && o.member == request.member
+                && (kinds.contains(&o.kind()) || kinds.contains(&o.later()))
+        };
+        let (cluster, dry_run) = (request.cluster.clone(), request.dry_run);
+        let call = |mut c: Connection, request| async move { c.restart(request).await };
+        self.start(&cluster, dry_run, &request, call, same, |found| v1::RestartResponse {
+            operation: Some(found),
+            ..Default::default()
+        })
+        .await
     }
 
     /// Has a standby copied anew, or checks that: as [`Client::switchover`].
@@ -317,26 +277,18 @@ impl Client {
         mut request: v1::ReinitialiseRequest,
     ) -> Result<v1::ReinitialiseResponse, Error> {
         request.wait = false;
-        let before = self.last_operation(&request.cluster).await?;
-        let sent = request.clone();
-        let result = self
-            .send(request.dry_run, move |mut c| {
-                let request = sent.clone();
-                async move { c.reinitialise(request).await }
-            })
-            .await;
-        match result {
-            Err(Error::UnknownOutcome { why }) => {
-                let same = |o: &v1::Operation| {
-                    o.requested_by == request.requested_by
-                        && o.member == request.member
-                        && o.kind() == v1::OperationKind::Reinitialise
-                };
-                let found = self.find_started(&request.cluster, before, same, why).await?;
-                Ok(v1::ReinitialiseResponse { operation: Some(found), problems: vec![] })
-            }
-            other => other,
-        }
+        let same = |o: &v1::Operation| {
+            o.requested_by == request.requested_by
+                && o.member == request.member
+                && o.kind() == v1::OperationKind::Reinitialise
+        };
+        let (cluster, dry_run) = (request.cluster.clone(), request.dry_run);
+        let call = |mut c: Connection, request| async move { c.reinitialise(request).await };
+        self.start(&cluster, dry_run, &request, call, same, |found| v1::ReinitialiseResponse {
+            operation: Some(found),
+            problems: vec![],
+        })
+        .await
     }
 
     /// Has members read their configuration again.
@@ -344,20 +296,12 @@ impl Client {
         &mut self,
         request: v1::ReloadRequest,
     ) -> Result<v1::ReloadResponse, Error> {
-        self.send(false, move |mut c| {
-            let request = request.clone();
-            async move { c.reload(request).await }
-        })
-        .await
+        self.ask(false, &request, |mut c, request| async move { c.reload(request).await }).await
     }
 
     /// Pauses a cluster.
     pub async fn pause(&mut self, request: v1::PauseRequest) -> Result<v1::PauseResponse, Error> {
-        self.send(false, move |mut c| {
-            let request = request.clone();
-            async move { c.pause(request).await }
-        })
-        .await
+        self.ask(false, &request, |mut c, request| async move { c.pause(request).await }).await
     }
 
     /// Ends a pause.
@@ -365,11 +309,7 @@ impl Client {
         &mut self,
         request: v1::ResumeRequest,
     ) -> Result<v1::ResumeResponse, Error> {
-        self.send(false, move |mut c| {
-            let request = request.clone();
-            async move { c.resume(request).await }
-        })
-        .await
+        self.ask(false, &request, |mut c, request| async move { c.resume(request).await }).await
     }
 
     /// The operations that are under way or scheduled; with `ended` also those that are over.
@@ -397,10 +337,7 @@ impl Client {
         request: v1::CancelOperationRequest,
     ) -> Result<v1::Operation, Error> {
         let answer = self
-            .send(false, move |mut c| {
-                let request = request.clone();
-                async move { c.cancel_operation(request).await }
-            })
+            .ask(false, &request, |mut c, request| async move { c.cancel_operation(request).await })
             .await?;
         Ok(answer.operation.unwrap_or_default())
     }
@@ -420,11 +357,7 @@ impl Client {
         &mut self,
         request: v1::AddNodeRequest,
     ) -> Result<v1::AddNodeResponse, Error> {
-        self.send(false, move |mut c| {
-            let request = request.clone();
-            async move { c.add_node(request).await }
-        })
-        .await
+        self.ask(false, &request, |mut c, request| async move { c.add_node(request).await }).await
     }
 
     /// Removes a node. The removal goes on after the answer.
@@ -432,11 +365,8 @@ impl Client {
         &mut self,
         request: v1::RemoveNodeRequest,
     ) -> Result<v1::RemoveNodeResponse, Error> {
-        self.send(false, move |mut c| {
-            let request = request.clone();
-            async move { c.remove_node(request).await }
-        })
-        .await
+        self.ask(false, &request, |mut c, request| async move { c.remove_node(request).await })
+            .await
     }
 
     /// Changes a specification, or checks a change. Where the outcome was unclear it is looked for:
@@ -445,13 +375,8 @@ impl Client {
         &mut self,
         request: v1::UpdateSpecRequest,
     ) -> Result<v1::UpdateSpecResponse, Error> {
-        let sent = request.clone();
-        let result = self
-            .send(request.dry_run, move |mut c| {
-                let request = sent.clone();
-                async move { c.update_spec(request).await }
-            })
-            .await;
+        let call = |mut c: Connection, request| async move { c.update_spec(request).await };
+        let result = self.ask(request.dry_run, &request, call).await;
         let Err(Error::UnknownOutcome { why }) = result else { return result };
         let asked = v1::GetSpecRequest {
             cluster: request.cluster.clone(),
@@ -554,6 +479,44 @@ impl Client {
             }
         }
         Err(Error::UnknownOutcome { why })
+    }
+
+    /// Starts an operation by a request, or checks one. Where the outcome was unclear the operation is
+    /// looked for that is the `same`, and `found` makes the answer of it.
+    async fn start<R: Clone, T, F, Fut>(
+        &mut self,
+        cluster: &str,
+        dry_run: bool,
+        request: &R,
+        call: F,
+        same: impl Fn(&v1::Operation) -> bool,
+        found: impl FnOnce(v1::Operation) -> T,
+    ) -> Result<T, Error>
+    where
+        F: FnMut(Connection, R) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let before = self.last_operation(cluster).await?;
+        match self.ask(dry_run, request, call).await {
+            Err(Error::UnknownOutcome { why }) => {
+                Ok(found(self.find_started(cluster, before, same, why).await?))
+            }
+            other => other,
+        }
+    }
+
+    /// Makes a call with a request: one that only checks may be made again, a change is sent once.
+    pub async fn ask<R: Clone, T, F, Fut>(
+        &mut self,
+        dry_run: bool,
+        request: &R,
+        mut call: F,
+    ) -> Result<T, Error>
+    where
+        F: FnMut(Connection, R) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.send(dry_run, |c| call(c, request.clone())).await
     }
 
     /// Sends a request for a change: once, unless it is a dry run, which changes nothing.

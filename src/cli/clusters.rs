@@ -121,13 +121,8 @@ async fn create(mut context: Context, args: &CreateArgs) -> Result<(), Failure> 
         specification,
         requested_by: requested_by(),
     };
-    let answer = context
-        .client
-        .change(|mut c| {
-            let request = request.clone();
-            async move { c.create_cluster(request).await }
-        })
-        .await?;
+    let call = |mut c: client::Connection, request| async move { c.create_cluster(request).await };
+    let answer = context.client.ask(false, &request, call).await?;
     output::value(context.format, &answer, || {
         format!(
             "cluster {} waits for its members: name them in [[member]] of their nodes",
@@ -210,14 +205,8 @@ async fn send_adoption(
     context: &mut Context,
     request: &v1::AdoptClusterRequest,
 ) -> Result<v1::AdoptClusterResponse, client::Error> {
-    let call = |mut c: client::Connection| {
-        let request = request.clone();
-        async move { c.adopt_cluster(request).await }
-    };
-    match request.dry_run {
-        true => context.client.read(call).await,
-        false => context.client.change(call).await,
-    }
+    let call = |mut c: client::Connection, request| async move { c.adopt_cluster(request).await };
+    context.client.ask(request.dry_run, request, call).await
 }
 
 async fn remove(mut context: Context, args: &RemoveArgs) -> Result<(), Failure> {
@@ -255,12 +244,6 @@ async fn send(
     context: &mut Context,
     request: &v1::RemoveClusterRequest,
 ) -> Result<v1::RemoveClusterResponse, client::Error> {
-    let call = |mut c: client::Connection| {
-        let request = request.clone();
-        async move { c.remove_cluster(request).await }
-    };
-    match request.dry_run {
-        true => context.client.read(call).await,
-        false => context.client.change(call).await,
-    }
+    let call = |mut c: client::Connection, request| async move { c.remove_cluster(request).await };
+    context.client.ask(request.dry_run, request, call).await
 }

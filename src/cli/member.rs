@@ -108,13 +108,8 @@ async fn add(mut context: Context, args: &AddArgs) -> Result<(), Failure> {
         member: member.clone(),
         requested_by: requested_by(),
     };
-    let answer = context
-        .client
-        .change(|mut c| {
-            let request = request.clone();
-            async move { c.permit_member(request).await }
-        })
-        .await?;
+    let call = |mut c: client::Connection, request| async move { c.permit_member(request).await };
+    let answer = context.client.ask(false, &request, call).await?;
     output::value(context.format, &answer, || {
         format!(
             "{member} may belong to cluster {cluster}. Its node's configuration needs\n\n\
@@ -160,14 +155,8 @@ async fn send(
     context: &mut Context,
     request: &v1::RemoveMemberRequest,
 ) -> Result<v1::RemoveMemberResponse, client::Error> {
-    let call = |mut c: client::Connection| {
-        let request = request.clone();
-        async move { c.remove_member(request).await }
-    };
-    match request.dry_run {
-        true => context.client.read(call).await,
-        false => context.client.change(call).await,
-    }
+    let call = |mut c: client::Connection, request| async move { c.remove_member(request).await };
+    context.client.ask(request.dry_run, request, call).await
 }
 
 /// Waits until the member is gone, or stays.
