@@ -506,6 +506,9 @@ impl Client {
     }
 
     /// Makes a call with a request: one that only checks may be made again, a change is sent once.
+    ///
+    /// # Errors
+    /// [`Error::UnknownOutcome`] where a change was sent and not answered clearly.
     pub async fn ask<R: Clone, T, F, Fut>(
         &mut self,
         dry_run: bool,
