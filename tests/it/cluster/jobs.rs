@@ -103,10 +103,14 @@ async fn members_are_restarted_reloaded_and_copied_anew() {
     let victim = cluster.standbys().await[0].member.clone();
     let copied = done(cluster, &["reinit", &victim, "--yes", "--timeout", "5m"]).await;
     assert_eq!(copied["member"], Value::String(victim.clone()));
-    let status = cluster.healed().await;
-    let members = status.cluster()["members"].as_array().cloned().unwrap_or_default();
-    let shown = members.iter().find(|m| m["name"] == victim.as_str()).expect("the member");
-    assert_eq!(shown["aside"].as_array().map(Vec::len), Some(1), "{shown}");
+    cluster.healed().await;
+    let status = until("what is kept aside is shown", HEAL, || async {
+        let status = cluster.leaders_status().await;
+        let members = status.cluster()["members"].as_array()?;
+        let shown = members.iter().find(|m| m["name"] == victim.as_str())?;
+        (shown["aside"].as_array()?.len() == 1).then_some(status)
+    })
+    .await;
 
     eprintln!("-- a switchover is scheduled, listed, and happens; another is called off");
     let epoch = status.epoch();
