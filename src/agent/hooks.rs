@@ -1,8 +1,9 @@
 //! Programs of the operator that are run when the member's role changes.
 //!
 //! Owns when they are told what. They run in a task of their own, one at a time: what changes
-//! meanwhile is told afterwards, and only the newest of it. Nothing waits for them but a promotion,
-//! and that for a bounded time; a fence, a renewal, a close or a stop never do.
+//! meanwhile is told afterwards, and only the newest of it, but for the end of a primary that was
+//! told of: that is told before anything else. Nothing waits for them but a promotion, and that for
+//! a bounded time; a fence, a renewal, a close or a stop never do.
 
 use std::fmt;
 use std::sync::Arc;
@@ -134,21 +135,30 @@ impl Hooks for NoHooks {
     }
 }
 
+/// How an epoch of this member ends.
+pub(super) fn end_of(epoch: Epoch, lease: Option<HolderLease>, now: BootTime) -> (Role, Epoch) {
+    let leased = lease.is_some_and(|l| l.may_write(epoch, now));
+    (if leased { Role::Stopped } else { Role::Fenced }, epoch)
+}
+
 /// What was seen of a member's role.
 #[derive(Debug, Clone, Copy, Default)]
 struct Seen {
     newest: Option<(Role, Epoch)>,
+    /// How the last epoch ended here. A new role may be reached before anybody looks.
+    ended: Option<(Role, Epoch)>,
+    told: Option<(Role, Epoch)>,
 }
 
 impl Seen {
     /// Takes a look. What is on its way from one role to another keeps the one that it had.
-    fn look(&mut self, process: &Process, lease: Option<HolderLease>, now: BootTime) {
+    fn look(&mut self, process: &Process, ended: Option<(Role, Epoch)>) {
+        self.ended = ended;
         let next = match (process, self.newest) {
             (Process::Primary { epoch, writes_open: true, .. }, _) => (Role::Primary, *epoch),
             (Process::Following { epoch, .. }, _) => (Role::Standby, *epoch),
             (Process::Ending | Process::Down, Some((Role::Primary, epoch))) => {
-                let leased = lease.is_some_and(|l| l.may_write(epoch, now));
-                (if leased { Role::Stopped } else { Role::Fenced }, epoch)
+                ended.filter(|(_, e)| *e == epoch).unwrap_or((Role::Stopped, epoch))
             }
             (Process::Ending | Process::Down, Some((Role::Standby, epoch))) => {
                 (Role::Stopped, epoch)
@@ -157,18 +167,27 @@ impl Seen {
         };
         self.newest = Some(next);
     }
+
+    /// What is to be told next, if anything; it counts as told.
+    fn tell(&mut self) -> Option<(Role, Epoch)> {
+        let untold = match (self.told, self.ended) {
+            (Some((Role::Primary, told)), Some((_, ended))) if told == ended => self.ended,
+            _ => self.newest.filter(|newest| Some(*newest) != self.told),
+        };
+        self.told = untold.or(self.told);
+        untold
+    }
 }
 
 pub(super) async fn run<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D, C>>) {
     let hooks = shared.database.hooks();
     let mut seen = Seen::default();
-    let mut told = None;
     let mut running: Option<(Call, Boxed<'static, Result<(), String>>)> = None;
     loop {
         let bootstrapped = {
             let inner = shared.lock();
             if inner.loaded {
-                seen.look(&inner.process, inner.lease, shared.clock.now());
+                seen.look(&inner.process, inner.role_ended);
             }
             inner.record.bootstrap_hook && !inner.bootstrap_hook_ran
         };
@@ -177,11 +196,8 @@ pub(super) async fn run<RT: Runtime, D: Database, C: Clock>(shared: Arc<Shared<D
             let call = if bootstrapped && primary {
                 shared.lock().bootstrap_hook_ran = true;
                 Some(Call::AfterBootstrap)
-            } else if seen.newest != told {
-                told = seen.newest;
-                told.map(|(role, epoch)| Call::RoleChange(role, epoch))
             } else {
-                None
+                seen.tell().map(|(role, epoch)| Call::RoleChange(role, epoch))
             };
             running = call.filter(|c| hooks.has(c.hook())).map(|call| (call, hooks.run(call)));
         }
@@ -255,36 +271,64 @@ mod tests {
         Process::Primary { epoch: EPOCH, promoted: true, confirmed: None, writes_open }
     }
 
-    fn after(looks: &[(&Process, u64)]) -> Option<(Role, Epoch)> {
-        let start = BootTime::from_nanos(1_000_000_000);
-        let lease = HolderLease::from_renewal(EPOCH, start, &Timing::default());
+    fn following(epoch: Epoch) -> Process {
+        Process::Following { epoch, address: String::new() }
+    }
+
+    fn after(looks: &[&Process]) -> Option<(Role, Epoch)> {
         let mut seen = Seen::default();
-        for (process, ms) in looks {
-            seen.look(process, Some(lease), start.plus(Duration::from_millis(*ms)));
-        }
+        looks.iter().for_each(|process| seen.look(process, None));
         seen.newest
+    }
+
+    /// What is told of looks, where nothing runs for long.
+    fn told(looks: &[(&Process, Option<(Role, Epoch)>)]) -> Vec<(Role, Epoch)> {
+        let mut seen = Seen::default();
+        let mut told = Vec::new();
+        for (process, ended) in looks {
+            seen.look(process, *ended);
+            told.extend(std::iter::from_fn(|| seen.tell()));
+        }
+        told
     }
 
     #[test]
     fn roles_are_told_once_they_are_reached() {
-        let following = Process::Following { epoch: EPOCH, address: String::new() };
-        assert_eq!(after(&[(&Process::Down, 0)]), None);
-        assert_eq!(after(&[(&primary(false), 0)]), None);
-        assert_eq!(after(&[(&primary(true), 0)]), Some((Role::Primary, EPOCH)));
-        assert_eq!(after(&[(&following, 0)]), Some((Role::Standby, EPOCH)));
+        let following = following(EPOCH);
+        assert_eq!(after(&[&Process::Down]), None);
+        assert_eq!(after(&[&primary(false)]), None);
+        assert_eq!(after(&[&primary(true)]), Some((Role::Primary, EPOCH)));
+        assert_eq!(after(&[&following]), Some((Role::Standby, EPOCH)));
         // On its way to be primary it is what it was.
         let sealed = Process::Sealed { promise: Epoch(4), position: None };
-        let on_its_way = [(&following, 0), (&sealed, 1), (&primary(false), 2)];
+        let on_its_way = [&following, &sealed, &primary(false)];
         assert_eq!(after(&on_its_way), Some((Role::Standby, EPOCH)));
-        assert_eq!(after(&[(&following, 0), (&Process::Down, 1)]), Some((Role::Stopped, EPOCH)));
+        assert_eq!(after(&[&following, &Process::Down]), Some((Role::Stopped, EPOCH)));
     }
 
     #[test]
     fn a_primary_that_outlived_its_lease_was_fenced() {
-        let open = primary(true);
-        let stopped = after(&[(&open, 0), (&Process::Ending, 100), (&Process::Down, 60_000)]);
-        assert_eq!(stopped, Some((Role::Stopped, EPOCH)));
-        let fenced = after(&[(&open, 0), (&Process::Ending, 60_000)]);
-        assert_eq!(fenced, Some((Role::Fenced, EPOCH)));
+        let start = BootTime::from_nanos(1_000_000_000);
+        let lease = Some(HolderLease::from_renewal(EPOCH, start, &Timing::default()));
+        let after = |ms| end_of(EPOCH, lease, start.plus(Duration::from_millis(ms)));
+        assert_eq!(after(100), (Role::Stopped, EPOCH));
+        assert_eq!(after(60_000), (Role::Fenced, EPOCH));
+        assert_eq!(end_of(EPOCH, None, start), (Role::Fenced, EPOCH));
+        let (open, fenced) = (primary(true), Some((Role::Fenced, EPOCH)));
+        let seen = told(&[(&open, None), (&Process::Ending, fenced), (&Process::Down, fenced)]);
+        assert_eq!(seen, [(Role::Primary, EPOCH), (Role::Fenced, EPOCH)]);
+    }
+
+    #[test]
+    fn the_end_of_a_primary_is_told_however_soon_it_is_something_else() {
+        let (open, standby) = (primary(true), following(Epoch(4)));
+        let stopped = Some((Role::Stopped, EPOCH));
+        let seen = told(&[(&open, None), (&standby, stopped), (&standby, stopped)]);
+        assert_eq!(
+            seen,
+            [(Role::Primary, EPOCH), (Role::Stopped, EPOCH), (Role::Standby, Epoch(4))]
+        );
+        // One that was never told of as primary is told of as what it is.
+        assert_eq!(told(&[(&standby, stopped)]), [(Role::Standby, Epoch(4))]);
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::driver::{Database, Seen, Tree};
+use super::hooks::Role;
 use super::poll::Known;
 use super::{Member, Options};
 use crate::clock::Clock;
@@ -83,6 +84,8 @@ pub(super) struct Inner {
     pub was_ready: bool,
     /// Whether the last epoch that ended here ended by itself.
     pub crashed: bool,
+    /// How the last epoch that ended here ended, as hooks are told it.
+    pub role_ended: Option<(Role, Epoch)>,
     /// Where each epoch begins, once promoted.
     pub lineage: Option<Lineage>,
     pub seen: Option<(Seen, BootTime)>,
@@ -150,6 +153,7 @@ impl<D: Database, C: Clock> Shared<D, C> {
             drifted: false,
             was_ready: false,
             crashed: false,
+            role_ended: None,
             lineage: None,
             seen: None,
             busy: None,

@@ -23,6 +23,7 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use super::driver::{Database, Error, RunRole, RunState, StartMode, Tree};
+use super::hooks::end_of;
 use super::poll::{Known, Snapshot};
 use super::shared::Shared;
 use crate::clock::Clock;
@@ -383,6 +384,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             let now = self.shared.clock.now();
             let leased = inner.lease.is_some_and(|lease| lease.may_write(epoch, now));
             self.ending = Some((epoch, inner.hung || (leased && inner.claim.is_some())));
+            inner.role_ended = Some(end_of(epoch, inner.lease, now));
         }
         let unready = inner.primary_epoch().is_none() && !inner.was_ready;
         let now = self.shared.clock.now();

@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::{BACKOFF_MAX, BACKOFF_MIN, FAREWELL, Pause, QUICK, SLOW, Worker};
 use crate::agent::driver::{Asked, Database, Emptiness, Error, Tree};
+use crate::agent::hooks::end_of;
 use crate::clock::Clock;
 use crate::domain::desired::{Desired, desired_on};
 use crate::domain::mutant::{Mutant, without};
@@ -83,6 +84,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     pub(super) fn begin_end(&mut self, epoch: Epoch, crashed: bool) {
         self.ending = Some((epoch, crashed));
         let mut inner = self.shared.lock();
+        inner.role_ended = Some(end_of(epoch, inner.lease, self.shared.clock.now()));
         inner.claim = None;
         inner.process = Process::Ending;
     }
