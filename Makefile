@@ -44,7 +44,7 @@ test: setup native verify ## everything that a change has to pass: what is missi
 	cargo test --locked --doc
 	cargo run --locked -p quorate-model -- quick
 	cargo run --locked -p quorate-sim -- regressions crates/sim/regressions
-	for profile in all data control crashes operator jobs; do \
+	for profile in all data control crashes operator jobs members; do \
 		cargo run --locked -p quorate-sim -- run --seeds 20 --verify --profile $$profile \
 			--out $(CARGO_TARGET_DIR)/sim-plans || exit 1; done
 	cargo run --locked -p quorate-world --bin quorate-alone -- run --seeds 200 --jobs 2

@@ -47,6 +47,8 @@ pub enum Mutant {
     OlderIsImplied,
     /// The member of a closed epoch counts as its holder only where it knew of the grant.
     GranteeIsNoHolder,
+    /// A member that counts in a synchronous configuration is removed all the same.
+    CountingMemberLeaves,
     /// A diverged member gives its data up before the new primary is active, whoever waits for it.
     RewindAtOnce,
     /// Members promote without a lease.

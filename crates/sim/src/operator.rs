@@ -10,6 +10,7 @@ use crate::SimClock;
 use crate::clock::Clock as _;
 use crate::controller::ClusterView;
 use crate::domain::command::Change;
+use crate::domain::membership::MembershipChange;
 use crate::domain::plan;
 use crate::domain::state::ClusterState;
 use crate::domain::types::{ClusterName, MemberName};
@@ -55,6 +56,21 @@ pub enum Request {
     Pause,
     /// To end a pause.
     Resume,
+    /// To remove a standby.
+    Leave {
+        /// Which.
+        member: MemberName,
+    },
+    /// To let a removed member come back.
+    Permit {
+        /// Which.
+        member: MemberName,
+    },
+    /// Whether a member belongs to the cluster; refused where it does.
+    Gone {
+        /// Which.
+        member: MemberName,
+    },
     /// To move the leadership of the control plane to the controller of this Raft id.
     Transfer {
         /// To whom.
@@ -122,6 +138,22 @@ pub async fn ask(
             let change = Change::Resume { over: None, by: "operator".to_owned() };
             propose(part, clock, cluster, change).await
         }
+        Request::Leave { member } => leave(part, clock, cluster, member).await,
+        Request::Permit { member } => {
+            let by = "operator".to_owned();
+            let change = Change::Membership(MembershipChange::Permit { member, by });
+            propose(part, clock, cluster, change).await
+        }
+        Request::Gone { member } => match confirmed(part, clock, cluster).await {
+            Ok((agreed, _)) if agreed.removed.contains_key(&member) => {
+                Outcome::Begun { text: "it is removed".to_owned() }
+            }
+            Ok((agreed, _)) if agreed.leaving.contains_key(&member) => {
+                Outcome::Unknown { why: "it is leaving still".to_owned() }
+            }
+            Ok(_) => refused("it stays"),
+            Err(outcome) => outcome,
+        },
         Request::Transfer { to } => match part.raft.transfer_leadership(to, TRANSFER_MAX).await {
             Ok(()) => Outcome::Begun { text: format!("controller {to} leads") },
             Err(error) => refused(error),
@@ -218,6 +250,26 @@ async fn reinitialise(
             let (expect_epoch, by) = (agreed.epoch, "operator".to_owned());
             let change = Change::StartReinitialise { expect_epoch, member, deadline_ms: 0, by };
             propose(part, clock, cluster, change).await
+        }
+    }
+}
+
+async fn leave(
+    part: &Part,
+    clock: &SimClock,
+    cluster: &ClusterName,
+    member: MemberName,
+) -> Outcome {
+    let (agreed, seen) = match confirmed(part, clock, cluster).await {
+        Ok(found) => found,
+        Err(outcome) => return outcome,
+    };
+    match plan::member_removal_check(&agreed, &seen.observations, &member, clock.now()) {
+        Err(problem) => refused(problem),
+        Ok(()) => {
+            let (expect_epoch, by) = (agreed.epoch, "operator".to_owned());
+            let change = MembershipChange::BeginRemoval { expect_epoch, member, by };
+            propose(part, clock, cluster, Change::Membership(change)).await
         }
     }
 }

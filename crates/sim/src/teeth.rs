@@ -59,6 +59,8 @@ pub enum Needs {
     Losses,
     /// Processes of the primary that stand still or die, and clients that notice.
     Hands,
+    /// Members that are removed and come back.
+    Leavers,
 }
 
 /// One rule that is left out.
@@ -410,6 +412,13 @@ pub const TEETH: &[Tooth] = &[
          no connection.",
     )
     .with(Needs::RudeClients),
+    tooth(
+        Mutant::CountingMemberLeaves,
+        Finder::Kept,
+        World::Whole,
+        "A standby that confirmed a write is removed before another configuration is in force. The          primary is lost: those that are left are taken for enough, and none of them has it.",
+    )
+    .with(Needs::Leavers),
     tooth(
         Mutant::AsksOneController,
         Finder::Heals,

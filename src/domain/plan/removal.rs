@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::command::Change;
 use super::super::membership::{MembershipChange, MembershipRefusal};
+use super::super::mutant::{Mutant, without};
 use super::super::observation::{Condition, Observations};
 use super::super::state::{ClusterState, SynchronousMode, Tenure};
 use super::super::types::{BootTime, MemberName};
@@ -25,7 +26,8 @@ impl Pass<'_> {
             let waited = seen.map_or(Duration::ZERO, |at| self.now.since(*at));
             let counts = self.state.syncs.iter().any(|c| c.members.contains(member));
             let free = self.state.operation.is_none() && !self.state.jobs.contains_key(member);
-            let change = if !counts && free {
+            let may_leave = !counts || without(Mutant::CountingMemberLeaves);
+            let change = if may_leave && free {
                 let (expect_epoch, member) = (tenure.epoch, member.clone());
                 MembershipChange::FinishRemoval { expect_epoch, member }
             } else if waited >= REMOVAL_DEADLINE {

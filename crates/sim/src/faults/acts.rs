@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::Faults;
 use crate::SimClock;
+use crate::domain::types::MemberName;
 use crate::node::daemon::Signal;
 use crate::node::{self, MakeDatabase};
 use crate::operator::{self, Outcome, Request};
@@ -57,6 +58,9 @@ impl<M: MakeDatabase> Faults<M> {
                 self.ask(Request::Reinitialise { member }).await
             }
             Act::Pause { length_ms } => self.pause(length_ms).await,
+            Act::Leave { node, away_ms } => {
+                self.leave(Topology::member_name(node.resolve(&roles)), away_ms).await
+            }
             Act::Retag { node, tags } => {
                 let node = &self.0.nodes[node.resolve(&roles)];
                 node.configure(|_, old| *old = old.as_ref().map(|_| tags));
@@ -112,6 +116,37 @@ impl<M: MakeDatabase> Faults<M> {
                 Outcome::Begun { .. } => return Outcome::Begun { text: "it is over".to_owned() },
                 // Nothing was paused, or not any more.
                 Outcome::Refused { why } if why.contains("not paused") => return paused,
+                _ => exec::sleep(AGAIN).await,
+            }
+        }
+    }
+
+    /// Removes a member, and lets it come back, whatever it takes.
+    async fn leave(&self, member: MemberName, away_ms: u64) -> Outcome {
+        let asked = self.ask(Request::Leave { member: member.clone() }).await;
+        if !matches!(asked, Outcome::Begun { .. } | Outcome::Unknown { .. }) {
+            return asked;
+        }
+        let stays = || Outcome::Refused { why: "it stays".to_owned() };
+        loop {
+            match self.ask(Request::Gone { member: member.clone() }).await {
+                Outcome::Begun { .. } => break,
+                Outcome::Refused { why } if why == "it stays" => return stays(),
+                _ => exec::sleep(AGAIN).await,
+            }
+        }
+        exec::sleep(Duration::from_millis(away_ms)).await;
+        loop {
+            match self.ask(Request::Permit { member: member.clone() }).await {
+                Outcome::Begun { .. } => {
+                    return Outcome::Begun { text: "it was removed, and may come back".to_owned() };
+                }
+                // An answer that was lost meant yes.
+                Outcome::Refused { why }
+                    if why.contains("was not removed") || why.contains("already") =>
+                {
+                    return stays();
+                }
                 _ => exec::sleep(AGAIN).await,
             }
         }

@@ -69,6 +69,7 @@ pub fn profiles(tooth: &Tooth) -> &'static [Profile] {
         Needs::Elections => &[Profile::Control],
         Needs::OneFollower => &[Profile::Follower],
         Needs::Losses => &[Profile::Data, Profile::Data, Profile::All],
+        Needs::Leavers => &[Profile::Members],
         Needs::Hands => &[Profile::Rude, Profile::Control],
     }
 }

@@ -31,6 +31,8 @@ pub(super) enum Family {
     Operator,
     /// Restarts, copies, pauses.
     Jobs,
+    /// Members that are removed and come back.
+    Members,
     Controllers,
     Scenes,
     /// The controller of one node alone, which does not lead.
@@ -220,6 +222,7 @@ impl Draw {
             }
             Family::Operator => self.operator(at),
             Family::Jobs => self.jobs(at),
+            Family::Members => self.members(at),
             Family::Controllers => self.controllers(at),
             Family::Scenes => {
                 let mut shape = *self.rng.pick(shapes);
@@ -431,6 +434,19 @@ impl Draw {
         let on = self.rng.percent(30).then(|| {
             let events = [Event::Closed, Event::Granted, Event::Active, Event::CopyBegun];
             Trigger { event: *self.rng.pick(&events), after_ms: self.rng.scale(1, 500) }
+        });
+        self.out.1.push(Operation { at_ms: at, on, what });
+    }
+
+    /// Standbys leave, for a moment or for long; also in the middle of a takeover.
+    fn members(&mut self, at: u64) {
+        let what = Act::Leave {
+            node: Who::Standby(self.rng.index(4)),
+            away_ms: self.rng.scale(10, 20_000),
+        };
+        let on = self.rng.percent(30).then(|| {
+            let events = [Event::Closed, Event::Granted, Event::Active, Event::CopyBegun];
+            Trigger { event: *self.rng.pick(&events), after_ms: self.rng.scale(1, 1500) }
         });
         self.out.1.push(Operation { at_ms: at, on, what });
     }

@@ -51,6 +51,8 @@ pub enum Profile {
     Data,
     /// Restarts, copies and pauses that an operator asks for, while members come and go.
     Jobs,
+    /// Members that are removed and come back, while others fail.
+    Members,
 }
 
 impl Profile {
@@ -72,6 +74,7 @@ impl Profile {
         ("follower", Profile::Follower),
         ("data", Profile::Data),
         ("jobs", Profile::Jobs),
+        ("members", Profile::Members),
     ];
 
     /// The profile of a name.
@@ -117,6 +120,9 @@ impl Profile {
             Profile::Control => &[Scenes, Scenes, Scenes, Controllers],
             Profile::Follower => &[Follower],
             Profile::Jobs => &[Jobs, Jobs, Jobs, Operator, Postgres, Machines, Daemons, Cuts],
+            Profile::Members => {
+                &[Members, Members, Members, Operator, Jobs, Postgres, Machines, Daemons, Cuts]
+            }
             Profile::Data | Profile::TwoConfirm | Profile::CloneFrom => {
                 &[Scenes, Scenes, Scenes, Cuts, Machines, Senders]
             }

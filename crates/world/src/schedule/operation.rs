@@ -88,6 +88,13 @@ pub enum Act {
         /// After so long, in milliseconds.
         length_ms: u64,
     },
+    /// Removes a standby from the cluster, and lets it come back with what it has.
+    Leave {
+        /// Whose.
+        node: Who,
+        /// How long after it is forgotten it may come back, in milliseconds.
+        away_ms: u64,
+    },
     /// Changes the tags in a member's configuration, and starts its `hanode` anew.
     Retag {
         /// Whose.

@@ -189,6 +189,9 @@ impl fmt::Display for Act {
             Act::Roll => f.write_str("all members are to be restarted, one after the other"),
             Act::Reinitialise { node } => write!(f, "{node} is to be copied anew"),
             Act::Pause { length_ms } => write!(f, "the cluster is paused for {length_ms} ms"),
+            Act::Leave { node, away_ms } => {
+                write!(f, "{node} is removed, and may come back {away_ms} ms later")
+            }
             Act::Retag { node, tags } => {
                 let tags = serde_json::to_string(tags).unwrap_or_default();
                 write!(f, "{node} gets the tags {tags}")
