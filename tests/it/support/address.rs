@@ -11,18 +11,26 @@ pub const API_PORT: u16 = 17_400;
 /// Port of every member's PostgreSQL.
 pub const SQL_PORT: u16 = 15_432;
 
-/// The right to run a cluster. Two at once on few cores would make each other's leases run out, so
-/// they take turns, also where the test runner does not see to that.
+/// The right to run a cluster. Many at once on few cores would make each other's leases run out, so
+/// they take turns, one for each core and two at most, also where the test runner does not see to
+/// that.
 pub struct Turn(File);
 
 impl Turn {
     /// Waits for it.
     pub fn take() -> Turn {
-        let file = lock_file("turn");
-        // SAFETY: the descriptor is open.
-        let locked = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) };
-        assert_eq!(locked, 0, "flock: {}", std::io::Error::last_os_error());
-        Turn(file)
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let turns: Vec<File> = (0..cores.min(2)).map(|n| lock_file(&format!("turn-{n}"))).collect();
+        loop {
+            let free = |file: &File| {
+                // SAFETY: the descriptor is open.
+                unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
+            };
+            if let Some(turn) = turns.iter().position(free) {
+                return Turn(turns.into_iter().nth(turn).expect("one that is there"));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
     }
 }
 
