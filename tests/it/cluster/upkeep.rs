@@ -82,11 +82,14 @@ async fn hands_are_noticed_and_put_right() {
     noticed(&cluster, "settings", "synchronous_standby_names").await;
 
     eprintln!("-- files are edited, on the primary and on a standby");
-    for node in [primary, standby] {
+    let files = [primary, standby].map(|node| {
         let hba = node.data_dir().join("pg_hba.conf");
         let good = fs::read_to_string(&hba).expect("the rules");
         // Rules under which no standby would get in again.
         fs::write(&hba, "local all all scram-sha-256\n").expect("written");
+        (node, hba, good)
+    });
+    for (node, hba, good) in files {
         until("the rules are written again", HEAL, || async {
             (fs::read_to_string(&hba).ok()? == good).then_some(())
         })
