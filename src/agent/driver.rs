@@ -350,6 +350,13 @@ pub trait Database: Send + Sync + 'static {
         async { Ok(()) }
     }
 
+    /// Turns off what of the machine would start a server on the stopped data directory beside us,
+    /// so that it can be undone. Says what was done, for a person; `None` where nothing was left to
+    /// do.
+    fn turn_off_starters(&self) -> impl Future<Output = Result<Option<String>>> + Send {
+        async { Ok(None) }
+    }
+
     /// Whether the stopped data directory has WAL of `timeline` that begins at `lsn` or later, as a
     /// standby has that received more than it replayed. Where that is not known it has.
     fn holds_wal_from(

@@ -9,9 +9,9 @@ use crate::convert;
 use crate::domain::clusters::ClustersChange;
 use crate::domain::command::Change;
 use crate::domain::membership::MembershipChange;
-use crate::domain::observation::{Condition, Observations};
+use crate::domain::observation::{Condition, Observations, Observed};
 use crate::domain::state::Phase;
-use crate::domain::types::ClusterName;
+use crate::domain::types::{ClusterName, MemberName};
 use crate::domain::{Command, ControlState, Position, Rejection, Reply, apply, plan};
 use crate::pb::v1;
 
@@ -28,6 +28,17 @@ fn trial(state: &ControlState, command: &Command) -> Result<(), Rejection> {
         Reply::Rejected(rejection) => Err(rejection),
         Reply::Applied { .. } | Reply::Nothing => Ok(()),
     }
+}
+
+/// What is turned off on the machines of all who hold data.
+fn steps(seen: &Observations) -> Vec<String> {
+    let of = |(member, observed): (&MemberName, &Observed)| match &observed.report.condition {
+        Condition::Adoptable(found) => {
+            found.steps.iter().map(|step| format!("{member}: {step}")).collect()
+        }
+        _ => Vec::new(),
+    };
+    seen.members.iter().flat_map(of).collect()
 }
 
 fn check(rejection: &Rejection) -> v1::Check {
@@ -160,6 +171,7 @@ impl Operator {
             ident: adoption.ident.clone(),
             left_out,
             problems: Vec::new(),
+            steps: steps(&seen),
         };
         let command = Command { cluster, at: self.source.wall(), change: Change::Adopt(adoption) };
         let outcome = trial(&state, &command);

@@ -198,6 +198,9 @@ fn adoption_text(answer: &v1::AdoptClusterResponse) -> String {
     for what in &answer.left_out {
         text.push_str(&format!("\n  not taken over: {what}"));
     }
+    for step in &answer.steps {
+        text.push_str(&format!("\n  turned off on {step}"));
+    }
     text
 }
 

@@ -44,6 +44,9 @@ pub struct Adoptable {
     pub lineage: Lineage,
     /// What stands against it, and what to do, for a person.
     pub problems: Vec<String>,
+    /// What the adoption turns off on its machine, so that nothing else starts a server on this data.
+    #[serde(default)]
+    pub steps: Vec<String>,
     /// The settings of its configuration that are the operator's.
     pub parameters: BTreeMap<String, String>,
     /// Settings that are not taken over: they are managed, or unsafe here.
@@ -146,8 +149,8 @@ impl Adopted {
 pub enum AdoptionRefusal {
     /// A member has not said what it holds.
     #[error(
-        "{member} has not said what it holds: every member of bootstrap_members has to run, with \
-         adopt = true where it has data"
+        "{member} has not said what it holds: every member of bootstrap_members, and the one whose \
+         data is taken, has to run, with adopt = true where it has data"
     )]
     Silent {
         /// Who.

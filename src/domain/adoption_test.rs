@@ -29,6 +29,7 @@ fn data(was: Was, end: u64) -> Adoptable {
         was,
         lineage: lineage(),
         problems: Vec::new(),
+        steps: Vec::new(),
         parameters: BTreeMap::from([("work_mem".to_owned(), "8MB".to_owned())]),
         left_out: Vec::new(),
         hba: vec!["host all all 10.0.0.0/8 md5".to_owned()],
@@ -277,4 +278,45 @@ fn nothing_is_made_beside_data_of_a_member_that_is_not_listed() {
     assert!(rules(&plan).contains(&"adopt.waits"), "{plan:?}");
     leader.hears("c", report("c", Condition::Down));
     assert_eq!(leader.plan(&bench).proposal, None);
+}
+
+#[test]
+fn newer_data_of_a_member_that_is_not_listed_is_not_passed_over() {
+    let mut bench = Bench::registered("a b", SynchronousMode::Quorum, 1);
+    bench.ok(register("c", "node-c", None));
+    let mut leader = Leader::new();
+    let check = |leader: &Leader, named: Option<&str>| {
+        let (named, by) = (named.map(m), "test".to_owned());
+        match adoption_check(bench.state(), &leader.observed, named.as_ref(), by, leader.now) {
+            Ok(adoption) => vec![adoption.member.to_string()],
+            Err(problems) => problems.iter().map(|p| p.rule().to_owned()).collect(),
+        }
+    };
+    let listed = |leader: &mut Leader| {
+        adoptable(leader, "a", &data(Was::Primary, 500));
+        adoptable(leader, "b", &data(Was::Standby, 500));
+    };
+    listed(&mut leader);
+    assert_eq!(check(&leader, None), ["a"]);
+    for (other, rule) in [
+        (data(Was::Standby, 501), "adopt.newest"),
+        (data(Was::Primary, 501), "adopt.one-primary"),
+        (Adoptable { system_id: SystemId(1), ..data(Was::Primary, 501) }, "adopt.one-cluster"),
+    ] {
+        adoptable(&mut leader, "c", &other);
+        assert_eq!(check(&leader, None), [rule]);
+    }
+    let blocked = Adoptable { problems: vec!["it runs".to_owned()], ..data(Was::Standby, 400) };
+    adoptable(&mut leader, "c", &blocked);
+    assert_eq!(check(&leader, None), ["adopt.ready"]);
+
+    // What it said last counts where it is silent; the operator's word decides, but not for it.
+    adoptable(&mut leader, "c", &data(Was::Primary, 501));
+    leader.pass_ms(2_001);
+    listed(&mut leader);
+    assert_eq!(check(&leader, None), ["adopt.one-primary"]);
+    assert_eq!(check(&leader, Some("a")), ["a"]);
+    assert_eq!(check(&leader, Some("c")), ["adopt.all-members"]);
+    adoptable(&mut leader, "c", &data(Was::Primary, 501));
+    assert_eq!(check(&leader, Some("c")), ["c"]);
 }

@@ -185,6 +185,8 @@ pub enum NoticeCode {
     FailsafeBegan,
     /// A controller has acknowledged the lease of such a primary again.
     FailsafeEnded,
+    /// What of the distribution would start a server on the data directory was turned off.
+    StartTurnedOff,
 }
 
 impl NoticeCode {
@@ -209,6 +211,7 @@ impl NoticeCode {
             NoticeCode::HookFailed => "hook-failed",
             NoticeCode::FailsafeBegan => "failsafe-began",
             NoticeCode::FailsafeEnded => "failsafe-ended",
+            NoticeCode::StartTurnedOff => "start-turned-off",
         }
     }
 }

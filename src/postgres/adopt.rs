@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::binaries::Binaries;
 use super::controldata::ControlData;
 use super::credentials::Credentials;
+use super::distribution::Machine;
 use super::files;
 use super::initdb;
 use super::layout::Layout;
@@ -127,15 +128,6 @@ pub async fn holds_wal_from(
     Ok(!output.stdout.trim().is_empty() || !output.stderr.lines().any(none))
 }
 
-/// Where Debian keeps the configuration of the cluster whose data is in `/.../<version>/<name>`,
-/// see `pg_createcluster(1)`; `None` where there is none.
-pub fn debian_config(pgdata: &Path) -> Option<PathBuf> {
-    let name = pgdata.file_name()?;
-    let version = pgdata.parent()?.file_name()?;
-    let dir = Path::new("/etc/postgresql").join(version).join(name);
-    dir.join("postgresql.conf").exists().then_some(dir)
-}
-
 /// The configuration of a data directory: in it, or where Debian keeps it, or where that says that
 /// its rules are (PostgreSQL manual, section 20.2).
 pub fn places(pgdata: &Path, config_dir: Option<&Path>) -> Places {
@@ -143,7 +135,7 @@ pub fn places(pgdata: &Path, config_dir: Option<&Path>) -> Places {
     let dir = match config_dir {
         Some(dir) => dir.to_path_buf(),
         None if own.exists() => pgdata.to_path_buf(),
-        None => debian_config(pgdata).unwrap_or_else(|| pgdata.to_path_buf()),
+        None => Machine::default().debian(pgdata).map_or_else(|| pgdata.to_path_buf(), |d| d.dir),
     };
     let mut places = Places {
         main: dir.join("postgresql.conf"),
@@ -260,7 +252,11 @@ fn kept(name: &str, value: &str) -> Result<(), String> {
 }
 
 /// Settings of a file and of those that it includes; the last one of a name counts.
-fn settings(path: &Path, depth: usize, all: &mut BTreeMap<String, String>) -> Result<(), Error> {
+pub(super) fn settings(
+    path: &Path,
+    depth: usize,
+    all: &mut BTreeMap<String, String>,
+) -> Result<(), Error> {
     let bad = |why: String| Error::Conf { path: path.to_path_buf(), why };
     if depth > DEPTH_MAX {
         return Err(bad("files are included too deeply".to_owned()));

@@ -18,6 +18,7 @@
 //!   remote                              questions to another member's server
 //!   seal  promote  barrier              the steps of a change of leadership
 //!   feedback  hands                     slots of members that are away, files changed by hand
+//!   adopt  distribution                 data that somebody else made, and what would start it
 //! ```
 
 // This module talks to the real machine only, so it may use tokio's tasks and timers directly.
@@ -32,6 +33,7 @@ pub mod conf;
 pub mod connect;
 pub mod controldata;
 pub mod credentials;
+pub mod distribution;
 pub mod feedback;
 pub mod files;
 pub mod hands;

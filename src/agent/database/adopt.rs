@@ -1,7 +1,5 @@
 //! Data that somebody else's server made: what it is, and how it becomes ours.
 
-use std::path::{Path, PathBuf};
-
 use tracing::info;
 
 use super::error::{self, Result};
@@ -10,6 +8,7 @@ use crate::agent::driver::Error;
 use crate::domain::adoption::{Adoptable, IMPORTED_MAX, Was};
 use crate::domain::types::{Epoch, Lsn, SystemId};
 use crate::postgres::controldata::{self, ClusterState};
+use crate::postgres::distribution::Machine;
 use crate::postgres::layout::Layout;
 use crate::postgres::os_user::OsUser;
 use crate::postgres::{adopt, files, history, start};
@@ -24,14 +23,15 @@ impl PgDatabase {
         let control = controldata::read(&self.binaries, &self.user, &layout.pgdata)
             .await
             .map_err(error::control)?;
-        let (places, user) = (layout.clone(), self.user.clone());
+        let (places, user, us) = (layout.clone(), self.user.clone(), self.owner.clone());
         let timeline = control.newest_timeline();
-        let (mut problems, found, timelines, listed) = blocking(move || {
-            let problems = problems(&places, &user);
+        let ((mut problems, steps), found, timelines, listed) = blocking(move || {
+            let mut problems = problems(&places, &user);
+            let steps = steps(&places, &us, &mut problems);
             let configuration = adopt::places(&places.pgdata, None);
             let found = adopt::read(&places.pgdata, &configuration);
             let history = history::read(&places.wal_dir(), timeline);
-            (problems, found, history, history::list(&places.wal_dir()))
+            ((problems, steps), found, history, history::list(&places.wal_dir()))
         })
         .await?;
         if self.binaries.major() < MAJOR_MIN {
@@ -84,6 +84,7 @@ impl PgDatabase {
             was,
             lineage: super::seal::lineage(timeline, timelines.as_ref()),
             problems,
+            steps,
             parameters: found.parameters,
             left_out: found.left_out,
             hba: found.hba,
@@ -148,6 +149,18 @@ impl PgDatabase {
         .map_err(failed)
     }
 
+    /// See [`crate::agent::driver::Database::turn_off_starters`].
+    pub(super) async fn turn_off(&self) -> Result<Option<String>> {
+        // Another server may have been started meanwhile, and is not to be taken by surprise.
+        if let Some(pid) = self.look_for_stranger().await? {
+            return Err(Error::Failed(format!("PostgreSQL runs (process {pid}): stop it")));
+        }
+        let aside = self.settings.state_dir.join("adopted");
+        let pgdata = &self.settings.layout.pgdata;
+        let work = Machine::default().turn_off(pgdata, &aside, &self.owner, &self.user).await;
+        work.map_err(|e| Error::Failed(e.to_string()))
+    }
+
     /// See [`crate::agent::driver::Database::holds_wal_from`].
     pub(super) async fn look_for_wal(&self, timeline: Epoch, lsn: Lsn) -> Result<bool> {
         let wal = self.settings.layout.wal_dir();
@@ -166,27 +179,37 @@ fn failed(error: adopt::Error) -> Error {
     Error::Failed(error.to_string())
 }
 
+/// What the adoption turns off of the distribution; what it cannot is a problem.
+fn steps(layout: &Layout, us: &OsUser, problems: &mut Vec<String>) -> Vec<String> {
+    let starters = match Machine::default().starters(&layout.pgdata) {
+        Ok(starters) => starters,
+        Err(e) => {
+            problems.push(e.to_string());
+            return Vec::new();
+        }
+    };
+    let mut steps = Vec::new();
+    for starter in starters {
+        match starter.hindrance(us) {
+            Some(problem) => problems.push(problem),
+            None => steps.push(starter.step()),
+        }
+    }
+    steps
+}
+
 /// What stands in the way on this machine, and what to do.
 fn problems(layout: &Layout, user: &OsUser) -> Vec<String> {
     let mut problems = Vec::new();
     let pgdata = &layout.pgdata;
-    let debian = adopt::debian_config(pgdata);
-    let unit = unit(pgdata);
     match start::stranger(layout) {
         Ok(None) => {}
         Ok(Some(pid)) => problems.push(format!(
-            "PostgreSQL runs on {} (process {pid}): stop it, {unit}",
-            pgdata.display()
+            "PostgreSQL runs on {} (process {pid}): {}",
+            pgdata.display(),
+            Machine::default().stop_hint(pgdata)
         )),
         Err(e) => problems.push(e.to_string()),
-    }
-    if let Some(dir) = &debian
-        && starts_by_itself(dir)
-    {
-        problems.push(format!(
-            "Debian would start it: write `disabled` into {}",
-            dir.join("start.conf").display()
-        ));
     }
     let spaces = std::fs::read_dir(pgdata.join("pg_tblspc")).map(|mut e| e.next().is_some());
     if spaces.unwrap_or(false) {
@@ -217,52 +240,4 @@ fn problems(layout: &Layout, user: &OsUser) -> Vec<String> {
         Err(e) => problems.push(format!("{}: {e}", pgdata.display())),
     }
     problems
-}
-
-/// How to keep the distribution's unit from starting it.
-fn unit(pgdata: &Path) -> String {
-    let name = |p: Option<&Path>| {
-        p.and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
-    };
-    match adopt::debian_config(pgdata) {
-        Some(_) => {
-            let unit = format!("postgresql@{}-{}", name(pgdata.parent()), name(Some(pgdata)));
-            format!("and keep it stopped: systemctl disable --now {unit}; systemctl mask {unit}")
-        }
-        None => "and disable the unit that starts it".to_owned(),
-    }
-}
-
-/// Whether Debian's `start.conf` lets the server be started (`pg_createcluster(1)`).
-fn starts_by_itself(dir: &Path) -> bool {
-    let path: PathBuf = dir.join("start.conf");
-    let Ok(text) = std::fs::read_to_string(path) else { return true };
-    let mut words = text.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
-    words.rfind(|w| !w.is_empty()).unwrap_or("auto") != "disabled"
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn debian_starts_what_is_not_disabled() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(starts_by_itself(dir.path()), "auto is the default");
-        for (text, starts) in [
-            ("# Automatic startup configuration\n#   auto: ...\n\nauto\n", true),
-            ("manual\n", true),
-            ("# auto\ndisabled\n", false),
-            ("disabled # by hand\n", false),
-            ("", true),
-        ] {
-            std::fs::write(dir.path().join("start.conf"), text).unwrap();
-            assert_eq!(starts_by_itself(dir.path()), starts, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn a_data_directory_without_a_unit_says_so() {
-        assert_eq!(unit(Path::new("/nonexistent/data")), "and disable the unit that starts it");
-    }
 }

@@ -320,6 +320,10 @@ impl Database for PgDatabase {
         self.put_aside().await
     }
 
+    async fn turn_off_starters(&self) -> Result<Option<String>> {
+        self.turn_off().await
+    }
+
     async fn holds_wal_from(&self, timeline: Epoch, lsn: Lsn) -> Result<bool> {
         self.look_for_wal(timeline, lsn).await
     }

@@ -9,7 +9,7 @@ use super::{BACKOFF_MAX, Pause, QUICK, SLOW, TICK, Worker};
 use crate::agent::driver::{Database, Error};
 use crate::clock::Clock;
 use crate::domain::adoption::{Adoptable, Adopted};
-use crate::domain::alarm::{Alarm, AlarmCode};
+use crate::domain::alarm::{Alarm, AlarmCode, NoticeCode};
 use crate::domain::observation::{Condition, Data};
 use crate::domain::reconcile::Process;
 use crate::domain::record::DataMark;
@@ -119,6 +119,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         if self.shared.member.adopt && system_id.is_some() {
             let work = database.keep_configuration();
             self.bounded("keeping the configuration aside", QUICK, work).await?;
+            self.turn_off_starters().await?;
         }
         let first = adopted.base.next();
         let unfinished = |mark| matches!(mark, DataMark::Replacing | DataMark::Initialising);
@@ -150,6 +151,17 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         Ok(())
     }
 
+    /// From here on nothing but Quorate starts a server on the data directory.
+    async fn turn_off_starters(&mut self) -> Result<(), Error> {
+        let database = self.shared.database.clone();
+        let work = database.turn_off_starters();
+        let done = self.bounded("turning off what would start the server", SLOW, work).await?;
+        if let Some(done) = done {
+            self.shared.notice(NoticeCode::StartTurnedOff, done);
+        }
+        Ok(())
+    }
+
     /// Whether the standby's data that is here is a part of the log that was adopted.
     async fn is_part_of(&mut self, adopted: &Adopted) -> Result<bool, Error> {
         let database = self.shared.database.clone();
@@ -159,6 +171,18 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         };
         let work = database.holds_wal_from(own.epoch, until);
         Ok(!self.bounded("looking at the WAL", SLOW, work).await?)
+    }
+
+    async fn take_data(&mut self, system_id: SystemId, epoch: Epoch) -> Result<(), Error> {
+        if !self.shared.member.adopt {
+            let why = "its data is not to be taken over: set adopt = true in its [[member]] again, \
+                       or remove the cluster";
+            return Err(Error::Failed(why.to_owned()));
+        }
+        self.turn_off_starters().await?;
+        let database = self.shared.database.clone();
+        let work = database.adopt(system_id, epoch);
+        self.bounded("taking over the data", SLOW.saturating_mul(6), work).await
     }
 
     pub(super) async fn adopt(
@@ -172,9 +196,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         }
         let (base, life) = state.adopted.as_ref().map_or((epoch, 0), |a| (a.base, a.life));
         self.shared.update(|inner| inner.busy = Some(Condition::Initialising));
-        let database = self.shared.database.clone();
-        let work = database.adopt(system_id, epoch);
-        let taken = self.bounded("taking over the data", SLOW.saturating_mul(6), work).await;
+        let taken = self.take_data(system_id, epoch).await;
         let recorded: Result<(), Error> = match taken {
             Ok(()) => {
                 let done = self.record(|r| {

@@ -55,18 +55,34 @@ pub fn adoption_check(
 ) -> Result<Adoption, Vec<AdoptionRefusal>> {
     let mut problems = Vec::new();
     let mut found: BTreeMap<MemberName, Adoptable> = BTreeMap::new();
-    for member in &state.spec.bootstrap_members {
+    let holds = |found: &mut BTreeMap<_, _>, member: &MemberName, data: &Adoptable| {
+        found.insert(member.clone(), data.clone());
+        let refusal = |problem: &String| {
+            let (member, problem) = (member.clone(), problem.clone());
+            AdoptionRefusal::Problem { member, problem }
+        };
+        data.problems.iter().map(refusal).collect::<Vec<_>>()
+    };
+    let listed = &state.spec.bootstrap_members;
+    for member in listed {
         let report = state.members.get(member).and_then(|_| fresh(observed, member, now));
         match report.map(|o| (&o.report.condition, &o.report.data)) {
             Some((Condition::Adoptable(data), _)) => {
-                problems.extend(data.problems.iter().map(|problem| AdoptionRefusal::Problem {
-                    member: member.clone(),
-                    problem: problem.clone(),
-                }));
-                found.insert(member.clone(), data.clone());
+                problems.extend(holds(&mut found, member, data));
             }
             Some((Condition::Down, Data::Empty)) => {}
             _ => problems.push(AdoptionRefusal::Silent { member: member.clone() }),
+        }
+    }
+    // Nobody waits for the word of other members, but data that one of them has is not passed over:
+    // it may be the newest. Not even where that member is silent by now.
+    for member in state.members.keys().filter(|m| !listed.contains(m)) {
+        let latest = observed.members.get(member).map(|o| &o.report.condition);
+        if let Some(Condition::Adoptable(data)) = latest {
+            let against = holds(&mut found, member, data);
+            if fresh(observed, member, now).is_some() {
+                problems.extend(against);
+            }
         }
     }
     let chosen = adoption::choose(&found, named);
@@ -76,6 +92,9 @@ pub fn adoption_check(
     let Ok((member, data)) = chosen else { return Err(problems) };
     if state.members.get(member).is_none_or(|m| !m.may_lead()) {
         problems.push(AdoptionRefusal::Unfit { member: member.clone() });
+    }
+    if fresh(observed, member, now).is_none() && !listed.contains(member) {
+        problems.push(AdoptionRefusal::Silent { member: member.clone() });
     }
     if !problems.is_empty() {
         return Err(problems);

@@ -187,7 +187,17 @@ impl fmt::Display for Finding {
                     found.system_id, found.epoch, found.end
                 )?;
                 match found.problems.as_slice() {
-                    [] => write!(f, "; `hactl cluster adopt` takes the cluster over"),
+                    [] => {
+                        write!(f, "; `hactl cluster adopt` takes the cluster over")?;
+                        match found.steps.as_slice() {
+                            [] => Ok(()),
+                            steps => write!(
+                                f,
+                                ", and turns off what would start this server: {}",
+                                steps.join(", ")
+                            ),
+                        }
+                    }
                     problems => write!(f, "; before it can be adopted: {}", problems.join("; ")),
                 }
             }
