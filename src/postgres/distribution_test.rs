@@ -30,7 +30,8 @@ impl Bench {
         bench.put("etc/15/shop/postgresql.conf", &conf);
         // What `systemctl mask` does, and what it was asked.
         let script = format!(
-            "#!/bin/sh\necho \"$@\" >> {0}/asked\n[ \"$1\" = mask ] && ln -sf /dev/null {0}/local/$2\n",
+            "#!/bin/sh\necho \"$@\" >> {0}/asked\ncase $1 in\nmask) ln -sf /dev/null {0}/local/$2;;\n\
+             unmask) rm {0}/local/$2;;\nesac\n",
             bench.dir.path().display()
         );
         bench.put("systemctl", &script);

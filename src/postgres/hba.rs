@@ -83,6 +83,21 @@ pub fn render(rules: &Rules) -> Result<String, Error> {
     Ok(text)
 }
 
+/// Whether a line is one that [`render`] writes for these users of ours: no rule of the operator.
+pub fn is_ours(line: &str, superuser: &str, replication: &str, rewind: &str) -> bool {
+    let Some(rest) = line.trim().strip_suffix(" scram-sha-256") else { return false };
+    let local =
+        [format!("local all \"{superuser}\""), format!("local replication \"{replication}\"")];
+    let Some((kind, host)) = rest.split_once(' ') else { return false };
+    let peers = [
+        format!("replication \"{replication}\" "),
+        format!("postgres \"{rewind}\" "),
+        format!("postgres \"{replication}\" "),
+    ];
+    local.iter().any(|l| l == rest)
+        || (["host", "hostssl"].contains(&kind) && peers.iter().any(|p| host.starts_with(p)))
+}
+
 /// The content of `pg_ident.conf`.
 pub fn render_ident(rules: &Rules) -> Result<String, Error> {
     let mut text = HEADER.to_owned();
@@ -127,6 +142,8 @@ mod tests {
         assert_eq!(lines[5], "host postgres \"rewinder\" fd00::1/128 scram-sha-256");
         assert_eq!(lines[6], "host replication \"replicator\" db3.example scram-sha-256");
         assert_eq!(lines[8..], ["host all all 10.0.0.0/8 md5"]);
+        let theirs = lines.iter().filter(|l| !is_ours(l, "admin", "replicator", "rewinder"));
+        assert_eq!(theirs.collect::<Vec<_>>(), [&lines[8]]);
         let syncs = Rules { slot_sync: true, ..rules(&["host all all 10.0.0.0/8 md5"]) };
         let text = render(&syncs).unwrap();
         assert!(text.contains("host postgres \"replicator\" 10.0.0.1/32 scram-sha-256"), "{text}");

@@ -11,7 +11,7 @@ use crate::postgres::controldata::{self, ClusterState};
 use crate::postgres::distribution::Machine;
 use crate::postgres::layout::Layout;
 use crate::postgres::os_user::OsUser;
-use crate::postgres::{adopt, files, history, start};
+use crate::postgres::{adopt, files, hba, history, start};
 
 /// Oldest version that can be managed.
 const MAJOR_MIN: u32 = 13;
@@ -52,11 +52,16 @@ impl PgDatabase {
         if control.backup_end_required {
             problems.push("it is a base backup that was never finished: make it anew".to_owned());
         }
-        let found = found.unwrap_or_else(|e| {
+        let mut found = found.unwrap_or_else(|e| {
             problems.push(format!("its configuration cannot be read: {e}"));
             adopt::Found::default()
         });
         problems.extend(found.problems);
+        let own = &self.settings.credentials;
+        let users = [&own.superuser, &own.replication, &own.rewind].map(|login| login.user());
+        let [superuser, replication, rewind] = users;
+        // Of data that was managed before.
+        found.hba.retain(|line| !hba::is_ours(line, superuser, replication, rewind));
         if found.parameters.len().max(found.hba.len()).max(found.ident.len()) > IMPORTED_MAX {
             problems.push(format!("it has more than {IMPORTED_MAX} settings or rules"));
         }

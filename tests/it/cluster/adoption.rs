@@ -1,92 +1,14 @@
 //! An existing PostgreSQL comes under management, with its rows and its settings.
 
-use std::path::Path;
-use std::process::Command;
+mod old;
+
 use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::support::config::put;
-use crate::support::{Cluster, HEAL, Mode, Node, Options, until};
-
-const BIN: &str = "/usr/lib/postgresql/15/bin";
-
-/// Runs a program of PostgreSQL as its user.
-fn postgres(program: &str, arguments: &[&str]) -> String {
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
-    command.arg(format!("{BIN}/{program}")).args(arguments).current_dir("/tmp");
-    command.env("LC_ALL", "C.UTF-8");
-    let output = command.output().expect("a program of PostgreSQL");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{program} {arguments:?}: {text}{said}");
-    text
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().expect("a path")
-}
-
-/// A server of somebody else, in a data directory that a node is to adopt.
-struct Old<'a> {
-    node: &'a Node,
-    socket: String,
-}
-
-impl<'a> Old<'a> {
-    fn place(cluster: &Cluster, node: &'a Node) -> Self {
-        let socket = cluster.dir().join(format!("old-{}", node.name));
-        for dir in [&node.state_dir(), &socket] {
-            std::fs::create_dir_all(dir).expect("a directory");
-            let chown = Command::new("chown").arg("postgres:postgres").arg(dir).status();
-            assert!(chown.expect("chown").success());
-        }
-        Old { node, socket: path(&socket).to_owned() }
-    }
-
-    /// Made by `initdb`, with settings and rules of its own.
-    fn make(cluster: &Cluster, node: &'a Node) -> Self {
-        let old = Self::place(cluster, node);
-        let dir = node.data_dir();
-        postgres("initdb", &["-A", "trust", "-U", "postgres", "-k", "-D", path(&dir)]);
-        let conf = dir.join("postgresql.conf");
-        let before = std::fs::read_to_string(&conf).expect("postgresql.conf");
-        let more = "work_mem = '7MB'\nmax_connections = 77\nport = 5433\nfsync = on\n\
-                    include_dir = 'more'\nsynchronous_commit = off\n";
-        std::fs::write(&conf, format!("{before}\n{more}")).expect("postgresql.conf");
-        std::fs::create_dir(dir.join("more")).expect("a directory");
-        std::fs::write(dir.join("more/a.conf"), "statement_timeout = '77s'\n").expect("a file");
-        let hba = dir.join("pg_hba.conf");
-        let before = std::fs::read_to_string(&hba).expect("pg_hba.conf");
-        let more = "host shop all 192.0.2.0/24 scram-sha-256\n";
-        std::fs::write(&hba, format!("{before}\n{more}")).expect("pg_hba.conf");
-        old
-    }
-
-    fn start(&self) {
-        let options = format!("-c listen_addresses= -c unix_socket_directories={}", self.socket);
-        let dir = self.node.data_dir();
-        let log = format!("{}/log", self.socket);
-        postgres("pg_ctl", &["start", "-w", "-s", "-D", path(&dir), "-l", &log, "-o", &options]);
-    }
-
-    fn stop(&self) {
-        postgres("pg_ctl", &["stop", "-w", "-s", "-m", "fast", "-D", path(&self.node.data_dir())]);
-    }
-
-    fn sql(&self, sql: &str) -> String {
-        let arguments = ["-h", &self.socket, "-p", "5433", "-U", "postgres", "-qAtc", sql];
-        postgres("psql", &arguments).trim().to_owned()
-    }
-
-    fn fill(&self) {
-        self.sql("CREATE TABLE goods (id int PRIMARY KEY, name text)");
-        self.sql("INSERT INTO goods SELECT i, 'thing ' || i FROM generate_series(1, 1000) i");
-        self.sql("ALTER SYSTEM SET random_page_cost = 1.5");
-        self.sql("CREATE ROLE shop LOGIN");
-    }
-}
+use crate::support::config::{CLUSTER, put};
+use crate::support::{Cluster, HEAL, Hactl, Mode, Node, Options, until};
+use old::{Debian, Old, path, postgres};
 
 fn adopting(nodes: usize) -> Options {
     let member = vec!["adopt = true".to_owned()];
@@ -113,13 +35,15 @@ async fn goods(cluster: &Cluster, node: &Node) -> String {
     cluster.superuser(node.index).await.must("SELECT count(*) || ' ' || max(id) FROM goods").await
 }
 
-/// One server with rows and settings; the others are new and are copied from it.
+/// One server of Debian's with rows and settings; the others are new and are copied from it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_single_server() {
     let options = adopting(3);
+    // Goes after the cluster, whose data it names.
+    let debian = Debian::new();
     let cluster = Cluster::prepare("a_single_server", &options);
     let cluster = &cluster;
-    let old = Old::make(cluster, &cluster.nodes[1]);
+    let old = Old::make_debian(cluster, &cluster.nodes[1], &debian);
     old.start();
     old.fill();
     let id = old.sql("SELECT system_identifier FROM pg_control_system()");
@@ -138,6 +62,8 @@ async fn a_single_server() {
     eprintln!("-- it is stopped, and adopted");
     old.stop();
     until_found(cluster, "adopt.waits", "b", "was stopped in order as a primary").await;
+    until_found(cluster, "adopt.waits", "b", "turns off what would start this server").await;
+    assert_eq!(debian.start_mode(), "auto", "nothing is changed before it is asked for");
     let dry = until("all members have reported", HEAL, || async {
         let dry = cluster.hactl(&["cluster", "adopt", "--dry-run"]).await;
         (dry.code == 0).then_some(dry)
@@ -148,6 +74,8 @@ async fn a_single_server() {
         assert!(dry.stdout.contains(text), "{text}: {dry:?}");
     }
     assert!(dry.stdout.contains("not taken over: port"), "{dry:?}");
+    let step = format!("turned off on b: write `disabled` into {}", path(&debian.start_conf()));
+    assert!(dry.stdout.contains(&step), "{dry:?}");
     let answer = cluster.hactl(&["cluster", "adopt", "-y"]).await;
     assert_eq!(answer.code, 0, "{answer:?}");
     let status = cluster.healed().await;
@@ -177,6 +105,16 @@ async fn a_single_server() {
     }
     let kept = cluster.nodes[1].state_dir().join("member/main.b/adopted/postgresql.conf");
     assert!(std::fs::read_to_string(kept).expect("it is kept").contains("7MB"));
+
+    eprintln!("-- Debian starts no second server on it, and can have it back");
+    assert_eq!(debian.start_mode(), "disabled");
+    let refused = debian.ctl("start");
+    assert!(refused.contains("Cluster is disabled"), "{refused}");
+    let notice = cluster.history().await.into_iter().map(|e| e.to_string());
+    assert!(notice.into_iter().any(|e| e.contains("start-turned-off") && e.contains("undo.sh")));
+    let undo = cluster.nodes[1].state_dir().join("member/main.b/adopted/undo.sh");
+    let script = std::fs::read_to_string(undo).expect("a way back");
+    assert!(script.contains(path(&debian.start_conf())), "{script}");
 
     eprintln!("-- it is a cluster like any other");
     let since = Instant::now();
@@ -217,49 +155,75 @@ async fn a_single_server() {
     cluster.healed().await;
 }
 
-/// A primary with a standby; which is which is proven by what they hold.
+/// A copy of the primary, which streams from it.
+fn copy<'a>(cluster: &Cluster, node: &'a Node, primary: &Old<'_>) -> Old<'a> {
+    let standby = Old::place(cluster, node);
+    let into = node.data_dir();
+    let from = ["-h", &primary.socket, "-p", "5433", "-U", "postgres", "-R", "-D", path(&into)];
+    postgres("pg_basebackup", &[&from[..], &["-c", "fast"]].concat());
+    standby.start();
+    standby
+}
+
+async fn dry_run(cluster: &Cluster, more: &[&str]) -> Hactl {
+    cluster.hactl(&[&["cluster", "adopt", "--dry-run"], more].concat()).await
+}
+
+/// A primary with standbys; which is which is proven by what they hold, or the operator's word. Then
+/// the same data comes into another life of the cluster.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_with_a_standby() {
     let options = adopting(3);
     let cluster = Cluster::prepare("a_primary_with_a_standby", &options);
     let cluster = &cluster;
-    let primary = Old::make(cluster, &cluster.nodes[2]);
+    let [a, b, c] = &cluster.nodes[..] else { panic!("three nodes") };
+    let primary = Old::make(cluster, c);
     primary.start();
     primary.fill();
-    let standby = Old::place(cluster, &cluster.nodes[0]);
-    let into = cluster.nodes[0].data_dir();
-    let from = ["-h", &primary.socket, "-p", "5433", "-U", "postgres", "-R", "-D", path(&into)];
-    postgres("pg_basebackup", &from);
-    standby.start();
+    let standby = copy(cluster, a, &primary);
+    let crashed = copy(cluster, b, &primary);
     primary.sql("INSERT INTO goods VALUES (1001, 'later')");
-    until("it is on the standby", HEAL, || async {
-        (standby.sql("SELECT count(*) FROM goods") == "1001").then_some(())
+    until("it is on the standbys", HEAL, || async {
+        let there = |old: &Old<'_>| old.sql("SELECT count(*) FROM goods") == "1001";
+        (there(&standby) && there(&crashed)).then_some(())
     })
     .await;
+    crashed.end("immediate");
     // The primary first, so that the standby has its last record.
     primary.stop();
     standby.stop();
-    put(&into.join("a-file-of-the-standby"), "kept", 0o644);
+    for node in [a, b] {
+        put(&node.data_dir().join("a-file-of-the-standby"), "kept", 0o644);
+    }
     for node in &cluster.nodes {
         node.start();
     }
     until_found(cluster, "adopt.waits", "a", "was stopped in order as a standby").await;
+    until_found(cluster, "adopt.waits", "b", "was not stopped in order").await;
     until_found(cluster, "adopt.waits", "c", "was stopped in order as a primary").await;
-    until("all members have reported", HEAL, || async {
-        let dry = cluster.hactl(&["cluster", "adopt", "--dry-run"]).await;
-        (dry.code == 0).then_some(())
+
+    eprintln!("-- what one of them holds is not known, so the primary is named");
+    until("it is refused for that alone", HEAL, || async {
+        let said = dry_run(cluster, &[]).await.stdout;
+        (said.contains("adopt.newest") && !said.contains("adopt.all-members")).then_some(())
     })
     .await;
-    let answer = cluster.hactl(&["cluster", "adopt", "-y"]).await;
+    for member in ["a", "b"] {
+        let answer = cluster.hactl(&["cluster", "adopt", "-y", "--primary", member]).await;
+        assert!(answer.code == 1 && answer.stderr.contains("adopt.standby"), "{answer:?}");
+    }
+    let answer = cluster.hactl(&["cluster", "adopt", "-y", "--primary", "c"]).await;
     assert_eq!(answer.code, 0, "{answer:?}");
     let status = cluster.healed().await;
     assert_eq!((status.epoch(), status.primary().as_deref()), (2, Some("c")));
     for node in &cluster.nodes {
         assert_eq!(goods(cluster, node).await, "1001 1001");
     }
-    assert!(into.join("a-file-of-the-standby").exists(), "the standby was not copied anew");
+    let kept = |node: &Node| node.data_dir().join("a-file-of-the-standby").exists();
+    assert!(kept(a), "the standby was not copied anew");
+    assert!(!kept(b), "the one that crashed was");
     for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", "postgresql.auto.conf"] {
-        let kept = cluster.nodes[0].state_dir().join("member/main.a/adopted").join(name);
+        let kept = a.state_dir().join("member/main.a/adopted").join(name);
         assert!(kept.exists(), "{name} of the standby is kept");
     }
 
@@ -270,4 +234,40 @@ async fn a_primary_with_a_standby() {
     let answer = cluster.hactl(&["switchover", "-y", "--to", "a"]).await;
     assert_eq!(answer.code, 0, "{answer:?}");
     cluster.judge(writers, since).await;
+
+    eprintln!("-- the cluster is removed, and its data adopted by one of the same name");
+    let before = cluster.healed().await;
+    let conn = cluster.superuser(a.index).await;
+    conn.must("INSERT INTO goods VALUES (1002, 'of the first life')").await;
+    let rules = conn.must("SELECT count(*) FROM pg_hba_file_rules").await;
+    drop(conn);
+    let answer = cluster.hactl(&["cluster", "remove", "-y", "--force", CLUSTER]).await;
+    assert_eq!(answer.code, 0, "{answer:?}");
+    until("all PostgreSQL is stopped", HEAL, || async {
+        cluster.nodes.iter().all(|n| n.find_tree().is_none()).then_some(())
+    })
+    .await;
+    let spec = cluster.dir().join("again.toml");
+    put(&spec, "bootstrap_members = [\"a\", \"b\", \"c\"]\n", 0o644);
+    let answer = cluster.hactl(&["cluster", "create", CLUSTER, "-f", path(&spec)]).await;
+    assert_eq!(answer.code, 0, "{answer:?}");
+    let dry = until("all members have reported", HEAL, || async {
+        let dry = dry_run(cluster, &[]).await;
+        (dry.code == 0).then_some(dry)
+    })
+    .await;
+    assert!(dry.stdout.contains("work_mem = 7MB"), "{dry:?}");
+    assert!(!dry.stdout.contains("rule host replication"), "{dry:?}");
+    let answer = cluster.hactl(&["cluster", "adopt", "-y"]).await;
+    assert_eq!(answer.code, 0, "{answer:?}");
+    let status = cluster.healed().await;
+    assert_eq!(status.primary().as_deref(), Some("a"));
+    assert!(status.epoch() > before.epoch(), "{} > {}", status.epoch(), before.epoch());
+    assert_eq!(status.cluster()["system_id"], before.cluster()["system_id"]);
+    for node in &cluster.nodes {
+        assert_eq!(goods(cluster, node).await, "1002 1002");
+    }
+    let conn = cluster.superuser(a.index).await;
+    assert_eq!(conn.must("SHOW work_mem").await, "7MB");
+    assert_eq!(conn.must("SELECT count(*) FROM pg_hba_file_rules").await, rules);
 }
