@@ -27,9 +27,11 @@ apt_install() {
 
 installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q '^install ok installed$'; }
 
-# Programs that the build and the tests call, and the packages that bring them.
+# Programs that the build and the tests call, and the packages that bring them. Tests adopt a server of
+# pg_createcluster, which is in postgresql-common.
 missing=()
-for package in build-essential libclang-dev iproute2 iptables xz-utils python3 python3-venv; do
+for package in build-essential libclang-dev iproute2 iptables xz-utils python3 python3-venv \
+  postgresql-common; do
   installed "$package" || missing+=("$package")
 done
 [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"

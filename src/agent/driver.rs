@@ -300,6 +300,8 @@ pub struct Survey {
     pub wal_path: String,
     /// Data directories kept aside, oldest first. A size that is not known yet is 0.
     pub aside: Vec<Aside>,
+    /// What would start a server on the data directory beside us: what turns each off.
+    pub starters: Vec<String>,
 }
 
 /// Whether a copy of the primary would fit.

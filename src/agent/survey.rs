@@ -12,6 +12,7 @@ use super::shared::Shared;
 use crate::clock::Clock;
 use crate::domain::alarm::{Alarm, AlarmCode};
 use crate::domain::space::{Disks, Level, Space};
+use crate::domain::state::Phase;
 use crate::runtime::{self, Runtime};
 
 /// How often is looked where there is room, and where there is little.
@@ -27,6 +28,7 @@ const ALARMS: &[AlarmCode] = &[
     AlarmCode::SpaceCritical,
     AlarmCode::ControllerDown,
     AlarmCode::PortTaken,
+    AlarmCode::StartsByItself,
 ];
 
 const MIB: u64 = 1 << 20;
@@ -79,7 +81,7 @@ fn judge<D: Database, C: Clock>(
     survey: Survey,
     levels: &mut BTreeMap<String, Level>,
 ) -> Vec<Alarm> {
-    let Survey { disks, data_path, wal_path, aside } = survey;
+    let Survey { disks, data_path, wal_path, aside, starters } = survey;
     let kept: u64 = aside.iter().map(|a| a.bytes).sum();
     let hint = match aside.len() {
         0 => String::new(),
@@ -109,7 +111,16 @@ fn judge<D: Database, C: Clock>(
             "PostgreSQL ended since there was no room, though {data_path} seems to have some: look \
              for a quota, and for files that are removed and still open"
         );
-        alarms.push(Alarm::about(AlarmCode::SpaceCritical, data_path, text));
+        alarms.push(Alarm::about(AlarmCode::SpaceCritical, data_path.clone(), text));
+    }
+    // Data that waits for its adoption is not ours yet.
+    let ours = shared.state().is_some_and(|state| state.phase == Phase::Running);
+    if ours && !starters.is_empty() {
+        let text = format!(
+            "the machine would start a second PostgreSQL on {data_path}, at boot or by name: {}",
+            starters.join(", ")
+        );
+        alarms.push(Alarm::about(AlarmCode::StartsByItself, String::new(), text));
     }
     if changed {
         shared.news.notify_one();

@@ -60,6 +60,8 @@ pub enum AlarmCode {
     NoRoomForCopy,
     /// A PostgreSQL that we did not start runs on the data directory.
     ForeignServer,
+    /// Something of the machine would start a PostgreSQL on the data directory beside us.
+    StartsByItself,
     /// Too few standbys confirm: commits wait.
     CommitsWait,
     /// The member it should replicate from cannot serve it: it follows the primary.
@@ -99,6 +101,7 @@ impl AlarmCode {
             AlarmCode::WalMissing => "wal-missing",
             AlarmCode::NoRoomForCopy => "no-room-for-copy",
             AlarmCode::ForeignServer => "foreign-server",
+            AlarmCode::StartsByItself => "starts-by-itself",
             AlarmCode::CommitsWait => "commits-wait",
             AlarmCode::UpstreamLost => "upstream-lost",
             AlarmCode::ControllerDown => "controller-down",

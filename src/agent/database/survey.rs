@@ -16,6 +16,7 @@ use super::{PgDatabase, blocking, lock};
 use crate::agent::driver::{CopyRoom, Error, Survey};
 use crate::domain::desired::FollowDuty;
 use crate::domain::space::{Aside, CRITICAL_BYTES_MIN, Disks, Level, Space};
+use crate::postgres::distribution::{Machine, Starter};
 use crate::postgres::layout::{self, Layout};
 use crate::postgres::reserve;
 
@@ -23,6 +24,8 @@ use crate::postgres::reserve;
 const COUNT: Duration = Duration::from_secs(9);
 /// For how long that number is good: it is only waited for room.
 const COUNTED_FOR: Duration = Duration::from_secs(60);
+/// How often is looked for what would start a server beside us, where nothing was found.
+const STARTERS_EVERY: Duration = Duration::from_secs(60);
 /// How much of each log is read.
 const LOG_BYTES_MAX: u64 = 64 << 10;
 /// What the C library and PostgreSQL say where there is no room.
@@ -59,6 +62,28 @@ pub(super) struct Surveyor {
     walking: AtomicBool,
     /// Sizes of what is kept aside.
     sizes: Mutex<BTreeMap<PathBuf, u64>>,
+    /// What would start a server beside us, and when that was looked for.
+    starters: Mutex<Option<(Instant, Vec<String>)>>,
+}
+
+impl Surveyor {
+    /// Looks seldom where nothing was found: there may be hundreds of units to read.
+    fn starters(&self, pgdata: &Path, has_data: bool) -> Vec<String> {
+        if !has_data {
+            return Vec::new();
+        }
+        let mut known = lock(&self.starters);
+        if let Some((at, found)) = &*known
+            && found.is_empty()
+            && at.elapsed() < STARTERS_EVERY
+        {
+            return Vec::new();
+        }
+        let found = Machine::default().starters(pgdata).unwrap_or_default();
+        let steps: Vec<String> = found.iter().map(Starter::step).collect();
+        *known = Some((Instant::now(), steps.clone()));
+        steps
+    }
 }
 
 /// Clears a mark, also where the work fails.
@@ -83,6 +108,7 @@ impl PgDatabase {
             return Err(Error::NotReady("an earlier look at the disks hangs".to_owned()));
         };
         let (layout, user) = (self.settings.layout.clone(), self.user.clone());
+        let surveyor = self.surveyor.clone();
         let found = blocking(move || {
             let _mark = mark;
             let disks = disks(&layout);
@@ -94,9 +120,10 @@ impl PgDatabase {
             {
                 debug!(%error, "no reserve is kept in the data directory");
             }
-            layout.list_aside_names().map(|aside| (disks, aside))
+            let starters = surveyor.starters(&layout.pgdata, has_data);
+            layout.list_aside_names().map(|aside| (disks, aside, starters))
         });
-        let (disks, aside) = found.await?.map_err(error::place)?;
+        let (disks, aside, starters) = found.await?.map_err(error::place)?;
         let known: Option<Vec<u64>> = {
             let sizes = lock(&self.surveyor.sizes);
             aside.iter().map(|a| sizes.get(&a.path).copied()).collect()
@@ -117,6 +144,7 @@ impl PgDatabase {
             data_path: layout.pgdata.display().to_string(),
             wal_path: layout.wal_dir().display().to_string(),
             aside: aside.into_iter().zip(known).map(shown).collect(),
+            starters,
         })
     }
 

@@ -2,6 +2,7 @@
 
 mod old;
 
+use std::process::Command;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -113,7 +114,7 @@ async fn a_single_server() {
     let notice = cluster.history().await.into_iter().map(|e| e.to_string());
     assert!(notice.into_iter().any(|e| e.contains("start-turned-off") && e.contains("undo.sh")));
     let undo = cluster.nodes[1].state_dir().join("member/main.b/adopted/undo.sh");
-    let script = std::fs::read_to_string(undo).expect("a way back");
+    let script = std::fs::read_to_string(&undo).expect("a way back");
     assert!(script.contains(path(&debian.start_conf())), "{script}");
 
     eprintln!("-- it is a cluster like any other");
@@ -123,8 +124,16 @@ async fn a_single_server() {
     let before = cluster.healed().await;
     cluster.primary().await.kill_everything().await;
     cluster.new_epoch(before.epoch()).await;
+    // Given back to Debian, which would start it at boot.
+    let given_back = Command::new("sh").arg(&undo).status().expect("sh");
+    assert!(given_back.success() && debian.start_mode() == "auto");
     cluster.node_of("b").start();
     cluster.judge(writers, since).await;
+    until("it is an alarm that a second server would be started", HEAL, || async {
+        let status = cluster.hactl(&["status", "-o", "json"]).await;
+        status.stdout.contains("starts-by-itself").then_some(())
+    })
+    .await;
     for node in &cluster.nodes {
         assert_eq!(goods(cluster, node).await, "1000 1000");
     }

@@ -243,7 +243,8 @@ impl SimDatabase {
         let data = Space { free_bytes: self.free_bytes(), total_bytes: TOTAL_BYTES };
         let aside = self.machine.lock().files.aside.clone();
         let (data_path, wal_path) = ("/data/pg".to_owned(), "/data/pg/pg_wal".to_owned());
-        Ok(Survey { disks: Disks { data: Some(data), wal: None }, data_path, wal_path, aside })
+        let disks = Disks { data: Some(data), wal: None };
+        Ok(Survey { disks, data_path, wal_path, aside, starters: Vec::new() })
     }
 
     pub(super) async fn look_for_room(&self) -> Result<CopyRoom, Error> {
