@@ -169,7 +169,7 @@ fn copy<'a>(cluster: &Cluster, node: &'a Node, primary: &Old<'_>) -> Old<'a> {
     let standby = Old::place(cluster, node);
     let into = node.data_dir();
     let from = ["-h", &primary.socket, "-p", "5433", "-U", "postgres", "-R", "-D", path(&into)];
-    postgres("pg_basebackup", &[&from[..], &["-c", "fast"]].concat());
+    postgres("pg_basebackup", &[&from[..], &["-N", "-c", "fast"]].concat());
     standby.start();
     standby
 }
