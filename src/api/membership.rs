@@ -172,6 +172,7 @@ impl Operator {
             left_out,
             problems: Vec::new(),
             steps: steps(&seen),
+            first_epoch: adoption.base.max(adoption.epoch).next().0,
         };
         let command = Command { cluster, at: self.source.wall(), change: Change::Adopt(adoption) };
         let outcome = trial(&state, &command);

@@ -182,7 +182,7 @@ fn adoption_text(answer: &v1::AdoptClusterResponse) -> String {
         answer.member,
         answer.system_id,
         answer.timeline,
-        answer.timeline + 1
+        answer.first_epoch.max(answer.timeline + 1)
     );
     let mut parameters: Vec<_> = answer.parameters.iter().collect();
     parameters.sort();

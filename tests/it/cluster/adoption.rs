@@ -127,6 +127,10 @@ async fn a_single_server() {
     // Given back to Debian, which would start it at boot.
     let given_back = Command::new("sh").arg(&undo).status().expect("sh");
     assert!(given_back.success() && debian.start_mode() == "auto");
+    // What it was adopted by is of no use any more.
+    let config = cluster.node_of("b").config();
+    let text = std::fs::read_to_string(&config).expect("a configuration");
+    put(&config, &text.replace("adopt = true", ""), 0o644);
     cluster.node_of("b").start();
     cluster.judge(writers, since).await;
     until("it is an alarm that a second server would be started", HEAL, || async {
@@ -266,6 +270,8 @@ async fn a_primary_with_a_standby() {
     })
     .await;
     assert!(dry.stdout.contains("work_mem = 7MB"), "{dry:?}");
+    let first = format!("the first epoch is {}", before.epoch() + 1);
+    assert!(dry.stdout.contains(&first), "{first}: {dry:?}");
     assert!(!dry.stdout.contains("rule host replication"), "{dry:?}");
     let answer = cluster.hactl(&["cluster", "adopt", "-y"]).await;
     assert_eq!(answer.code, 0, "{answer:?}");
