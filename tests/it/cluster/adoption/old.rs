@@ -62,7 +62,7 @@ impl<'a> Old<'a> {
         let (data, log) = (node.data_dir(), format!("{}/log", old.socket));
         let places = ["-d", path(&data), "-s", &old.socket, "-l", &log, "-p", "5433"];
         let mut command = Command::new("pg_createcluster");
-        command.args(["-u", "postgres", "--start-conf=auto", "-o", "listen_addresses="]);
+        command.args(["-u", "postgres", "--start-conf=auto"]);
         command.args(places).args([
             "15",
             &debian.name,
@@ -76,6 +76,8 @@ impl<'a> Old<'a> {
         let output = command.env("LC_ALL", "C.UTF-8").current_dir("/").output().expect(INSTALL);
         assert!(output.status.success(), "pg_createcluster: {output:?}");
         configure(&debian.dir());
+        let quiet = debian.dir().join("conf.d/quiet.conf");
+        std::fs::write(quiet, "listen_addresses = ''\n").expect("a file");
         assert!(!data.join("postgresql.conf").exists(), "its configuration is elsewhere");
         old
     }
