@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::domain::alarm::{Alarm, AlarmCode, NoticeCode};
 use crate::domain::failsafe::{Denial, Question, RETRY, due, judge, keepable};
 use crate::domain::lease::{HolderLease, Timing};
+use crate::domain::mutant::{Mutant, without};
 use crate::domain::reconcile::Process;
 use crate::domain::state::ClusterState;
 use crate::domain::types::{BootTime, Epoch, GuardId, MemberName};
@@ -122,12 +123,15 @@ fn keep<D: Database, C: Clock>(
     let tenure = keepable(state, &shared.member.name, lease.epoch, &guard)?;
     let timing = state.spec.timing;
     let address = |m: &MemberName| state.members.get(m).and_then(|m| m.agent_address.clone());
+    let is_asked = |m: &&MemberName| {
+        !without(Mutant::OldPeersAsked) || state.spec.bootstrap_members.contains(*m)
+    };
     Some(Keep {
         epoch: lease.epoch,
         guard,
         timing,
         due: due(&lease, inner.kept, &timing),
-        peers: tenure.peers.iter().map(|m| (m.clone(), address(m))).collect(),
+        peers: tenure.peers.iter().filter(is_asked).map(|m| (m.clone(), address(m))).collect(),
     })
 }
 
@@ -181,11 +185,13 @@ async fn ask_all<RT: Runtime, T: Transport, D: Database, C: Clock>(
 
 /// Waits until all are there, or the first has failed.
 async fn all(mut futures: Vec<Boxed<'_, Result<(), String>>>) -> Result<(), String> {
+    let mut spare = without(Mutant::PeerMissing);
     poll_fn(move |cx| {
         let mut failed = None;
         futures.retain_mut(|future| match future.as_mut().poll(cx) {
             Poll::Pending => true,
             Poll::Ready(Ok(())) => false,
+            Poll::Ready(Err(_)) if std::mem::take(&mut spare) => false,
             Poll::Ready(Err(why)) => {
                 failed.get_or_insert(why);
                 false

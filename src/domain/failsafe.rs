@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::lease::{HolderLease, Timing};
+use super::mutant::{self, Mutant};
 use super::observation::Sealed;
 use super::state::{ClusterState, Stage, Tenure};
 use super::types::{BootTime, ClusterName, Epoch, GuardId, MemberName};
@@ -159,9 +160,11 @@ impl Abstention {
     /// Until when it takes no part, by the newest agreed state that it knows. Where it knows none,
     /// it cannot know that nothing was promised before it was started.
     pub fn until(&self, state: Option<&ClusterState>) -> BootTime {
+        let failsafe = |state: &ClusterState| state.tenure.as_ref().is_some_and(|t| t.failsafe);
         match state {
             None => BootTime::from_nanos(u64::MAX),
-            Some(state) if state.tenure.as_ref().is_some_and(|t| t.failsafe) => {
+            Some(_) if mutant::without(Mutant::PromiseNotKept) => BootTime::default(),
+            Some(state) if failsafe(state) && !mutant::without(Mutant::PromiseForgotten) => {
                 self.until.max(self.started.plus(state.spec.timing.takeover_wait()))
             }
             Some(_) => self.until,

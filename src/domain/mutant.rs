@@ -104,6 +104,18 @@ pub enum Mutant {
     /// An agent asks none but the controller that it asked first.
     AsksOneController,
 
+    // ---- failsafe ----
+    /// A primary goes on by its peers though one of them has not promised.
+    PeerMissing,
+    /// A peer takes part in a grant within its promise.
+    PromiseNotKept,
+    /// An agent that starts takes part at once, as if nothing had been promised before.
+    PromiseForgotten,
+    /// Any sealed member ends what peers may keep, also one that was no peer.
+    AnyMemberIsPeer,
+    /// The members that the cluster began with are asked, not those that were there at the grant.
+    OldPeersAsked,
+
     // ---- behind the agent's interface to the database ----
     /// The guard's timer counts CLOCK_MONOTONIC, which stands still while a machine is suspended.
     GuardCountsMonotonic,

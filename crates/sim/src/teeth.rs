@@ -61,6 +61,8 @@ pub enum Needs {
     Hands,
     /// Members that are removed and come back.
     Leavers,
+    /// Controllers apart from members, and failsafe.
+    Failsafe,
 }
 
 /// One rule that is left out.
@@ -425,6 +427,48 @@ pub const TEETH: &[Tooth] = &[
         World::Whole,
         "Whoever is asked first does not lead.",
     ),
+    // ---- failsafe ----
+    tooth(
+        Mutant::PeerMissing,
+        Finder::OneWriter,
+        World::Whole,
+        "The primary and a standby hear each other and no controller; the other standby hears the \
+         controllers, is sealed, waits and is promoted, while the first two go on.",
+    )
+    .with(Needs::Failsafe),
+    tooth(
+        Mutant::PromiseNotKept,
+        Finder::OneWriter,
+        World::Whole,
+        "The primary hears no controller, its peers hear both. They promise, are sealed a moment \
+         later, and one is granted the next epoch while the lease that they kept runs.",
+    )
+    .with(Needs::Failsafe),
+    tooth(
+        Mutant::PromiseForgotten,
+        Finder::OneWriter,
+        World::Whole,
+        "As above, and the daemon of a peer is killed right after it has promised: it comes back, \
+         knows nothing of it, and is promoted.",
+    )
+    .with(Needs::Failsafe),
+    tooth(
+        Mutant::AnyMemberIsPeer,
+        Finder::OneWriter,
+        World::Whole,
+        "A member joins after the grant. Primary and peers are cut off from the controllers and from \
+         it: nobody asked it to promise anything, and it is promoted.",
+    )
+    .with(Needs::Failsafe),
+    tooth(
+        Mutant::OldPeersAsked,
+        Finder::OneWriter,
+        World::Whole,
+        "A member joins, and an epoch is granted to another: it is a peer of that one. Primary and \
+         the other peers are cut off from the controllers and from it, and go on without its promise; \
+         it is promoted.",
+    )
+    .with(Needs::Failsafe),
     // ---- behind the interface to the database ----
     tooth(
         Mutant::GuardCountsMonotonic,

@@ -71,6 +71,7 @@ pub fn profiles(tooth: &Tooth) -> &'static [Profile] {
         Needs::Losses => &[Profile::Data, Profile::Data, Profile::All],
         Needs::Leavers => &[Profile::Members],
         Needs::Hands => &[Profile::Rude, Profile::Control],
+        Needs::Failsafe => &[Profile::Failsafe],
     }
 }
 

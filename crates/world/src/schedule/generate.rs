@@ -4,13 +4,14 @@
 //! draws the faults. Imports the plan.
 
 use super::episode::{Draw, Family, START_MS, tags};
+use super::failsafe;
 use super::moments::{CONTROL, DATA, HANDS};
 use super::operation::{Act, Operation};
 use super::plan::{
     ClockClass, Controller, DiskClass, MemberPlan, NodePlan, Plan, Settings, Topology, Workload,
 };
 use super::rng::Rng;
-use super::scenes::{SHAPES, Shape};
+use super::scenes::{SHAPES, Scene, Shape};
 use super::who::Who;
 use crate::domain::state::{ClusterSpec, SynchronousMode};
 use crate::domain::types::Tags;
@@ -53,6 +54,8 @@ pub enum Profile {
     Jobs,
     /// Members that are removed and come back, while others fail.
     Members,
+    /// Controllers apart from members, failsafe, and controllers that are gone.
+    Failsafe,
 }
 
 impl Profile {
@@ -75,6 +78,7 @@ impl Profile {
         ("data", Profile::Data),
         ("jobs", Profile::Jobs),
         ("members", Profile::Members),
+        ("failsafe", Profile::Failsafe),
     ];
 
     /// The profile of a name.
@@ -119,6 +123,9 @@ impl Profile {
             }
             Profile::Control => &[Scenes, Scenes, Scenes, Controllers],
             Profile::Follower => &[Follower],
+            Profile::Failsafe => {
+                &[Scenes, Scenes, Scenes, Scenes, Cuts, Partitions, Daemons, Pauses, Operator]
+            }
             Profile::Jobs => &[Jobs, Jobs, Jobs, Operator, Postgres, Machines, Daemons, Cuts],
             Profile::Members => {
                 &[Members, Members, Members, Operator, Jobs, Postgres, Machines, Daemons, Cuts]
@@ -132,6 +139,7 @@ impl Profile {
     fn shapes(self) -> &'static [Shape] {
         match self {
             Profile::Control => CONTROL,
+            Profile::Failsafe => failsafe::SHAPES,
             Profile::Rude | Profile::WideClocks => HANDS,
             Profile::Data | Profile::CloneFrom | Profile::TwoConfirm => DATA,
             _ => SHAPES,
@@ -156,11 +164,19 @@ pub fn generate(seed: u64, profile: Profile) -> Plan {
         Profile::All => rng.percent(4),
         _ => false,
     };
-    let mut topology = topology(&mut rng, profile);
+    let mut topology = match profile {
+        Profile::Failsafe => failsafe::topology(&mut rng),
+        _ => topology(&mut rng, profile),
+    };
     let mut settings = settings(&mut rng, &topology, beyond, lying);
     adjust(&mut rng, profile, &mut topology, &mut settings);
+    let first = match profile {
+        Profile::Failsafe => failsafe::latecomer(&mut rng, &topology, &mut settings),
+        _ => Scene::default(),
+    };
     let horizon_ms = START_MS + rng.scale(15_000, 90_000);
     let mut draw = Draw { rng, topology, settings, horizon_ms, out: Default::default(), wiped: 0 };
+    draw.out = (first.faults, first.operations);
     draw.clocks();
     draw.fill(profile.families(), profile.shapes());
     let Draw { topology, settings, out: (mut faults, mut operations), .. } = draw;
@@ -197,6 +213,7 @@ fn adjust(rng: &mut Rng, profile: Profile, topology: &mut Topology, settings: &m
                 spec.timing.clock_error_ppm = 100_000;
             }
         }
+        Profile::Failsafe => failsafe::adjust(rng, settings),
         Profile::Follower => {
             spec.synchronous = SynchronousMode::Quorum;
             spec.write_quorum = 1;

@@ -3,10 +3,11 @@
 //! Owns the vocabulary of faults (`fault`, `who`) and of operators (`operation`), in English too
 //! (`words`), the plan and what it lets one expect (`plan`), its text (`text`), and the generator:
 //! `generate` draws machines and settings, `episode` faults of the families that a seed has,
-//! `scenes` holds sequences of faults that go deep. Nothing here runs anything. Imports the
+//! `scenes` holds sequences of faults that go deep, `failsafe` those that take controllers away. Nothing here runs anything. Imports the
 //! domain's types.
 
 mod episode;
+mod failsafe;
 mod fault;
 mod generate;
 mod moments;

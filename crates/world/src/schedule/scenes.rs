@@ -3,6 +3,7 @@
 //!
 //! Owns the shapes; `generate` says which are drawn, and when. Imports the vocabulary of faults.
 
+use super::failsafe;
 use super::fault::{Fault, Kind};
 use super::moments;
 use super::operation::{Act, Event, Operation, Trigger};
@@ -101,6 +102,13 @@ pub enum Shape {
     FollowerLost,
     /// A standby is copied anew from one that lags.
     CopyOfLaggard,
+
+    /// A majority of the controllers, or all, are gone.
+    ControllersGone,
+    /// The holder hears no controller; its peers hear both.
+    HolderAside,
+    /// Some peers are with the holder, the others with the controllers.
+    PeersDivided,
 }
 
 /// Those that went wrong somewhere; `moments` has the others.
@@ -341,6 +349,9 @@ pub fn scene(rng: &mut Rng, shape: Shape, at: u64, nodes: usize) -> Scene {
                 s = s.fault(Fault::at(when, kind).lasting(down));
                 when += rng.between(100, down + 800);
             }
+        }
+        Shape::ControllersGone | Shape::HolderAside | Shape::PeersDivided => {
+            s = failsafe::scene(rng, shape, at, nodes);
         }
         of_a_moment => s = moments::scene(rng, of_a_moment, at, nodes),
     }
