@@ -127,6 +127,7 @@ impl World {
             evidence: vec![evidence],
             sync: sync(2, seq),
             accept_data_loss: None,
+            witnesses: Default::default(),
             within_lag_of: None,
         };
         self.must(cluster, Change::Grant(grant));

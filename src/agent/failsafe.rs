@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
-use super::driver::Database;
+use super::driver::{Database, Seen};
 use super::renew::arm;
 use super::shared::{Inner, Shared};
 use crate::clock::Clock;
@@ -23,7 +23,7 @@ use crate::domain::lease::{HolderLease, Timing};
 use crate::domain::mutant::{Mutant, without};
 use crate::domain::reconcile::Process;
 use crate::domain::state::ClusterState;
-use crate::domain::types::{BootTime, Epoch, GuardId, MemberName};
+use crate::domain::types::{BootTime, Epoch, GuardId, Lsn, MemberName};
 use crate::runtime::{Boxed, Runtime};
 use crate::session::wire::PromiseReply;
 use crate::session::{Client, Transport};
@@ -57,6 +57,8 @@ pub(super) fn answer<D: Database, C: Clock>(
         Err(denial) => PromiseReply::Denied(denial),
         Ok(()) => {
             inner.abstention.promise(question, shared.clock.now());
+            let end = question.end.map(|end| (question.epoch, end));
+            inner.primary_end = inner.primary_end.max(end);
             PromiseReply::Promised
         }
     }
@@ -71,6 +73,8 @@ struct Keep {
     timing: Timing,
     /// When they are asked.
     due: BootTime,
+    /// How far it has come, as last seen.
+    end: Option<Lsn>,
     /// Who is asked, and where; `None` where it is not known where.
     peers: Vec<(MemberName, Option<String>)>,
 }
@@ -131,6 +135,10 @@ fn keep<D: Database, C: Clock>(
         guard,
         timing,
         due: due(&lease, inner.kept, &timing),
+        end: match &inner.seen {
+            Some((Seen::Primary { flushed, .. }, _)) => Some(*flushed),
+            _ => None,
+        },
         peers: tenure.peers.iter().filter(is_asked).map(|m| (m.clone(), address(m))).collect(),
     })
 }
@@ -170,6 +178,7 @@ async fn ask_all<RT: Runtime, T: Transport, D: Database, C: Clock>(
             guard: keep.guard.clone(),
             ttl_ms: keep.timing.ttl_ms,
             clock_error_ppm: keep.timing.clock_error_ppm,
+            end: keep.end,
         };
         asked.push(Box::pin(async move {
             match RT::timeout(deadline, client.ask(address, &question, deadline)).await {

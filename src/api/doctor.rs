@@ -26,7 +26,8 @@ pub(super) fn diagnose(
     let nothing = Observations::default();
     for (name, state) in &clusters {
         let observations = view.clusters.get(*name).map_or(&nothing, |c| &c.observations);
-        let patient = Patient { name, state, observations, now: view.now, wall };
+        let (voters, now) = (&voters[..], view.now);
+        let patient = Patient { name, state, observations, voters, now, wall };
         findings.extend(doctor::cluster(&patient).iter().map(|d| diagnosis(name.as_str(), d)));
     }
     findings.sort_by_key(|d| std::cmp::Reverse(d.severity));

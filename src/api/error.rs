@@ -275,6 +275,11 @@ pub(super) fn hint(rule: &str) -> &'static str {
         "member.remove-while-active" => "wait until there is a primary: see `hactl explain`",
         "member.last" => "use `hactl cluster remove`",
         "member.leaving" => "see `hactl member list`",
+        "failsafe.last-peer" => {
+            "begin an epoch in which others are peers, or which has no failsafe: `hactl switchover` or \
+             `hactl restart` of the primary, where no other member is to stay after \
+             `hactl config set failsafe=false`; then remove it"
+        }
         "member.counts" => "wait a moment, see `hactl explain`",
         "member.write-quorum" | "member.others-stream" => {
             "add a member or wait for one first, or lower write_quorum_min"

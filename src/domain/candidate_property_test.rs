@@ -644,6 +644,7 @@ impl World {
             evidence,
             sync: numbered(&self.bench, config(state.epoch.0 + 1, w, subset(n))),
             accept_data_loss: loss,
+            witnesses: Default::default(),
             within_lag_of,
         });
         let log = self.members[who].log.clone();

@@ -304,6 +304,10 @@ pub struct Grant {
     pub basis: Basis,
     /// The sealed members that were counted.
     pub evidence: Vec<Sealed>,
+    /// Other sealed members, with the epoch that each has promised: they decide nothing about data,
+    /// and say all the same that they stand by no older primary any more. See `domain::failsafe`.
+    #[serde(default)]
+    pub witnesses: BTreeMap<MemberName, Epoch>,
     /// The synchronous configuration of the new epoch.
     pub sync: SyncConfig,
     /// Overrides the read quorum, by this operation of the operator.

@@ -7,6 +7,7 @@
 //! ```text
 //!   group     the controllers
 //!   cluster   a cluster as a whole
+//!   failsafe  what a primary without controllers rests on
 //!   long      what must not last
 //!   member    each of its members
 //!   alarm     what to do about each alarm
@@ -14,6 +15,7 @@
 
 mod alarm;
 mod cluster;
+mod failsafe;
 mod group;
 mod long;
 mod member;
@@ -88,6 +90,8 @@ pub struct Patient<'a> {
     pub state: &'a ClusterState,
     /// What its members report.
     pub observations: &'a Observations,
+    /// The voters of the control plane.
+    pub voters: &'a [Voter],
     /// The leader's clock, by which the reports carry their time.
     pub now: BootTime,
     /// The leader's wall clock at that time.
@@ -121,6 +125,7 @@ const CHECKS: &[Check] = &[
     cluster::tags,
     cluster::crashes,
     cluster::versions,
+    failsafe::failsafe,
     member::reports,
     long::leads,
     long::specification,
@@ -149,6 +154,7 @@ pub const NAMES: &[&str] = &[
     "cluster.tags",
     "cluster.crashes",
     "cluster.versions",
+    "cluster.failsafe",
     "member.reports",
     "member.leads",
     "member.specification",

@@ -13,7 +13,7 @@ use super::observation::{About, Condition, Fencing, Observations, Report};
 use super::space::{Disks, Space};
 use super::state::{CloseReason, Closed, ClusterState, Paused, Phase, Stage, SynchronousMode};
 use super::sync::SyncConfig;
-use super::types::{BootTime, Lsn, WallMillis};
+use super::types::{BootTime, Epoch, Lsn, WallMillis};
 
 const NOW_MS: u64 = 50_000;
 
@@ -21,6 +21,7 @@ const NOW_MS: u64 = 50_000;
 struct Case {
     state: ClusterState,
     observations: Observations,
+    voters: Vec<Voter>,
 }
 
 fn about(report: Report) -> Report {
@@ -31,7 +32,8 @@ fn about(report: Report) -> Report {
 impl Case {
     fn well() -> Self {
         let state = Bench::active("a b c", 1).state().clone();
-        let mut case = Self { state, observations: Observations::default() };
+        let observations = Observations::default();
+        let mut case = Self { state, observations, voters: voters("x y z") };
         case.hears("a", primary("a", 2, "b c", None));
         case.hears("b", standby("b", 2, 500));
         case.hears("c", standby("c", 2, 500));
@@ -57,7 +59,8 @@ impl Case {
         let name = cluster();
         let (state, observations) = (&self.state, &self.observations);
         let now = at_ms(NOW_MS);
-        examine(&Patient { name: &name, state, observations, now, wall: WALL })
+        let voters = &self.voters[..];
+        examine(&Patient { name: &name, state, observations, voters, now, wall: WALL })
     }
 
     /// The only finding of that name.
@@ -365,6 +368,47 @@ fn alarms_that_hold() {
     case = Case::well();
     case.state.alarms.insert(m("a"), vec![Alarm::new(AlarmCode::CommitsWait, "waiting")]);
     assert_eq!(case.one("member.alarm").severity, Severity::Problem);
+}
+
+#[test]
+fn failsafe_that_cannot_help() {
+    let check = "cluster.failsafe";
+    let mut case = Case::well();
+    for member in case.state.members.values_mut() {
+        member.agent_address = Some(format!("{}:7400", member.node));
+    }
+    case.state.spec.failsafe = true;
+    assert!(case.one(check).what.contains("granted without"), "{:?}", case.all());
+    let tenure = case.state.tenure.as_mut().unwrap();
+    tenure.failsafe = true;
+    tenure.peers = [m("b"), m("c")].into();
+    assert_eq!(case.all(), []);
+
+    // A witness beside two nodes with everything: the loss of two is the loss of a member.
+    case.voters = voters("node-a node-b z");
+    assert!(case.one(check).what.contains("2 of 3 controllers"), "{:?}", case.one(check));
+    case.voters = voters("node-a y z");
+    assert!(case.silent(check));
+
+    case.state.members.get_mut(&m("b")).unwrap().agent_address = None;
+    let one = case.one(check);
+    assert!(one.what.contains("where its agent listens"), "{one}");
+    assert_eq!(one.member, Some(m("b")));
+    case.state.members.get_mut(&m("b")).unwrap().agent_address = Some("b:7400".to_owned());
+    case.report("b", |r| r.promised = Epoch(3));
+    assert!(case.one(check).what.contains("has promised epoch 3"));
+    case.observations.members.remove(&m("b"));
+    assert!(case.one(check).what.contains("does not report"));
+
+    let mut case = Case { observations: Case::well().observations, ..case };
+    case.state.tenure.as_mut().unwrap().peers = [m("c")].into();
+    assert!(case.one(check).what.contains("one peer"));
+    case.state.tenure.as_mut().unwrap().peers.clear();
+    assert_eq!(case.one(check).severity, Severity::Problem);
+
+    case.state.tenure.as_mut().unwrap().peers = [m("b"), m("c")].into();
+    case.state.spec.failsafe = false;
+    assert!(case.one(check).what.contains("still holds"));
 }
 
 fn voters(hosts: &str) -> Vec<Voter> {

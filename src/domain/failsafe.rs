@@ -7,6 +7,7 @@
 //!
 //! It is for silence only: a controller that refuses ends it, and it never begins an epoch.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use super::lease::{HolderLease, Timing};
 use super::mutant::{self, Mutant};
 use super::observation::Sealed;
 use super::state::{ClusterState, Stage, Tenure};
-use super::types::{BootTime, ClusterName, Epoch, GuardId, MemberName};
+use super::types::{BootTime, ClusterName, Epoch, GuardId, Lsn, MemberName};
 
 /// Pause after a round of questions that had no success.
 pub const RETRY: Duration = Duration::from_millis(200);
@@ -41,6 +42,10 @@ pub struct Question {
     pub ttl_ms: u64,
     /// The agreed bound on the error of a clock's rate, in parts per million.
     pub clock_error_ppm: u64,
+    /// How far the holder has come, as far as it knows. No controller hears that meanwhile, and
+    /// `max_lag_bytes` is measured from it.
+    #[serde(default)]
+    pub end: Option<Lsn>,
 }
 
 impl Question {
@@ -201,19 +206,39 @@ pub fn due(lease: &HolderLease, kept: bool, timing: &Timing) -> BootTime {
     lease.sent(timing).plus(after)
 }
 
-/// Whether this evidence shows that no promise of a peer can keep the holder of a closed epoch: a
+/// Members that are sealed, with the epoch that each has promised.
+pub type Witnesses = BTreeMap<MemberName, Epoch>;
+
+/// What sealed members say, all of them: those whose data counts in a takeover, and those whose does
+/// not, since they may not lead or are a copy that is not proven.
+pub fn heard(evidence: &[Sealed], witnesses: &Witnesses) -> Witnesses {
+    let mut all = witnesses.clone();
+    all.extend(evidence.iter().map(|s| (s.member.clone(), s.promised)));
+    all
+}
+
+/// Whether these members show that no promise of a peer can keep the holder of a closed epoch: a
 /// promise binds every peer, so one whose promise has lapsed, and which will not promise again, is
 /// enough. The holder itself knows best that it has ended.
-pub fn is_lapsed(state: &ClusterState, tenure: &Tenure, evidence: &[Sealed]) -> bool {
+pub fn is_lapsed(state: &ClusterState, tenure: &Tenure, heard: &Witnesses) -> bool {
     if !tenure.failsafe {
         return true;
     }
     // After a recovery by hand the operator's word that they are gone for ever is all there may be.
     let lost = |m: &MemberName| state.verify.as_ref().is_some_and(|v| v.lost.contains(m));
-    let sealed = |s: &Sealed| {
-        s.promised > tenure.epoch && (tenure.peers.contains(&s.member) || s.member == tenure.member)
+    let asked = |m: &MemberName| {
+        tenure.peers.contains(m)
+            || *m == tenure.member
+            || mutant::without(Mutant::AnyMemberIsPeer)
     };
-    evidence.iter().any(sealed) || tenure.peers.iter().chain([&tenure.member]).all(lost)
+    heard.iter().any(|(member, promised)| *promised > tenure.epoch && asked(member))
+        || tenure.peers.iter().chain([&tenure.member]).all(lost)
+}
+
+/// Whether nobody but the holder of this epoch could say any more that its peers let it go, once
+/// these members are gone: if it were then lost for good, nobody could ever follow it.
+pub fn leaves_no_peer(tenure: &Tenure, gone: &BTreeSet<&MemberName>) -> bool {
+    tenure.failsafe && tenure.peers.iter().all(|peer| gone.contains(peer))
 }
 
 /// The state may be old: a later epoch than its own may have been granted, with failsafe, and run on

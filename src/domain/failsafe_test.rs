@@ -4,16 +4,19 @@ use std::collections::BTreeSet;
 
 use super::command::{Basis, Change, Rejection};
 use super::desired::desired;
-use super::failsafe::{Abstention, Denial, Question, TTL_MS_MAX, due, is_lapsed, judge, keepable};
+use super::failsafe::{
+    Abstention, Denial, Question, TTL_MS_MAX, Witnesses, due, heard, is_lapsed, judge, keepable,
+};
 use super::fixture_test::{
     Bench, Leader, TERM, activation, any, at_ms, cluster, grant, guard, holder, m, names,
     promotion, register, rules, sealed, sealed_report, spec, standby,
 };
 use super::lease::{HolderLease, Timing};
 use super::membership::MembershipChange;
+use super::observation::Sealed;
 use super::reconcile::{Action, Local, Process, reconcile};
 use super::record::MemberRecord;
-use super::state::{CloseReason, ClusterSpec, ClusterState, SynchronousMode};
+use super::state::{CloseReason, ClusterSpec, ClusterState, SynchronousMode, Tenure};
 use super::types::{BootTime, Epoch};
 
 /// `a` is active in epoch 2, which was granted with failsafe, and `ANY 2 (b c)`: one of them is a
@@ -54,6 +57,7 @@ fn question() -> Question {
         guard: guard(b'a'),
         ttl_ms: timing.ttl_ms,
         clock_error_ppm: timing.clock_error_ppm,
+        end: None,
     }
 }
 
@@ -61,10 +65,14 @@ fn says(state: &ClusterState, promised: u64) -> Result<(), Denial> {
     judge(&question(), Epoch(promised), false, Some(state))
 }
 
+fn lapsed(state: &ClusterState, tenure: &Tenure, evidence: &[Sealed]) -> bool {
+    is_lapsed(state, tenure, &heard(evidence, &Witnesses::new()))
+}
+
 /// `b` is sealed for epoch 3 with all of epoch 2.
-fn sealed_b() -> super::observation::Sealed {
+fn sealed_b() -> Sealed {
     let lineage = super::lineage::Lineage::root(Epoch(1)).with(Epoch(2), super::types::Lsn(200));
-    super::observation::Sealed { lineage, ..sealed("b", 3, 2, 500) }
+    Sealed { lineage, ..sealed("b", 3, 2, 500) }
 }
 
 #[test]
@@ -224,7 +232,7 @@ fn an_expiry_alone_follows_no_epoch_that_peers_may_keep() {
     });
     bench.close(CloseReason::LeaseLost, false);
     // The one that joined later is a read quorum, and was never asked.
-    let d = super::observation::Sealed { member: m("d"), guard: guard(b'd'), ..sealed_b() };
+    let d = Sealed { member: m("d"), guard: guard(b'd'), ..sealed_b() };
     let late = grant(&bench, "d", vec![d.clone()], any(3, 1, "b"));
     let refused = bench.refused(late);
     assert_eq!(refused.rule(), "failsafe.peer-sealed");
@@ -257,13 +265,13 @@ fn an_expiry_alone_follows_no_epoch_that_peers_may_keep() {
 fn a_seal_for_the_epoch_itself_says_nothing() {
     let bench = bench();
     let tenure = bench.state().tenure.as_ref().unwrap();
-    assert!(!is_lapsed(bench.state(), tenure, &[]));
-    assert!(!is_lapsed(bench.state(), tenure, &[sealed("b", 2, 1, 100)]));
-    assert!(!is_lapsed(bench.state(), tenure, &[sealed("d", 3, 2, 100)]));
-    assert!(is_lapsed(bench.state(), tenure, &[sealed("b", 3, 2, 100)]));
-    assert!(is_lapsed(bench.state(), tenure, &[holder("a", 3, 2, 100, 2)]), "it has ended");
+    assert!(!lapsed(bench.state(), tenure, &[]));
+    assert!(!lapsed(bench.state(), tenure, &[sealed("b", 2, 1, 100)]));
+    assert!(!lapsed(bench.state(), tenure, &[sealed("d", 3, 2, 100)]));
+    assert!(lapsed(bench.state(), tenure, &[sealed("b", 3, 2, 100)]));
+    assert!(lapsed(bench.state(), tenure, &[holder("a", 3, 2, 100, 2)]), "it has ended");
     let off = active("a b c", false);
-    assert!(is_lapsed(off.state(), off.state().tenure.as_ref().unwrap(), &[]));
+    assert!(lapsed(off.state(), off.state().tenure.as_ref().unwrap(), &[]));
 }
 
 #[test]
@@ -293,7 +301,7 @@ fn the_leader_waits_for_a_peer_and_says_so() {
     bench.close(CloseReason::LeaseLost, false);
     leader.plan(&bench);
     leader.pass_ms(10_000);
-    let d = super::observation::Sealed { member: m("d"), guard: guard(b'd'), ..sealed_b() };
+    let d = Sealed { member: m("d"), guard: guard(b'd'), ..sealed_b() };
     leader.hears("d", sealed_report(&d));
     let plan = leader.plan(&bench);
     assert!(rules(&plan).contains(&"failsafe.peer-sealed"), "{plan:?}");
@@ -365,14 +373,14 @@ fn an_old_state_takes_its_newest_epoch_for_one_with_failsafe() {
     super::failsafe::doubt(&mut state);
     let tenure = state.tenure.clone().unwrap();
     assert_eq!((tenure.failsafe, &tenure.peers), (true, &names("b c")));
-    assert!(!is_lapsed(&state, &tenure, &[sealed("d", 3, 2, 100)]));
-    assert!(is_lapsed(&state, &tenure, &[sealed("c", 3, 2, 100)]));
+    assert!(!lapsed(&state, &tenure, &[sealed("d", 3, 2, 100)]));
+    assert!(lapsed(&state, &tenure, &[sealed("c", 3, 2, 100)]));
     // All who could know are stated to be gone for ever.
     let lost = names("a b c");
     state.verify = Some(super::rescue::Verify { raised: true, lost, complete: true });
-    assert!(is_lapsed(&state, &tenure, &[sealed("d", 3, 2, 100)]));
+    assert!(lapsed(&state, &tenure, &[sealed("d", 3, 2, 100)]));
     state.verify = Some(super::rescue::Verify { raised: true, lost: names("a b"), complete: true });
-    assert!(!is_lapsed(&state, &tenure, &[sealed("d", 3, 2, 100)]));
+    assert!(!lapsed(&state, &tenure, &[sealed("d", 3, 2, 100)]));
     // Of before there were peers.
     state.tenure.as_mut().unwrap().peers.clear();
     super::failsafe::doubt(&mut state);

@@ -240,6 +240,7 @@ impl World {
                 Without::ClockFactor => 0,
                 _ => self.timing.clock_error_ppm,
             },
+            end: None,
         };
         let true_ms = self.true_ms;
         let peer = self.peers.get_mut(&name).unwrap();

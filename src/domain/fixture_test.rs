@@ -291,6 +291,7 @@ pub fn grant(bench: &Bench, to: &str, evidence: Vec<Sealed>, sync: SyncConfig) -
         evidence,
         sync: numbered(bench, sync),
         accept_data_loss: None,
+        witnesses: Default::default(),
         within_lag_of: None,
     })
 }

@@ -42,6 +42,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("no two members share a slot name or an address", members_distinct),
     ("who leaves is a member, and who was removed is none", leaving_and_removed),
     ("nobody is active, or granted an epoch too early, while the state is in doubt", doubt_holds),
+    ("the peers of an epoch are members other than its holder", peers_are_others),
     ("histories are bounded and numbered", histories_bounded),
     ("operations are numbered, and each is in its place", operations_in_place),
     ("revisions of the specification are numbered, and the newest is in force", revisions_in_order),
@@ -91,6 +92,10 @@ pub fn check_step(before: &ControlState, after: &ControlState) -> Vec<Violation>
             }
             if a.epoch == b.epoch && a.closed.is_some() && b.closed.is_none() {
                 broken("a closed epoch stays closed", format!("epoch {}", a.epoch));
+            }
+            // Who was never asked says nothing of those who were.
+            if a.epoch == b.epoch && (a.failsafe != b.failsafe || !b.peers.is_subset(&a.peers)) {
+                broken("nobody becomes a peer within an epoch", format!("epoch {}", a.epoch));
             }
             if b.epoch > a.epoch && a.closed.is_none() {
                 broken("no grant beside an open epoch", format!("epoch {}", b.epoch));
@@ -228,6 +233,15 @@ fn leaving_and_removed(s: &ClusterState) -> Result<(), String> {
     let both = s.removed.keys().find(|m| s.members.contains_key(*m));
     match stranger.or(both) {
         Some(name) => Err(name.to_string()),
+        None => Ok(()),
+    }
+}
+
+fn peers_are_others(s: &ClusterState) -> Result<(), String> {
+    let Some(tenure) = &s.tenure else { return Ok(()) };
+    let other = |m: &&MemberName| **m == tenure.member || !s.members.contains_key(*m);
+    match tenure.peers.iter().find(other) {
+        Some(peer) => Err(peer.to_string()),
         None => Ok(()),
     }
 }

@@ -98,6 +98,7 @@ fn change(bench: &Bench, (kind, who, bits, number, fits, flag): Dice) -> Change 
                 basis: if stopped { Basis::Stopped } else { Basis::Expired { term: TERM } },
                 evidence: evidence(bench, if flag { 15 } else { bits }, &member, number),
                 sync: sync(epoch.next()),
+                witnesses: Default::default(),
                 within_lag_of: None,
                 accept_data_loss: state.operation.as_ref().filter(|_| !flag).map(|op| op.id),
                 member,

@@ -111,6 +111,19 @@ pub enum MembershipRefusal {
         /// Who.
         member: MemberName,
     },
+    /// Nobody could follow the primary, were it lost for good.
+    #[error(
+        "{member} is the last peer of {holder} in epoch {epoch}, which has failsafe: without it nobody \
+         else could ever take over from {holder}"
+    )]
+    LastPeer {
+        /// Who.
+        member: MemberName,
+        /// The primary.
+        holder: MemberName,
+        /// Its epoch.
+        epoch: Epoch,
+    },
     /// A takeover may need what it holds.
     #[error("{member} still counts in a synchronous configuration that is in force")]
     StillCounts {
@@ -216,6 +229,7 @@ impl MembershipRefusal {
             Self::NotActive => "member.remove-while-active",
             Self::Last { .. } => "member.last",
             Self::LeavingAlready { .. } | Self::NotLeaving { .. } => "member.leaving",
+            Self::LastPeer { .. } => "failsafe.last-peer",
             Self::StillCounts { .. } => "member.counts",
             Self::WriteQuorum { .. } => "member.write-quorum",
             Self::OthersStream { .. } => "member.others-stream",

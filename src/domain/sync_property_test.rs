@@ -454,6 +454,7 @@ impl Garbage {
                     evidence,
                     sync: SyncConfig { epoch: next, seq, ..to },
                     accept_data_loss: self.flag.then_some(id),
+                    witnesses: Default::default(),
                     within_lag_of: (self.n.is_multiple_of(4)).then_some(Lsn(self.number)),
                 })
             }

@@ -134,6 +134,7 @@ fn running(members: usize, mode: SynchronousMode, open: bool) -> ControlState {
         evidence: vec![evidence],
         sync,
         accept_data_loss: None,
+        witnesses: Default::default(),
         within_lag_of: None,
     };
     run(&mut state, Change::Grant(grant));

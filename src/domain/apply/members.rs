@@ -63,6 +63,7 @@ fn begin(
         return Err(MembershipRefusal::LeavingAlready { member: member.clone() }.into());
     }
     expect_removable(state, epoch, member)?;
+    super::failsafe::expect_peer_left(state, member, state.leaving.keys())?;
     let by = bounded(by);
     state.leaving.insert(member.clone(), Leaving { by: by.clone(), at });
     record(state, at, EventKind::MemberRemovalStarted { member: member.clone(), by });
@@ -96,6 +97,8 @@ fn finish(
         return Err(MembershipRefusal::NotLeaving { member: member.clone() }.into());
     };
     expect_removable(state, epoch, member)?;
+    // An epoch may have begun since.
+    super::failsafe::expect_peer_left(state, member, [])?;
     let counts = state.syncs.iter().any(|c| c.members.contains(member));
     if counts && !without(Mutant::CountingMemberLeaves) {
         return Err(MembershipRefusal::StillCounts { member: member.clone() }.into());

@@ -2,7 +2,7 @@
 
 use super::super::candidate::{self, Proof, Refusal};
 use super::super::command::{Basis, Change, Grant};
-use super::super::failsafe;
+use super::super::failsafe::{self, Witnesses};
 use super::super::observation::{Condition, Sealed};
 use super::super::operation::wished;
 use super::super::state::{
@@ -38,7 +38,9 @@ impl Pass<'_> {
                 return self.operation_overdue(findings);
             }
         };
-        if !tenure.stopped && !failsafe::is_lapsed(self.state, tenure, &evidence) {
+        let witnesses = self.witnesses(tenure, &evidence);
+        let heard = failsafe::heard(&evidence, &witnesses);
+        if !tenure.stopped && !failsafe::is_lapsed(self.state, tenure, &heard) {
             findings.push(super::awaiting_peers(tenure));
             return self.operation_overdue(findings);
         }
@@ -69,6 +71,7 @@ impl Pass<'_> {
             },
             sync,
             evidence,
+            witnesses,
             accept_data_loss: accepted,
             within_lag_of,
         }))
@@ -177,6 +180,30 @@ impl Pass<'_> {
                     .then(|| Sealed { no_room: !self.has_room(name), ..sealed.clone() })
             })
             .collect()
+    }
+
+    /// Sealed members beside the evidence, where their word may be needed that they stand by the
+    /// holder no more.
+    fn witnesses(&self, tenure: &Tenure, evidence: &[Sealed]) -> Witnesses {
+        if tenure.stopped || !tenure.failsafe {
+            return Witnesses::new();
+        }
+        let beside = |m: &&MemberName| !evidence.iter().any(|s| s.member == **m);
+        let asked = tenure.peers.iter().chain([&tenure.member]);
+        asked
+            .filter(|m| self.state.members.contains_key(*m))
+            .filter(beside)
+            .filter_map(|m| Some((m.clone(), self.sealed(m)?.promised)))
+            .collect()
+    }
+
+    /// What a sealed member says of itself now, whether its data counts or not.
+    fn sealed(&self, name: &MemberName) -> Option<&Sealed> {
+        let report = &self.fresh(name)?.report;
+        let Condition::Standby(view) = &report.condition else { return None };
+        let sealed = view.sealed.as_ref()?;
+        let same_life = report.guard.as_ref() == Some(&sealed.guard);
+        (same_life && sealed.member == *name).then_some(sealed)
     }
 
     /// Reasons to wait although a candidate may be there.

@@ -2,7 +2,7 @@
 
 use super::super::candidate::{self, Proof, Refusal};
 use super::super::command::Change;
-use super::super::failsafe;
+use super::super::failsafe::{self, Witnesses};
 use super::super::mutant::{self, Mutant};
 use super::super::observation::{Condition, PrimaryView, Progress, Sealed};
 use super::super::state::{CloseReason, Stage, Tenure};
@@ -126,7 +126,7 @@ impl Pass<'_> {
         // and count. A record does not grow old.
         let report = self.observed.members.get(&tenure.member).map(|o| &o.report);
         let given_up = report.is_some_and(|r| r.ended >= tenure.epoch);
-        if !given_up && !failsafe::is_lapsed(self.state, tenure, &self.likely(false)) {
+        if !given_up && !failsafe::is_lapsed(self.state, tenure, &self.likely_witnesses()) {
             // It may be healthy by its peers' promises, and nobody could follow it.
             findings.push(awaiting_peers(tenure));
             return Some(None);
@@ -188,6 +188,17 @@ impl Pass<'_> {
                 })
             })
             .collect()
+    }
+
+    /// Who would be sealed, whether it may lead or not.
+    fn likely_witnesses(&self) -> Witnesses {
+        let next = self.state.epoch.next();
+        let names = self.state.members.keys().filter(|name| {
+            let observed = self.fresh(name);
+            let condition = observed.map(|o| &o.report.condition);
+            matches!(condition, Some(Condition::Standby(view)) if view.counts)
+        });
+        names.map(|name| (name.clone(), next)).collect()
     }
 
     fn likely_refusal_of(&self, likely: &[Sealed]) -> Option<Refusal> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::command::Change;
+use super::super::failsafe::leaves_no_peer;
 use super::super::membership::{MembershipChange, MembershipRefusal};
 use super::super::mutant::{Mutant, without};
 use super::super::observation::{Condition, Observations};
@@ -27,7 +28,14 @@ impl Pass<'_> {
             let counts = self.state.syncs.iter().any(|c| c.members.contains(member));
             let free = self.state.operation.is_none() && !self.state.jobs.contains_key(member);
             let may_leave = !counts || without(Mutant::CountingMemberLeaves);
-            let change = if may_leave && free {
+            let gone = [member].into();
+            let change = if tenure.peers.contains(member) && leaves_no_peer(tenure, &gone) {
+                let why = format!(
+                    "it is the last peer of {} in epoch {}, which has failsafe",
+                    tenure.member, tenure.epoch
+                );
+                MembershipChange::AbandonRemoval { member: member.clone(), why }
+            } else if may_leave && free {
                 let (expect_epoch, member) = (tenure.epoch, member.clone());
                 MembershipChange::FinishRemoval { expect_epoch, member }
             } else if waited >= REMOVAL_DEADLINE {

@@ -29,7 +29,13 @@ impl Pass<'_> {
         if verify.raised && self.state.phase == Phase::Running {
             // Sealing promises the next epoch. Whoever knows more has come back meanwhile.
             if highest <= self.state.epoch.next() {
-                return ControlFlow::Continue(());
+                return match self.lost_since(&known) {
+                    Some(change) => {
+                        findings.push(Finding::RaisingEpoch { known: highest });
+                        ControlFlow::Break(Some(change))
+                    }
+                    None => ControlFlow::Continue(()),
+                };
             }
             // Nothing is raised over an open epoch, and its holder would lack that member for ever.
             if let Some(tenure) = self.state.open_tenure() {
@@ -70,6 +76,25 @@ impl Pass<'_> {
         let accept_missing = accepted.filter(|_| accepts);
         let expect_epoch = self.state.epoch;
         ControlFlow::Break(Some(Change::RaiseEpoch { expect_epoch, known, accept_missing }))
+    }
+
+    /// Members that were heard when the epoch was raised, and are gone since: as long as one of the
+    /// holder and its peers is not stated to be lost, and none of them is sealed, nobody is granted
+    /// anything where peers may have kept the holder. The operator accepts it for them, too; the
+    /// epoch is raised once more by that.
+    fn lost_since(&self, known: &BTreeMap<MemberName, Epoch>) -> Option<Change> {
+        let accept_missing = Some(self.accepts_missing()?);
+        let verify = self.state.verify.as_ref()?;
+        let tenure = self.state.tenure.as_ref().filter(|t| t.closed.is_some() && t.failsafe)?;
+        let mut waited_for = tenure.peers.iter().chain([&tenure.member]);
+        let gone = |m: &MemberName| !known.contains_key(m) && self.state.members.contains_key(m);
+        let all_gone = waited_for.clone().all(|m| gone(m) || verify.lost.contains(m));
+        let news = waited_for.any(|m| gone(m) && !verify.lost.contains(m));
+        (all_gone && news).then(|| Change::RaiseEpoch {
+            expect_epoch: self.state.epoch,
+            known: known.clone(),
+            accept_missing,
+        })
     }
 
     /// The operation by which the operator accepts what missing members may have.

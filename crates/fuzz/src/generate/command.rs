@@ -269,6 +269,10 @@ fn grant(
         },
         accept_data_loss: if input.flag() { operation } else { None },
         within_lag_of: if input.stray() { Some(lsn(input)) } else { None },
+        witnesses: match input.stray() {
+            true => state.members.keys().map(|m| (m.clone(), next)).collect(),
+            false => Default::default(),
+        },
         expect_epoch,
         expect_syncs,
         member,

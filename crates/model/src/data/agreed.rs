@@ -260,6 +260,7 @@ impl Tables {
                         evidence: evidence.clone(),
                         sync,
                         accept_data_loss: None,
+                        witnesses: Default::default(),
                         within_lag_of: None,
                     });
                     self.propose(id, grant, Kind::Step, &text, out);

@@ -272,6 +272,7 @@ impl Logs {
                     evidence: vec![evidence(now, member, guard, u64::from(epoch) + 1)],
                     sync: SyncConfig::asynchronous(expect_epoch.next(), now.next_sync),
                     accept_data_loss: None,
+                    witnesses: Default::default(),
                     within_lag_of: None,
                 })
             }

@@ -68,7 +68,8 @@ pub(super) fn adjust(rng: &mut Rng, settings: &mut Settings) {
     }
 }
 
-/// A member that begins late is no peer of the first epoch.
+/// A member that begins late is no peer of the first epoch; in some plans it is left with the
+/// controllers while all of the peers are with the holder.
 pub(super) fn latecomer(rng: &mut Rng, topology: &Topology, settings: &mut Settings) -> Scene {
     let members = topology.members();
     let scene = Scene::default();
@@ -78,7 +79,17 @@ pub(super) fn latecomer(rng: &mut Rng, topology: &Topology, settings: &mut Setti
     }
     settings.spec.bootstrap_members.retain(|m| *m != Topology::member_name(last));
     let node = Who::Node(last);
-    scene.fault(Fault::at(0, Kind::CrashDaemon { node }).lasting(rng.between(3500, 6000)))
+    let late = Fault::at(0, Kind::CrashDaemon { node }).lasting(rng.between(3000, 5000));
+    let scene = scene.fault(late);
+    if rng.percent(40) {
+        return scene;
+    }
+    let left = members.iter().filter(|n| **n != last).map(|n| Who::Node(*n)).collect();
+    let mut right = controllers(topology.nodes.len());
+    right.push(node);
+    let kind = Kind::Split { left, right };
+    let (at, length) = (rng.between(8000, 11_000), rng.between(5000, 14_000));
+    scene.fault(Fault::at(at, kind).lasting(length))
 }
 
 fn controllers(nodes: usize) -> Vec<Who> {
