@@ -59,6 +59,8 @@ mod desired_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod doctor_test;
 #[cfg(all(test, not(quorate_mutants)))]
+mod failsafe_peers_test;
+#[cfg(all(test, not(quorate_mutants)))]
 mod failsafe_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod failsafe_walk_test;
