@@ -47,6 +47,8 @@ test: setup native verify ## everything that a change has to pass: what is missi
 	for profile in all data control crashes operator jobs members; do \
 		cargo run --locked -p quorate-sim -- run --seeds 20 --verify --profile $$profile \
 			--out $(CARGO_TARGET_DIR)/sim-plans || exit 1; done
+	cargo run --locked -p quorate-sim -- run --seeds 10 --verify --profile failsafe \
+		--out $(CARGO_TARGET_DIR)/sim-plans
 	cargo run --locked -p quorate-world --bin quorate-alone -- run --seeds 200 --jobs 2
 	cargo test --locked -p quorate-fuzz
 

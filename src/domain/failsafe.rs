@@ -227,9 +227,7 @@ pub fn is_lapsed(state: &ClusterState, tenure: &Tenure, heard: &Witnesses) -> bo
     // After a recovery by hand the operator's word that they are gone for ever is all there may be.
     let lost = |m: &MemberName| state.verify.as_ref().is_some_and(|v| v.lost.contains(m));
     let asked = |m: &MemberName| {
-        tenure.peers.contains(m)
-            || *m == tenure.member
-            || mutant::without(Mutant::AnyMemberIsPeer)
+        tenure.peers.contains(m) || *m == tenure.member || mutant::without(Mutant::AnyMemberIsPeer)
     };
     heard.iter().any(|(member, promised)| *promised > tenure.epoch && asked(member))
         || tenure.peers.iter().chain([&tenure.member]).all(lost)

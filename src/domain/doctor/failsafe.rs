@@ -53,8 +53,9 @@ fn shared_hosts(p: &Patient<'_>, found: &mut Vec<Diagnosis>) {
     let addresses = p.state.members.values();
     let addresses = addresses.flat_map(|m| [Some(m.address.as_str()), m.agent_address.as_deref()]);
     let hosts: BTreeSet<String> = addresses.flatten().filter_map(host).collect();
-    let shares =
-        |v: &&Voter| nodes.contains(v.name.as_str()) || (!v.host.is_empty() && hosts.contains(&v.host));
+    let shares = |v: &&Voter| {
+        nodes.contains(v.name.as_str()) || (!v.host.is_empty() && hosts.contains(&v.host))
+    };
     let shared: Vec<&str> = p.voters.iter().filter(shares).map(|v| v.name.as_str()).collect();
     // So many must be lost for the majority to be gone.
     let too_many = voters.div_ceil(2);
@@ -109,7 +110,9 @@ fn peers(p: &Patient<'_>, tenure: &Tenure, found: &mut Vec<Diagnosis>) {
 /// Why this peer would not promise now, as far as is known.
 fn silent(p: &Patient<'_>, tenure: &Tenure, peer: &MemberName) -> Option<String> {
     if p.state.members.get(peer).is_none_or(|m| m.agent_address.is_none()) {
-        return Some("has not said where its agent listens (node.listen, node.advertise)".to_owned());
+        return Some(
+            "has not said where its agent listens (node.listen, node.advertise)".to_owned(),
+        );
     }
     match p.report_of(peer) {
         None => Some("does not report".to_owned()),

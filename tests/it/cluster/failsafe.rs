@@ -165,10 +165,37 @@ async fn without_failsafe_the_primary_stops() {
     eprintln!("-- it is switched on, and holds from the next epoch on");
     let set = cluster.hactl(&["config", "set", "failsafe=true", "--yes"]).await;
     assert_eq!(set.code, 0, "{set:?}");
-    let status = cluster.healed().await;
-    assert_eq!(failsafe(&status), "pending");
+    let pending = cluster.healed().await;
+    assert_eq!(failsafe(&pending), "pending");
+    let doctor = cluster.hactl(&["doctor", "-o", "json"]).await;
+    assert!(doctor.stdout.contains("was granted without"), "{doctor:?}");
     let target = cluster.standbys().await[0].member.clone();
     let moved = cluster.hactl(&["switchover", "--to", &target, "--yes"]).await;
     assert_eq!(moved.code, 0, "{moved:?}");
-    assert_eq!(failsafe(&cluster.healed().await), "armed");
+    let armed = cluster.healed().await;
+    assert_eq!((failsafe(&armed), armed.primary()), ("armed".to_owned(), Some(target)));
+    assert!(armed.epoch() > pending.epoch());
+
+    eprintln!("-- and does hold: all controllers are killed once more");
+    let since = Instant::now();
+    let writers = vec![cluster.writer(Mode::Fresh)];
+    cluster.rows_flow(20).await;
+    let primary = cluster.primary().await;
+    let init = primary.tree().init;
+    kill_controllers(&cluster).await;
+    let lost = Instant::now();
+    // Longer than any lease that a controller gave.
+    until("rows are acknowledged 5 s later", HEAL, || async {
+        let late = |e: &Entry| {
+            e.begun.duration_since(lost).as_secs() >= 5
+                && matches!(e.outcome, Outcome::Acknowledged { .. })
+        };
+        cluster.journal.entries().iter().any(late).then_some(())
+    })
+    .await;
+    assert_eq!(primary.tree().init, init, "the same PostgreSQL goes on");
+    start_controllers(&cluster);
+    let after = cluster.healed().await;
+    assert_eq!((after.epoch(), after.primary()), (armed.epoch(), armed.primary()));
+    cluster.judge(writers, since).await;
 }

@@ -19,13 +19,12 @@ const CONTROLLERS: usize = 3;
 /// What meets failsafe.
 pub(super) const SHAPES: &[Shape] = &[
     Shape::ControllersGone,
+    Shape::ControllersGone,
     Shape::HolderAside,
     Shape::HolderAside,
     Shape::PeersDivided,
     Shape::PeersDivided,
     Shape::CutOffWithClients,
-    Shape::CandidateDies,
-    Shape::WakesLate,
 ];
 
 /// Two to four members, and the controllers apart from them.
@@ -113,8 +112,9 @@ fn meanwhile(rng: &mut Rng, s: Scene, at: u64, length: u64) -> Scene {
             let node = *rng.pick(&[Who::Holder, peer]);
             Fault::at(when, Kind::Pause { node, processes: Processes::Daemon }).lasting(short)
         }
-        5 => Fault::at(when, Kind::Suspend { node: *rng.pick(&[Who::Holder, peer]) })
-            .lasting(short),
+        5 => {
+            Fault::at(when, Kind::Suspend { node: *rng.pick(&[Who::Holder, peer]) }).lasting(short)
+        }
         6 => Fault::at(when, Kind::CrashDaemon { node: Who::Holder }).lasting(short),
         _ => {
             let node = *rng.pick(&[Who::Holder, peer]);

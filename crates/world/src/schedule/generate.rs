@@ -124,7 +124,7 @@ impl Profile {
             Profile::Control => &[Scenes, Scenes, Scenes, Controllers],
             Profile::Follower => &[Follower],
             Profile::Failsafe => {
-                &[Scenes, Scenes, Scenes, Scenes, Cuts, Partitions, Daemons, Pauses, Operator]
+                &[Scenes, Scenes, Scenes, Scenes, Scenes, Cuts, Daemons, Members, Operator]
             }
             Profile::Jobs => &[Jobs, Jobs, Jobs, Operator, Postgres, Machines, Daemons, Cuts],
             Profile::Members => {
