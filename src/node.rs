@@ -229,7 +229,9 @@ pub async fn run(config: Config) -> Result<(), Error> {
         .map_err(|problem| Error::Secret { file: file.clone(), problem })?;
     let token = secret.rpc_token(&config.control_plane);
     let identity = Identity::new(&config.control_plane, token.expose())?;
-    let _lock = rescue::lock(&config.node.data_dir)?;
+    // Never let go before the process ends: tasks go on for a moment after this function, and answer
+    // other agents. The next daemon counts on it that no promise is given after its own start.
+    std::mem::forget(rescue::lock(&config.node.data_dir)?);
     let clock = Arc::new(BootClock);
     let (shutdown, shutting_down) = watch::channel(false);
     let (stop, stopping) = crate::watch::channel(false);
