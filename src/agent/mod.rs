@@ -6,7 +6,8 @@
 //!
 //! Several tasks serve one member, so that nothing slow holds up what is urgent:
 //!
-//! - the *worker* carries out one action at a time;
+//! - the *worker* carries out one action at a time, and leaves one that can be begun anew as soon as
+//!   another has to be done;
 //! - the *renewer* renews the leases of all members of the node in one call;
 //! - the *failsafe* asks the peers while no controller answers;
 //! - the *fence* kills the process tree at the end of the lease, whatever the worker does;

@@ -66,7 +66,7 @@ impl Known {
         });
     }
 
-    fn take(&self, mut snapshot: Snapshot) {
+    pub fn take(&self, mut snapshot: Snapshot) {
         self.0.send_if_modified(|held| {
             let (new, old) = ((snapshot.generation, snapshot.index), (held.generation, held.index));
             let newer = new > old;

@@ -4,6 +4,7 @@ mod adopt;
 mod care;
 mod end;
 mod generation;
+mod heed;
 mod hooks;
 mod lead;
 mod register;
@@ -79,34 +80,7 @@ pub(super) async fn run<RT: Runtime, T: Transport, D: Database, C: Clock>(
     known: Known,
     stop: watch::Receiver<bool>,
 ) {
-    let mut worker = Worker::<RT, T, D, C> {
-        news: known.watch(),
-        tree: shared.tree.clone(),
-        shared,
-        client,
-        registered: None,
-        register_at: BootTime::default(),
-        failures: 0,
-        care_at: BootTime::default(),
-        cared_as: None,
-        ending: None,
-        startup_deaths: 0,
-        dying_since: BootTime::default(),
-        ended_itself: false,
-        starved: 0,
-        sealing: None,
-        spent_sources: BTreeMap::new(),
-        delay_ms: None,
-        run: None,
-        astray: 0,
-        adopted: None,
-        tenure: None,
-        hooked: None,
-        declined: 0,
-        accept_at: BootTime::default(),
-        stop,
-        runtime: PhantomData,
-    };
+    let mut worker = Worker::<RT, T, D, C>::new(shared, client, &known, stop);
     worker.begin().await;
     let obeyed = worker.shared.lock().record.generation;
     known.raise(obeyed);
@@ -146,6 +120,8 @@ struct Worker<RT, T, D, C> {
     starved: u32,
     /// The promise that is being sealed for, and since when.
     sealing: Option<Sealing>,
+    /// The action that is under way, or was last.
+    doing: Option<Action>,
     /// Standbys that a copy was begun from since the last one that was proven, and when: the next
     /// is taken from elsewhere.
     spent_sources: BTreeMap<MemberName, BootTime>,
@@ -197,6 +173,43 @@ enum Pause {
 }
 
 impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
+    fn new(
+        shared: Arc<Shared<D, C>>,
+        client: Client<T>,
+        known: &Known,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            news: known.watch(),
+            tree: shared.tree.clone(),
+            shared,
+            client,
+            registered: None,
+            register_at: BootTime::default(),
+            failures: 0,
+            care_at: BootTime::default(),
+            cared_as: None,
+            ending: None,
+            startup_deaths: 0,
+            dying_since: BootTime::default(),
+            ended_itself: false,
+            starved: 0,
+            sealing: None,
+            doing: None,
+            spent_sources: BTreeMap::new(),
+            delay_ms: None,
+            run: None,
+            astray: 0,
+            adopted: None,
+            tenure: None,
+            hooked: None,
+            declined: 0,
+            accept_at: BootTime::default(),
+            stop,
+            runtime: PhantomData,
+        }
+    }
+
     // ---- the loop ----
 
     async fn wait(&mut self, pause: Pause) {
@@ -407,6 +420,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         snapshot: &Snapshot,
     ) -> Pause {
         let spec = &state.spec;
+        self.doing = Some(action.clone());
         if !matches!(
             action,
             Action::Nothing { .. } | Action::ConfirmSync { .. } | Action::Seal { .. }

@@ -65,7 +65,7 @@ mod failsafe_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod failsafe_walk_test;
 #[cfg(all(test, not(quorate_mutants)))]
-mod fixture_test;
+pub(crate) mod fixture_test;
 #[cfg(all(test, not(quorate_mutants)))]
 mod health_test;
 #[cfg(all(test, not(quorate_mutants)))]

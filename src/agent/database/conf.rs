@@ -149,9 +149,9 @@ impl PgDatabase {
     /// read them.
     pub(super) async fn reconfigure(&self, session: &mut Session, files: &Files) -> Result<()> {
         let (layout, user) = (self.settings.layout.clone(), self.user.clone());
-        let before = lock(&self.memory).installed.clone();
-        let new = files.clone();
+        let (memory, new) = (self.memory.clone(), files.clone());
         let write = move || {
+            let before = lock(&memory).installed.clone();
             // What differs from what was written last was somebody else.
             let edited = match &before {
                 Some(last) => hands::changed(&layout, &last.settings, &last.rules)?.files,
@@ -160,10 +160,11 @@ impl PgDatabase {
             hands::keep(&layout, &user, &edited)?;
             let running = ServerIs::Running;
             let done = start::install(&layout, &user, &new.settings, &new.rules, running)?;
+            // Here, and not by who waits for it: where that is left, these are no edits by hand.
+            lock(&memory).installed = Some(new);
             Ok((edited, done))
         };
         let (edited, done) = self.settings_turn.write(write).await?.map_err(error::start)?;
-        lock(&self.memory).installed = Some(files.clone());
         for name in &done.overridden {
             // ALTER SYSTEM has precedence over our files.
             session.reset_system_setting(name).await.map_err(error::sql)?;

@@ -92,12 +92,12 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             let cascaded = cascaded(state, &care.others);
             let work = database.advance_slots(&cascaded);
             if !cascaded.is_empty()
-                && let Err(error) = self.bounded("moving slots forward", QUICK, work).await
+                && let Err(error) = self.heeding("moving slots forward", QUICK, work).await
             {
                 tracing::debug!(%error, "slots of cascaded members were not moved");
             }
         }
-        match self.bounded("looking after slots", QUICK, database.maintain(&care)).await {
+        match self.heeding("looking after slots", QUICK, database.maintain(&care)).await {
             Ok(Upkeep { problems, alarms, notices, settings, restart }) => {
                 self.care_at = now.plus(CARE_EVERY);
                 self.cared_as = Some(cared_as);
@@ -112,6 +112,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                     return self.restart_standby(why).await;
                 }
             }
+            Err(Error::NotReady(_)) if self.is_overtaken() => return Pause::None,
             Err(Error::NotReady(_)) => self.care_at = now.plus(TICK),
             Err(error) => {
                 self.care_at = now.plus(CARE_EVERY);
@@ -146,7 +147,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             }
             _ => {
                 let work = database.primary_position(duty);
-                let (source, lsn) = self.bounded("asking the primary", QUICK, work).await?;
+                let (source, lsn) = self.heeding("asking the primary", QUICK, work).await?;
                 self.record(|r| r.data = DataMark::Copied { source, until: Some(lsn) }).await?;
                 self.shared.wake.notify_one();
                 Ok(())
@@ -172,7 +173,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             return;
         }
         let work = self.shared.database.reload(&state.spec);
-        let problem = match self.bounded("reading the configuration again", QUICK, work).await {
+        let problem = match self.heeding("reading the configuration again", QUICK, work).await {
             Ok(problem) => problem.unwrap_or_default(),
             // Not there now: asked again at the next look.
             Err(Error::NotReady(_)) => return,
@@ -192,7 +193,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         };
         let database = self.shared.database.clone();
         let work = database.follow(&stream, &state.spec);
-        match self.bounded("setting the delay", QUICK, work).await {
+        match self.heeding("setting the delay", QUICK, work).await {
             Ok(()) => self.delay_ms = Some(duty.delay_ms),
             Err(error) => tracing::debug!(%error, "the delay is not set yet"),
         }

@@ -80,7 +80,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         let Some(newest) = syncs.last().cloned() else { return Ok(()) };
         let database = self.shared.database.clone();
         let work = database.confirm_sync(epoch, &newest, writes_open, &state.spec);
-        let postmaster_start_us = self.bounded("the barrier", QUICK, work).await?;
+        let postmaster_start_us = self.heeding("the barrier", QUICK, work).await?;
         self.shared.update(|inner| {
             if let Process::Primary { confirmed, .. } = &mut inner.process {
                 *confirmed = Some(Confirmed { syncs, postmaster_start_us });
@@ -101,7 +101,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         }
         let database = self.shared.database.clone();
         let work = database.open_writes(epoch, sync, &state.spec);
-        self.bounded("opening for writes", QUICK, work).await?;
+        self.heeding("opening for writes", QUICK, work).await?;
         let lineage = self.shared.update(|inner| {
             if let Process::Primary { writes_open, .. } = &mut inner.process {
                 *writes_open = true;

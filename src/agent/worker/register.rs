@@ -51,7 +51,10 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 _ => None,
             },
         };
-        match self.client.register(&request, REGISTER).await {
+        let work = self.client.register(&request, REGISTER);
+        // Whether it was registered is not known then: it is asked again.
+        let Some(answer) = self.unless_ended(work).await else { return };
+        match answer {
             Ok(reply) => {
                 self.registered = Some(data);
                 self.shared.problem("registration", None);

@@ -144,7 +144,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
                 continue;
             }
             let work = self.shared.database.check_standby(duty, source, spec);
-            match self.bounded("asking a standby", QUESTION, work).await {
+            match self.heeding("asking a standby", QUESTION, work).await {
                 Ok(()) => return Some(source.clone()),
                 Err(error) => {
                     info!(source = %source.member, %error, "it is not copied from this standby");
@@ -163,11 +163,15 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         // Also where a standby is copied: what the copy lacks, and when it counts, is for the
         // primary to say.
         let work = database.primary_position(duty);
-        if let Err(error) = self.bounded("asking the primary", QUICK, work).await {
+        if let Err(error) = self.heeding("asking the primary", QUICK, work).await {
             return Err(patient(error));
         }
         self.room_for_copy(duty).await.map_err(patient)?;
         let standby = self.copy_source(duty, spec).await;
+        if self.is_overtaken() {
+            // Nothing was touched yet.
+            return Err(Error::NotReady("the copy is not asked for any more".to_owned()));
+        }
         let source = standby.as_ref().map_or(&duty.primary, |s| &s.member).clone();
         if let Some(standby) = &standby {
             self.spent_sources.insert(standby.member.clone(), self.shared.clock.now());
@@ -187,8 +191,10 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         let progress = Arc::new(move |done, total| {
             shared.update(|inner| inner.busy = Some(cloning(done, total)));
         });
-        let copied =
-            self.unless_overtaken(duty, D::clone_from(&database, duty, spec, progress)).await;
+        let copying = self.unless_overtaken(duty, D::clone_from(&database, duty, spec, progress));
+        // It can take hours, and is begun anew anyway after a stop.
+        let copied = self.unless_ended(copying).await;
+        let copied = copied.unwrap_or_else(|| Err(Error::NotReady("the agent stops".to_owned())));
         let data = database.inspect().await.unwrap_or(Data::Unknown);
         self.shared.lock().data = data;
         let system_id = copied?;

@@ -77,7 +77,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         let database = self.shared.database.clone();
         let work = database.room_for_copy(duty);
         let CopyRoom { needed_bytes, free_bytes, path, removed } =
-            self.bounded("looking for room for a copy", SLOW, work).await?;
+            self.heeding("looking for room for a copy", SLOW, work).await?;
         for path in removed {
             self.shared.notice(
                 NoticeCode::AsideRemoved,

@@ -147,7 +147,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         self.sealing = Some(Sealing { promise, since, replay });
         let database = self.shared.database.clone();
         let work = database.seal(promise, &state.spec);
-        let position = match self.bounded("sealing", SEAL, work).await {
+        let position = match self.heeding("sealing", SEAL, work).await {
             Ok(position) => position,
             Err(Error::NotReady(why)) => return Err(Error::NotReady(why)),
             Err(error) => {
@@ -219,7 +219,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             inner.seen = None;
         });
         let work = database.follow(duty, &state.spec);
-        match self.bounded("following the primary", QUICK, work).await {
+        match self.heeding("following the primary", QUICK, work).await {
             Err(error @ Error::Astray(_)) => {
                 warn!(member = %self.shared.member.name, %error, "the standby is stopped");
                 self.astray += 1;
@@ -249,9 +249,13 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     async fn upstream_serves(&self, duty: &FollowDuty, state: &ClusterState) -> bool {
         let Some(upstream) = &duty.upstream else { return true };
         let work = self.shared.database.check_standby(duty, upstream, &state.spec);
-        let Err(error) = self.bounded("asking the upstream", UPSTREAM, work).await else {
+        let Err(error) = self.heeding("asking the upstream", UPSTREAM, work).await else {
             return true;
         };
+        if self.is_overtaken() {
+            // That says nothing of the upstream.
+            return false;
+        }
         warn!(upstream = %upstream.member, %error, "the upstream is not followed");
         let now = self.shared.clock.now();
         self.shared.lock().upstream.lose(now);
