@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::failure::Failure;
+use super::when;
 
 /// Who is asked where nothing says otherwise.
 const DEFAULT_ENDPOINT: &str = "127.0.0.1:7401";
@@ -66,16 +67,8 @@ pub(super) fn endpoints(given: &[String], file: &File) -> Vec<String> {
 
 /// A time such as `500ms`, `10s`, `2m` or `10`, which is in seconds. Never zero, one hour at most.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit_ms = match &text[digits.len()..] {
-        "ms" => 1,
-        "" | "s" => 1000,
-        "m" => 60_000,
-        _ => return Err("a number with ms, s or m is wanted".to_owned()),
-    };
-    let number: u64 = digits.parse().map_err(|_| "a whole number with ms, s or m is wanted")?;
-    match number.checked_mul(unit_ms) {
-        Some(ms @ 1..=3_600_000) => Ok(Duration::from_millis(ms)),
+    match when::length_ms(text, &["ms", "", "s", "m"])? {
+        ms @ 1..=3_600_000 => Ok(Duration::from_millis(ms)),
         _ => Err("1ms to 60m is allowed".to_owned()),
     }
 }

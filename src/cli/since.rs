@@ -20,18 +20,10 @@ pub(super) fn when(text: &str) -> Result<When, String> {
 
 fn parse(text: &str, now_ms: u64) -> Result<When, String> {
     let text = text.trim();
-    ago(text)
-        .map(|ms| When(now_ms.saturating_sub(ms)))
+    let ago = when::length_ms(text, &["ms", "s", "m", "min", "h", "d"]).ok();
+    ago.map(|ms| When(now_ms.saturating_sub(ms)))
         .or_else(|| date_time(text).map(When))
         .ok_or_else(|| WANTED.to_owned())
-}
-
-/// Milliseconds of `15m`.
-fn ago(text: &str) -> Option<u64> {
-    let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let (_, unit_ms) = units.iter().find(|(name, _)| text.get(digits.len()..) == Some(*name))?;
-    digits.parse::<u64>().ok()?.checked_mul(*unit_ms)
 }
 
 /// A date, with or without a time of the day, in UTC.
@@ -84,7 +76,7 @@ mod tests {
         }
         assert_eq!(parse("15m", NOW), Ok(When(NOW - 900_000)));
         assert_eq!(parse("2d", NOW), Ok(When(NOW - 172_800_000)));
-        assert_eq!(parse("9999999999d", NOW), Ok(When(0)));
+        assert_eq!(parse("99999999999999999999d", NOW), Ok(When(0)));
     }
 
     #[test]
@@ -101,7 +93,6 @@ mod tests {
             "22.11.2026",
             "2026-11-22T1:2:3:4Z",
             "+2026-01-01",
-            "99999999999999999999d",
             "2026-11-22 12:00+01:00",
         ] {
             assert!(parse(text, NOW).is_err(), "{text}");

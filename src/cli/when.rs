@@ -4,19 +4,33 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const DAY_MS: u64 = 86_400_000;
 
+/// Units of lengths of time, in milliseconds.
+const UNITS: [(&str, u64); 6] =
+    [("ms", 1), ("s", 1000), ("m", 60_000), ("min", 60_000), ("h", 3_600_000), ("d", DAY_MS)];
+
+/// The milliseconds of a whole number with one of `units`, however many: every length of time on
+/// the command line is read here. An empty unit in `units` stands for seconds.
+pub(super) fn length_ms(text: &str, units: &[&str]) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = text.get(digits.len()..).unwrap_or_default();
+    let named = if unit.is_empty() { "s" } else { unit };
+    let size = UNITS.iter().find(|(name, _)| *name == named).filter(|_| units.contains(&unit));
+    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    match size {
+        // More than can be counted is more than any bound.
+        Some((_, ms)) if plain => Ok(digits.parse::<u64>().unwrap_or(u64::MAX).saturating_mul(*ms)),
+        _ => {
+            let listed: Vec<_> = units.iter().copied().filter(|u| !u.is_empty()).collect();
+            let (last, others) = listed.split_last().unwrap_or((&"s", &[]));
+            Err(format!("a whole number with {} or {last} is wanted", others.join(", ")))
+        }
+    }
+}
+
 /// A length of time such as `90s`, `15m`, `2h` or `1d`. Never zero, a year at most.
 pub(super) fn length(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit_ms = match &text[digits.len()..] {
-        "s" => 1000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        "d" => DAY_MS,
-        _ => return Err("a whole number with s, m, h or d is wanted, such as 2h".to_owned()),
-    };
-    let number: u64 = digits.parse().map_err(|_| "a whole number with s, m, h or d is wanted")?;
-    match number.checked_mul(unit_ms) {
-        Some(ms) if ms > 0 && ms <= 366 * DAY_MS => Ok(Duration::from_millis(ms)),
+    match length_ms(text, &["s", "m", "min", "h", "d"])? {
+        ms if ms > 0 && ms <= 366 * DAY_MS => Ok(Duration::from_millis(ms)),
         _ => Err("1s to 366d is allowed".to_owned()),
     }
 }
@@ -149,8 +163,13 @@ mod tests {
     #[test]
     fn lengths_have_a_unit() {
         assert_eq!(length("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(length("99999999999999999999d"), Err("1s to 366d is allowed".to_owned()));
+        assert_eq!(length_ms("7ms", &["ms", ""]), Ok(7));
+        assert_eq!(length_ms("7", &["ms", ""]), Ok(7000));
+        let error = length_ms("7h", &["ms", "", "s"]).unwrap_err();
+        assert_eq!(error, "a whole number with ms or s is wanted");
         assert_eq!(length("2h"), Ok(Duration::from_secs(7200)));
-        for text in ["", "1", "0s", "400d", "1.5h", "-1h", "h"] {
+        for text in ["", "1", "0s", "400d", "1.5h", "-1h", "+1h", "h", "1ä"] {
             assert!(length(text).is_err(), "{text}");
         }
     }
