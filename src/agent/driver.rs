@@ -284,6 +284,7 @@ pub const UPKEEP_ALARMS: &[AlarmCode] = &[
     AlarmCode::SettingsChanged,
     AlarmCode::PendingRestart,
     AlarmCode::ParametersRefused,
+    AlarmCode::NextStart,
     AlarmCode::SlotHoldsWal,
     AlarmCode::ArchiveFailing,
     AlarmCode::ObjectsMissing,

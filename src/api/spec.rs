@@ -12,6 +12,7 @@ use crate::domain::alarm::bounded;
 use crate::domain::apply;
 use crate::domain::catalogue::Catalogue;
 use crate::domain::command::Change;
+use crate::domain::libraries;
 use crate::domain::specification::differences;
 use crate::domain::state::{ClusterSpec, ClusterState, SynchronousMode};
 use crate::domain::types::ClusterName;
@@ -128,6 +129,12 @@ impl Operator {
         let catalogue = view.clusters.get(&name).and_then(|c| c.catalogue.clone());
         if !request.no_validate {
             check_parameters(&name, &cluster.spec, &spec, catalogue.as_deref())?;
+            let seen = view.clusters.get(&name).map(|c| &c.observations);
+            let missing = seen.map(|s| libraries::missing(&cluster.spec, &spec, s, view.now));
+            let problems: Vec<_> = missing.iter().flatten().map(missing_library).collect();
+            if !problems.is_empty() {
+                return Err(Error::Spec(problems));
+            }
         }
         let changes = differences(&cluster.spec, &spec);
         let shown = changes.iter().map(|c| convert::spec_change(c, catalogue.as_deref()));
@@ -175,6 +182,17 @@ fn check_parameters(
     };
     let problems: Vec<SpecProblem> = changed.iter().filter_map(judge).collect();
     if problems.is_empty() { Ok(()) } else { Err(Error::Spec(problems)) }
+}
+
+/// A library that a start, or every new session, would fail for.
+fn missing_library(missing: &libraries::Missing) -> SpecProblem {
+    let members: Vec<_> = missing.members.iter().map(ToString::to_string).collect();
+    let key = format!("parameters.{}", missing.setting);
+    let problem =
+        format!("names library {:?}, which {} does not have", missing.library, members.join(", "));
+    let mend = "install the package that has it on the node of every member, which is seen within \
+                some seconds, or take it out of the list";
+    SpecProblem::new(&key, &missing.value, &problem, mend)
 }
 
 /// What the rules for configuration files say of it: the same for every way in.

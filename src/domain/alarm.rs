@@ -52,6 +52,8 @@ pub enum AlarmCode {
     PendingRestart,
     /// The cluster's parameters are refused by PostgreSQL.
     ParametersRefused,
+    /// PostgreSQL runs, and would not start again.
+    NextStart,
     /// A role, a database or an extension that has to exist is missing, and could not be made.
     ObjectsMissing,
     /// What the member needs to follow is gone: it has to be copied.
@@ -97,6 +99,7 @@ impl AlarmCode {
             AlarmCode::SettingsChanged => "settings-changed",
             AlarmCode::PendingRestart => "pending-restart",
             AlarmCode::ParametersRefused => "parameters-refused",
+            AlarmCode::NextStart => "next-start",
             AlarmCode::ObjectsMissing => "objects-missing",
             AlarmCode::WalMissing => "wal-missing",
             AlarmCode::NoRoomForCopy => "no-room-for-copy",

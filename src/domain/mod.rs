@@ -26,6 +26,7 @@ pub mod generation;
 pub mod health;
 pub mod invariants;
 pub mod lease;
+pub mod libraries;
 pub mod lineage;
 pub mod membership;
 pub mod mutant;

@@ -157,6 +157,9 @@ pub struct SettingsReport {
     /// Libraries of `shared_preload_libraries` that it runs with.
     #[serde(default)]
     pub preloaded: Vec<String>,
+    /// Libraries on its node that can be loaded by their plain names; `None` where that is not known.
+    #[serde(default)]
+    pub libraries: Option<BTreeSet<String>>,
 }
 
 impl SettingsReport {

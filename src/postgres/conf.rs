@@ -313,7 +313,7 @@ fn is_name(name: &str) -> bool {
 
 /// Checks the operator's settings: the names' shape, that none is ours, that a file can hold them.
 /// Some values of settings in which the operator has a say are allowed although they are ours.
-/// Whether PostgreSQL takes a value is asked of PostgreSQL (`super::start::check_settings`).
+/// Whether PostgreSQL takes a value is asked of PostgreSQL (`super::dry_start::check_settings`).
 pub fn check_operator(operator: &BTreeMap<String, String>) -> Result<(), Error> {
     for (name, value) in operator {
         if !is_name(name) {

@@ -4,7 +4,7 @@
 //! asked. It does not start the server: [`start::StartSpec`] says how, and the guard process
 //! starts it, so that the guard is the parent of everything that must die with the lease.
 //! May import `std`, `tokio`, `tokio-postgres`, `postgres-protocol`, `libc`, `nix`, `serde`,
-//! `thiserror`, `tracing` and `crate::domain::types`.
+//! `thiserror`, `tracing`, `crate::domain::types` and `crate::domain::libraries`.
 //!
 //! ```text
 //!   binaries  os_user  files            programs, the user they run as, durable writes
@@ -14,6 +14,7 @@
 //!   initdb  basebackup  rewind          how one is made, copied, turned back
 //!   connect  sql  status  probe         questions to a running server
 //!   settings_view                       what it says of its settings
+//!   dry_start  libraries                what a start with other settings would say
 //!   activity                            what its processes and its disk do
 //!   remote                              questions to another member's server
 //!   seal  promote  barrier              the steps of a change of leadership
@@ -34,6 +35,7 @@ pub mod connect;
 pub mod controldata;
 pub mod credentials;
 pub mod distribution;
+pub mod dry_start;
 pub mod feedback;
 pub mod files;
 pub mod hands;
@@ -41,6 +43,7 @@ pub mod hba;
 pub mod history;
 pub mod initdb;
 pub mod layout;
+pub mod libraries;
 pub mod os_user;
 pub mod probe;
 pub mod promote;

@@ -6,6 +6,7 @@
 
 use super::connect::{Error, Row};
 use super::sql::Session;
+use crate::domain::libraries::names;
 
 /// Most errors that are read.
 const ERRORS_MAX: usize = 50;
@@ -28,6 +29,8 @@ pub struct View {
     pub pending: Vec<Pending>,
     /// Libraries of `shared_preload_libraries`.
     pub preloaded: Vec<String>,
+    /// `dynamic_library_path`.
+    pub library_path: String,
 }
 
 /// Something in the files that the server does not take.
@@ -71,7 +74,9 @@ pub struct Setting {
     pub words: Vec<String>,
 }
 
-const PRELOADED: &str = "SELECT current_setting('shared_preload_libraries') AS libraries";
+const PRELOADED: &str = "\
+SELECT current_setting('shared_preload_libraries') AS libraries,
+ current_setting('dynamic_library_path') AS path";
 
 // The value that is last in the files is the one that counts; one that is in none goes back to its
 // default.
@@ -114,10 +119,9 @@ pub async fn loaded_us(session: &mut Session) -> Result<i64, Error> {
 
 /// What the server runs with, as this session has read it.
 pub async fn view(session: &mut Session) -> Result<View, Error> {
-    let libraries = session.row(PRELOADED).await?;
-    let libraries = libraries.optional("libraries")?.unwrap_or_default().split(',');
-    let plain = |name: &str| name.trim().trim_matches('"').to_owned();
-    let preloaded = libraries.map(plain).filter(|name| !name.is_empty()).collect();
+    let row = session.row(PRELOADED).await?;
+    let preloaded = names(row.optional("libraries")?.unwrap_or_default());
+    let library_path = row.optional("path")?.unwrap_or_default().to_owned();
     let mut pending = Vec::new();
     for row in session.query(PENDING).await? {
         pending.push(Pending {
@@ -126,7 +130,7 @@ pub async fn view(session: &mut Session) -> Result<View, Error> {
             wanted: row.optional("wanted")?.unwrap_or_default().to_owned(),
         });
     }
-    Ok(View { pending, preloaded })
+    Ok(View { pending, preloaded, library_path })
 }
 
 /// What is wrong with the files, the first few. Settings that wait for a restart are not.

@@ -289,38 +289,6 @@ pub fn install(
     Ok(done)
 }
 
-/// Asks PostgreSQL whether it would take the operator's settings, without touching those in force.
-pub async fn check_settings(
-    binaries: &Binaries,
-    user: &OsUser,
-    layout: &Layout,
-    operator: &BTreeMap<String, String>,
-) -> Result<(), Error> {
-    let own = conf::render_operator(operator)?;
-    let text = format!(
-        "include_if_exists 'postgresql.base.conf'\n{own}include_if_exists 'quorate.conf'\n"
-    );
-    let path = layout.pgdata.join("quorate.check.conf");
-    files::write_atomic(&path, text.as_bytes(), 0o600, user)?;
-    let mut config = OsString::from("config_file=");
-    config.push(&path);
-    let output = Command::new(&binaries.program("postgres"), user, CHECK_DEADLINE)
-        .arg("-D")
-        .arg(&layout.pgdata)
-        .arg("-c")
-        .arg(config)
-        .args(["-C", "max_connections"])
-        .run()
-        .await;
-    files::remove_if_exists(&path)?;
-    let output = output?;
-    if output.success {
-        return Ok(());
-    }
-    let message = output.stderr.lines().filter(|l| !l.trim().is_empty()).take(5);
-    Err(Error::Settings { message: message.collect::<Vec<_>>().join("; ") })
-}
-
 /// Raises settings that are lower than the WAL of this data directory allows for a standby, since
 /// every start of ours is that of one, and PostgreSQL would refuse it. So such a setting cannot be
 /// lowered on a cluster that has run with a higher one. Returns what was raised, with the values

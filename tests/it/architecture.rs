@@ -25,7 +25,7 @@ const TABLE: &[(&str, &[&str])] = &[
     // The configuration for the settings of a database alone.
     ("agent", &["domain", "postgres", "guard", "session", "clock", "runtime", "config", "watch"]),
     ("guard", &["domain::types", "clock"]),
-    ("postgres", &["domain::types", "config"]),
+    ("postgres", &["domain::types", "domain::libraries", "config"]),
     ("proxy", &["domain", "raft::handle", "clock"]),
     ("http", &["domain", "raft::handle", "clock"]),
     ("rescue", &["domain", "raft"]),

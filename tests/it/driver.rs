@@ -5,5 +5,6 @@ mod full;
 mod harness;
 mod life;
 mod returns;
+mod settings;
 mod trouble;
 mod upkeep;

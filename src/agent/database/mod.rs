@@ -17,6 +17,7 @@
 //!   upkeep                    what changes slowly, looked after from time to time:
 //!   objects                   roles, databases and extensions that have to exist
 //!   slots  impostor  repair     slots of the other members, strangers, settings by hand
+//!   next_start                  whether PostgreSQL would start again
 //!   hooks                     programs of the operator
 //!   wal                         what is kept too long: by slots, or since it is not archived
 //! ```
@@ -33,6 +34,7 @@ mod health;
 mod hooks;
 mod impostor;
 mod lead;
+mod next_start;
 mod objects;
 mod observe;
 mod places;
@@ -141,6 +143,8 @@ struct Memory {
     slots: slots::Watch,
     /// Roles, databases and extensions that have to exist.
     objects: objects::Watch,
+    /// Whether PostgreSQL would start again.
+    next_start: next_start::Watch,
     /// Who calls itself a member.
     impostors: impostor::Watch,
     /// Commits that were found to be weakened, and when that was looked for.
@@ -282,6 +286,7 @@ impl PgDatabase {
         memory.taken_over = None;
         memory.doubted = None;
         memory.slots = slots::Watch::default();
+        memory.next_start = next_start::Watch::default();
         memory.impostors = impostor::Watch::default();
         memory.weakened = upkeep::Weakened::default();
     }

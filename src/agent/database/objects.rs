@@ -14,6 +14,7 @@ use tracing::info;
 use super::{PgDatabase, lock};
 use crate::agent::driver::Care;
 use crate::domain::alarm::{Alarm, AlarmCode};
+use crate::domain::libraries::names;
 use crate::domain::specification::{DatabaseSpec, RoleSpec, SettingsReport};
 use crate::postgres::connect::{Error, Target, literal};
 use crate::postgres::credentials::Password;
@@ -95,14 +96,10 @@ impl PgDatabase {
 /// on a member without it, it would not work after a failover.
 fn waiting(care: &Care, own: &SettingsReport) -> Vec<(String, String)> {
     let libraries = care.spec.parameters.get("shared_preload_libraries");
-    let wanted: BTreeSet<&str> = libraries
-        .into_iter()
-        .flat_map(|l| l.split(','))
-        .map(|l| l.trim().trim_matches('"'))
-        .collect();
+    let wanted: BTreeSet<String> = libraries.into_iter().flat_map(|l| names(l)).collect();
     let all: BTreeSet<&String> = care.spec.databases.iter().flat_map(|d| &d.extensions).collect();
     let mut waiting = Vec::new();
-    for extension in all.into_iter().filter(|e| wanted.contains(e.as_str())) {
+    for extension in all.into_iter().filter(|e| wanted.contains(*e)) {
         let lacks = |preloaded: &[String]| !preloaded.contains(extension);
         let mut members: Vec<String> = Vec::new();
         if lacks(&own.preloaded) {

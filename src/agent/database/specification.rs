@@ -24,7 +24,7 @@ use crate::domain::state::ClusterSpec;
 use crate::postgres::connect::{self, Connection};
 use crate::postgres::settings_view::FileError;
 use crate::postgres::sql::Session;
-use crate::postgres::{conf, files, hba, settings_view, start};
+use crate::postgres::{conf, dry_start, files, hba, libraries, settings_view, start};
 
 /// So often in a row a server has to die with new settings until the last good ones are tried.
 const DEATHS_MAX: u32 = 2;
@@ -57,6 +57,8 @@ const OF_SETTINGS: &[&str] = &[
 /// How long a reload may take to be seen by a session. Measured: 3 to 12 ms.
 const RELOAD: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(5);
+/// How often a part that was refused before its use is judged anew.
+const JUDGE_AGAIN: Duration = Duration::from_secs(20);
 
 /// What PostgreSQL reads of a specification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +121,8 @@ pub(super) struct Trial {
     kept: Option<Kept>,
     /// The part last judged before use, and the verdict.
     judged: Option<(Operator, Option<Verdict>)>,
+    /// When that was.
+    judged_at: Option<Instant>,
     /// A part that PostgreSQL was seen to refuse.
     refused: Option<(Operator, Verdict)>,
     /// What the tree was started with.
@@ -172,6 +176,13 @@ impl Trial {
             return Some(death.verdict());
         }
         self.judged.as_ref().filter(|(judged, _)| judged == wanted).and_then(|(_, v)| v.clone())
+    }
+
+    /// Whether the verdict from before its use may have changed: what was missing on this node can
+    /// have been installed since.
+    fn is_stale(&self, wanted: &Operator) -> bool {
+        let refused = self.judged.as_ref().is_some_and(|(j, v)| j == wanted && v.is_some());
+        refused && self.judged_at.is_none_or(|at| at.elapsed() >= JUDGE_AGAIN)
     }
 
     fn count_death(&mut self, operator: Operator, words: String) {
@@ -260,7 +271,11 @@ impl PgDatabase {
     pub(super) async fn operator(&self, spec: &ClusterSpec) -> Result<Operator> {
         let wanted = Operator::of(spec);
         self.load_kept().await?;
-        if lock(&self.memory).trial.verdict(&wanted).is_none() {
+        let due = {
+            let trial = &lock(&self.memory).trial;
+            trial.verdict(&wanted).is_none() || trial.is_stale(&wanted)
+        };
+        if due {
             self.judge(&wanted).await?;
         }
         {
@@ -316,10 +331,14 @@ impl PgDatabase {
     /// Judges a part before it is used, once. PostgreSQL is asked only where its parameters differ
     /// from those in the files.
     async fn judge(&self, wanted: &Operator) -> Result<()> {
-        let known = lock(&self.memory).trial.judged.as_ref().is_some_and(|(j, _)| j == wanted);
-        if known {
-            return Ok(());
-        }
+        let before = {
+            let trial = &lock(&self.memory).trial;
+            let before = trial.judged.clone().filter(|(judged, _)| judged == wanted);
+            if before.is_some() && !trial.is_stale(wanted) {
+                return Ok(());
+            }
+            before.and_then(|(_, verdict)| verdict)
+        };
         let mut verdict = form_problem(wanted);
         if verdict.is_none() && self.settings.layout.pgdata.join("PG_VERSION").exists() {
             // Before there is a data directory there is nothing to ask with.
@@ -328,19 +347,29 @@ impl PgDatabase {
             let installed = installed.map_err(error::file)?;
             let text = conf::render_operator(&wanted.parameters).ok();
             if installed.as_deref() != text.as_deref().map(str::as_bytes) {
-                verdict = self.ask_postgres(&wanted.parameters).await?;
+                let in_force = String::from_utf8_lossy(installed.as_deref().unwrap_or_default());
+                let in_force = super::conf::parse_operator(&in_force);
+                verdict = self.ask_postgres(&wanted.parameters, &in_force).await?;
             }
         }
-        if let Some(Verdict { why, .. }) = &verdict {
+        if let Some(Verdict { why, .. }) = &verdict
+            && verdict != before
+        {
             warn!(%why, "the cluster's settings are refused: the last good ones stay");
         }
-        lock(&self.memory).trial.judged = Some((wanted.clone(), verdict));
+        let trial = &mut lock(&self.memory).trial;
+        trial.judged = Some((wanted.clone(), verdict));
+        trial.judged_at = Some(Instant::now());
         Ok(())
     }
 
-    async fn ask_postgres(&self, wanted: &BTreeMap<String, String>) -> Result<Option<Verdict>> {
+    async fn ask_postgres(
+        &self,
+        wanted: &BTreeMap<String, String>,
+        in_force: &BTreeMap<String, String>,
+    ) -> Result<Option<Verdict>> {
         let (layout, user) = (&self.settings.layout, &self.user);
-        match start::check_settings(&self.binaries, user, layout, wanted).await {
+        match dry_start::check_settings(&self.binaries, user, layout, wanted, in_force).await {
             Ok(()) => Ok(None),
             Err(start::Error::Settings { message }) => {
                 Ok(Some(Verdict { setting: named(&message, wanted), why: message }))
@@ -421,6 +450,10 @@ impl PgDatabase {
         self.await_loaded(session).await?;
         let view = settings_view::view(session).await.map_err(error::sql)?;
         report.preloaded = view.preloaded;
+        if let Some(libdir) = libraries::directory(&self.binaries) {
+            let search = view.library_path;
+            report.libraries = blocking(move || libraries::listed(&search, &libdir)).await?;
+        }
         report.pending = view
             .pending
             .into_iter()
@@ -583,9 +616,10 @@ impl PgDatabase {
                 name: name.to_owned(),
                 running: value.to_owned(),
                 wanted: wanted.clone(),
-                first: "a standby must not have less than its primary had: restart the primary \
-                        first"
-                    .to_owned(),
+                first: format!(
+                    "a primary of this cluster has run with {value}, and no member starts with \
+                     less: no restart lowers it; set it to {value}"
+                ),
             })
         });
         Ok(pending.collect())
@@ -764,6 +798,20 @@ mod tests {
         died(&mut trial, &first);
         assert_eq!(trial.verdict(&second), None, "there is nothing to go back to");
         assert!(!trial.may_be_to_blame(&second));
+    }
+
+    #[test]
+    fn only_a_refusal_is_judged_anew() {
+        let (fine, bad) = (part("1MB"), part("4TB"));
+        let verdict = Verdict { setting: String::new(), why: "no library".to_owned() };
+        let mut trial = Trial { judged: Some((bad.clone(), Some(verdict))), ..Trial::default() };
+        assert!(trial.is_stale(&bad), "nobody knows since when");
+        assert!(!trial.is_stale(&fine));
+        trial.judged_at = Some(Instant::now());
+        assert!(!trial.is_stale(&bad));
+        trial.judged = Some((fine.clone(), None));
+        trial.judged_at = None;
+        assert!(!trial.is_stale(&fine));
     }
 
     #[test]

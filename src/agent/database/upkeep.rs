@@ -104,6 +104,7 @@ impl PgDatabase {
             upkeep.alarms.extend(self.keep_objects(care, &upkeep.settings));
         }
         upkeep.alarms.extend(self.settings_alarms(&upkeep.settings, care));
+        upkeep.alarms.extend(self.next_start().await?);
         self.worker.put(session);
         upkeep.notices = lock(&self.memory).notices.drain(..).collect();
         Ok(upkeep)

@@ -62,6 +62,10 @@ fn todo(code: AlarmCode) -> &'static str {
         }
         AlarmCode::PendingRestart => "restart PostgreSQL: standbys first, then a switchover",
         AlarmCode::ParametersRefused => "put the parameters of the cluster's specification right",
+        AlarmCode::NextStart => {
+            "put it right on that node before its PostgreSQL is stopped: a certificate, a library, \
+             a setting that waits for a restart"
+        }
         AlarmCode::WalMissing => {
             "nothing, it is copied by itself; larger wal_keep_size or \
                                   max_slot_wal_keep_size prevent it"

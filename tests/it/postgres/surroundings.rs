@@ -9,7 +9,7 @@ use quorate::postgres::conf::Role;
 use quorate::postgres::connect::{Connection, Error};
 use quorate::postgres::controldata::{self, DataDirectory};
 use quorate::postgres::probe::{self, Outcome};
-use quorate::postgres::start;
+use quorate::postgres::{dry_start, start};
 
 use super::server::{LONG, Member, Site};
 
@@ -35,7 +35,10 @@ async fn settings_arrive_as_they_were_meant() {
     let check = |name: &str, value: &str| {
         let operator = BTreeMap::from([(name.to_owned(), value.to_owned())]);
         let (binaries, user, layout) = (site.binaries.clone(), site.user.clone(), a.layout.clone());
-        async move { start::check_settings(&binaries, &user, &layout, &operator).await }
+        async move {
+            let none = BTreeMap::new();
+            dry_start::check_settings(&binaries, &user, &layout, &operator, &none).await
+        }
     };
     check("work_mem", "8MB").await.unwrap();
     for (name, value) in [("work_mem", "many"), ("work_memm", "8MB"), ("max_connections", "-1")] {
@@ -45,7 +48,32 @@ async fn settings_arrive_as_they_were_meant() {
             "{error}"
         );
     }
+    // What only a start would find out, with the server running.
+    for (name, value, said) in [
+        ("ssl", "on", "server.crt"),
+        ("shared_preload_libraries", "pg_stat_statements, nope", "names library \"nope\""),
+        ("session_preload_libraries", "nope", "is not on this node"),
+        ("local_preload_libraries", "auto_explain", "plugins"),
+    ] {
+        let error = check(name, value).await.unwrap_err();
+        assert!(
+            matches!(&error, start::Error::Settings { message } if message.contains(said)),
+            "{error}"
+        );
+    }
+    check("shared_preload_libraries", "pg_stat_statements").await.unwrap();
+    check("session_preload_libraries", "auto_explain").await.unwrap();
     assert!(!a.layout.pgdata.join("quorate.check.conf").exists());
+    assert!(!a.layout.run_dir.join("dry-start").exists());
+    assert_eq!(dry_start::would_say(&site.binaries, &site.user, &a.layout).await.unwrap(), None);
+    // A fault that is there already is told as one, and is no fault of another change.
+    let base = a.layout.pgdata.join("postgresql.base.conf");
+    let text = std::fs::read_to_string(&base).unwrap();
+    std::fs::write(&base, format!("{text}ssl = on\n")).unwrap();
+    let said = dry_start::would_say(&site.binaries, &site.user, &a.layout).await.unwrap();
+    assert!(said.is_some_and(|said| said.contains("server.crt")));
+    check("work_mem", "8MB").await.unwrap();
+    std::fs::write(&base, text).unwrap();
 
     // A setting that WAL has been written with cannot be lowered: it is raised and reported.
     a.stop(libc::SIGINT).await;
