@@ -112,6 +112,14 @@ fn the_leader_names_witnesses_where_they_are_needed() {
     leader.hears("c", standby("c", 2, 500));
     let plan = leader.plan(&bench);
     assert!(matches!(plan.proposal, Some(Change::Close { .. })), "{plan:?}");
+    // One that would have to replay for hours first is waited for by nobody.
+    let mut late = bench.clone();
+    let mut delayed = super::fixture_test::tagged("c");
+    if let Change::RegisterMember { tags, .. } = &mut delayed {
+        tags.delay_ms = 1_000;
+    }
+    late.ok(delayed);
+    assert_eq!(leader.plan(&late).proposal, None);
 
     bench.close(CloseReason::LeaseLost, false);
     leader.plan(&bench);
@@ -207,6 +215,16 @@ fn the_last_peer_stays_until_another_epoch_begins() {
     let refused = bench.refused(begin_removal("b", 2));
     assert_eq!(refused.rule(), "failsafe.last-peer");
     assert!(refused.to_string().contains("b is the last peer of a"), "{refused}");
+    // The leader knows better whether the others answer.
+    let mut leader = Leader::new();
+    leader.plan(&bench);
+    let check = |leader: &Leader| {
+        super::plan::member_removal_check(bench.state(), &leader.observed, &m("b"), leader.now)
+    };
+    assert_eq!(check(&leader).map_err(|e| e.rule()), Err("failsafe.last-peer"));
+    leader.hears("c", standby("c", 2, 500));
+    leader.hears("d", standby("d", 2, 500));
+    assert_ne!(check(&leader).map_err(|e| e.rule()), Err("failsafe.last-peer"));
     bench.ok(finish_removal("c", 2));
     assert_eq!(bench.refused(begin_removal("b", 2)).rule(), "failsafe.last-peer");
     // The way out: d takes over, and a is its peer.
@@ -319,6 +337,14 @@ fn a_peer_that_is_lost_after_the_epoch_was_raised_can_be_accepted() {
     let down = Report { promised: first, ..report("c", Condition::Down) };
     other.hears("c", down);
     assert!(!matches!(other.plan(&bench).proposal, Some(Change::RaiseEpoch { .. })));
+
+    // An agent that is started anew is not lost.
+    let mut soon = leader.clone();
+    soon.hears("c", report("c", Condition::Down));
+    soon.plan(&bench);
+    soon.pass_ms(6_000);
+    hears_d(&mut soon, &bench);
+    assert!(!matches!(soon.plan(&bench).proposal, Some(Change::RaiseEpoch { .. })));
 
     leader.plan(&bench);
     leader.pass_ms(6_000);

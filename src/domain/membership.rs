@@ -113,8 +113,8 @@ pub enum MembershipRefusal {
     },
     /// Nobody could follow the primary, were it lost for good.
     #[error(
-        "{member} is the last peer of {holder} in epoch {epoch}, which has failsafe: without it nobody \
-         else could ever take over from {holder}"
+        "{member} is the last peer of {holder} in epoch {epoch}, which has failsafe, that answers: \
+         without it nobody else could ever take over from {holder}"
     )]
     LastPeer {
         /// Who.

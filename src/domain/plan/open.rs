@@ -190,15 +190,18 @@ impl Pass<'_> {
             .collect()
     }
 
-    /// Who would be sealed, whether it may lead or not.
+    /// Who would be sealed soon, whether it may lead or not. A standby that replays late is sealed
+    /// once it has replayed all that it held back: a primary that its peers keep is not ended for
+    /// that. Where such a standby is the last peer, the operator takes its delay away.
     fn likely_witnesses(&self) -> Witnesses {
         let next = self.state.epoch.next();
-        let names = self.state.members.keys().filter(|name| {
+        let soon = self.state.members.iter().filter(|(name, member)| {
             let observed = self.fresh(name);
             let condition = observed.map(|o| &o.report.condition);
-            matches!(condition, Some(Condition::Standby(view)) if view.counts)
+            let counts = matches!(condition, Some(Condition::Standby(view)) if view.counts);
+            counts && member.tags.delay_ms == 0
         });
-        names.map(|name| (name.clone(), next)).collect()
+        soon.map(|(name, _)| (name.clone(), next)).collect()
     }
 
     fn likely_refusal_of(&self, likely: &[Sealed]) -> Option<Refusal> {

@@ -62,6 +62,14 @@ pub fn member_removal_check(
     member: &MemberName,
     now: BootTime,
 ) -> Result<(), MembershipRefusal> {
+    if let Some(tenure) = state.open_tenure().filter(|t| t.failsafe && t.peers.contains(member)) {
+        // Peers that are gone for good bear no witness.
+        let answers = |m: &&MemberName| *m != member && fresh(observed, m, now).is_some();
+        if !tenure.peers.iter().any(|peer| answers(&peer)) {
+            let (member, holder) = (member.clone(), tenure.member.clone());
+            return Err(MembershipRefusal::LastPeer { member, holder, epoch: tenure.epoch });
+        }
+    }
     let counts = state.syncs.iter().any(|c| c.members.contains(member));
     let floor = match state.spec.synchronous {
         SynchronousMode::Async => 0,

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use super::super::command::Change;
 use super::super::observation::Report;
 use super::super::rescue::Verify;
-use super::super::state::{CloseReason, OperationKind, Phase};
+use super::super::state::{CloseReason, OperationKind, Phase, Tenure};
 use super::super::types::{Epoch, MemberName};
 use super::{Finding, LOSS_SETTLE, Pass};
 
@@ -85,9 +85,18 @@ impl Pass<'_> {
     fn lost_since(&self, known: &BTreeMap<MemberName, Epoch>) -> Option<Change> {
         let accept_missing = Some(self.accepts_missing()?);
         let verify = self.state.verify.as_ref()?;
-        let tenure = self.state.tenure.as_ref().filter(|t| t.closed.is_some() && t.failsafe)?;
+        // Of an epoch that was proven to have ended nobody has to bear witness.
+        let ended = |t: &&Tenure| t.closed.is_some() && t.failsafe && !t.stopped;
+        let tenure = self.state.tenure.as_ref().filter(ended)?;
         let mut waited_for = tenure.peers.iter().chain([&tenure.member]);
-        let gone = |m: &MemberName| !known.contains_key(m) && self.state.members.contains_key(m);
+        // Longer than a daemon takes to be started anew, or a moment's trouble of the network lasts.
+        let silent = |m: &MemberName| {
+            let heard = self.observed.members.get(m).map(|o| self.now.since(o.at));
+            heard.is_none_or(|ago| ago >= self.state.spec.timing.takeover_wait() + LOSS_SETTLE)
+        };
+        let gone = |m: &MemberName| {
+            !known.contains_key(m) && self.state.members.contains_key(m) && silent(m)
+        };
         let all_gone = waited_for.clone().all(|m| gone(m) || verify.lost.contains(m));
         let news = waited_for.any(|m| gone(m) && !verify.lost.contains(m));
         (all_gone && news).then(|| Change::RaiseEpoch {
