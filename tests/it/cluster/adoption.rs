@@ -246,7 +246,7 @@ async fn a_primary_with_a_standby() {
     let since = Instant::now();
     let writers = vec![cluster.writer(Mode::Fresh)];
     cluster.rows_flow(20).await;
-    let answer = cluster.hactl(&["switchover", "-y", "--to", "a"]).await;
+    let answer = cluster.switchover("a").await;
     assert_eq!(answer.code, 0, "{answer:?}");
     cluster.judge(writers, since).await;
 

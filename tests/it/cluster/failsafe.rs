@@ -170,7 +170,7 @@ async fn without_failsafe_the_primary_stops() {
     let doctor = cluster.hactl(&["doctor", "-o", "json"]).await;
     assert!(doctor.stdout.contains("was granted without"), "{doctor:?}");
     let target = cluster.standbys().await[0].member.clone();
-    let moved = cluster.hactl(&["switchover", "--to", &target, "--yes"]).await;
+    let moved = cluster.switchover(&target).await;
     assert_eq!(moved.code, 0, "{moved:?}");
     let armed = cluster.healed().await;
     assert_eq!((failsafe(&armed), armed.primary()), ("armed".to_owned(), Some(target)));

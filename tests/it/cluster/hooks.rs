@@ -190,12 +190,7 @@ async fn programs_of_the_operator_and_what_an_operator_sees() {
 
     eprintln!("-- a switchover: both are told, and the history says who asked for each step");
     let second = cluster.standbys().await[0];
-    until("the standby has caught up", HEAL, || async {
-        let checked = cluster.hactl(&["switchover", "--dry-run", "--to", &second.member]).await;
-        (checked.code == 0).then_some(())
-    })
-    .await;
-    let answer = cluster.hactl(&["switchover", "--yes", "--to", &second.member]).await;
+    let answer = cluster.switchover(&second.member).await;
     assert_eq!(answer.code, 0, "{answer:?}");
     let epoch = cluster.healed().await.epoch();
     hooks.until_told(second, &format!("before_promotion {epoch}")).await;
@@ -212,7 +207,7 @@ async fn programs_of_the_operator_and_what_an_operator_sees() {
     let third = cluster.standbys().await.into_iter().find(|n| n.member != first.member);
     let third = third.expect("a third member");
     hooks.wish(&format!("refuse.{}", third.member));
-    let answer = cluster.hactl(&["switchover", "--yes", "--to", &third.member]).await;
+    let answer = cluster.switchover(&third.member).await;
     assert_ne!(answer.code, 0, "{answer:?}");
     let after = cluster.new_epoch(epoch).await;
     assert_ne!(after.primary().as_deref(), Some(third.member.as_str()));
@@ -226,7 +221,7 @@ async fn programs_of_the_operator_and_what_an_operator_sees() {
 
     eprintln!("-- a hook that never ends does not hold up a fence");
     hooks.wish("sleep");
-    let answer = cluster.hactl(&["switchover", "--yes", "--to", &third.member]).await;
+    let answer = cluster.switchover(&third.member).await;
     assert_eq!(answer.code, 0, "{answer:?}");
     let epoch = cluster.healed().await.epoch();
     let sleeper = hooks.sleeper().await;
@@ -258,7 +253,7 @@ async fn programs_of_the_operator_and_what_an_operator_sees() {
     eprintln!("-- a hook that never ends does not hold up the end of the daemon, and ends with it");
     hooks.wish("sleep");
     let last = cluster.standbys().await[0];
-    let answer = cluster.hactl(&["switchover", "--yes", "--to", &last.member]).await;
+    let answer = cluster.switchover(&last.member).await;
     assert_eq!(answer.code, 0, "{answer:?}");
     let sleeper = hooks.sleeper().await;
     last.daemon().signal(libc::SIGTERM);

@@ -26,7 +26,7 @@ async fn lead(cluster: &Cluster, member: &str) -> Status {
     if before.primary().as_deref() == Some(member) {
         return before;
     }
-    let answer = cluster.hactl(&["switchover", "--to", member, "--yes"]).await;
+    let answer = cluster.switchover(member).await;
     assert_eq!(answer.code, 0, "{answer:?}");
     let after = cluster.healed().await;
     assert_eq!(after.primary().as_deref(), Some(member));

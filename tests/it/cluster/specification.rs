@@ -213,8 +213,7 @@ async fn more_connections_are_rolled_out_in_any_order() {
     cluster.new_epoch(before.epoch()).await;
     old.start();
     cluster.healed().await;
-    let to = ["switchover", "--to", &old.member, "--yes"];
-    let done = cluster.hactl(&to).await;
+    let done = cluster.switchover(&old.member).await;
     assert_eq!(done.code, 0, "{done:?}");
     // The others have less than their primary: they are restarted by themselves.
     cluster.until_running("max_connections", "150").await;

@@ -167,6 +167,17 @@ impl Cluster {
         }
     }
 
+    /// Runs a switchover once it would be begun: a leader that was just elected has not heard of
+    /// everybody, and a standby that has just come back may have to catch up.
+    pub async fn switchover(&self, to: &str) -> Hactl {
+        until(&format!("a switchover to {to} would be begun"), HEAL, || async {
+            let checked = self.hactl(&["switchover", "--to", to, "--dry-run"]).await;
+            (checked.code == 0).then_some(())
+        })
+        .await;
+        self.hactl(&["switchover", "--to", to, "--yes"]).await
+    }
+
     /// The status, if anybody answers.
     pub async fn status(&self) -> Option<Status> {
         self.hactl(&["--timeout", "3s", "status", "-o", "json"]).await.json().map(Status)
