@@ -130,19 +130,37 @@ pub async fn holds_wal_from(
 }
 
 /// The configuration of a data directory: in it, or where Debian keeps it, or where that says that
-/// its rules are (PostgreSQL manual, section 20.2).
+/// its rules are (PostgreSQL manual, section 20.2). Whoever may write the configuration says which
+/// files these are: look with the rights of PostgreSQL's user ([`OsUser::act`]), as for [`read`].
 pub fn places(pgdata: &Path, config_dir: Option<&Path>) -> Places {
     let own = pgdata.join("postgresql.conf");
+    let mut unclear = Vec::new();
     let dir = match config_dir {
         Some(dir) => dir.to_path_buf(),
         None if own.exists() => pgdata.to_path_buf(),
-        None => Machine::default().debian(pgdata).map_or_else(|| pgdata.to_path_buf(), |d| d.dir),
+        None => match Machine::default().debian(pgdata) {
+            Ok(found) => {
+                if let [first, second, ..] = &found[..] {
+                    unclear.push(format!(
+                        "the data is that of two clusters of Debian, {} and {}: change \
+                         data_directory in the one that is not meant",
+                        first.dir.display(),
+                        second.dir.display()
+                    ));
+                }
+                found.into_iter().next().map_or_else(|| pgdata.to_path_buf(), |d| d.dir)
+            }
+            Err(e) => {
+                unclear.push(e.to_string());
+                pgdata.to_path_buf()
+            }
+        },
     };
     let mut places = Places {
         main: dir.join("postgresql.conf"),
         hba: dir.join("pg_hba.conf"),
         ident: dir.join("pg_ident.conf"),
-        problems: Vec::new(),
+        problems: unclear,
     };
     // What cannot be read is told of by `read`.
     let mut all = BTreeMap::new();
@@ -158,7 +176,7 @@ pub fn places(pgdata: &Path, config_dir: Option<&Path>) -> Places {
                 "{name} is {}, which depends on where the server was started: write the whole path",
                 path.display()
             ));
-        } else if std::fs::File::open(&path).is_err() {
+        } else if !matches!(files::read_if_exists(&path), Ok(Some(_))) {
             problems.push(format!("{name} is {}, which cannot be read", path.display()));
         }
         *place = path;
@@ -356,9 +374,39 @@ fn unquote(text: &str) -> Result<String, &'static str> {
 const ASIDE_MAX: usize = 9;
 
 /// Keeps the configuration aside in `dir`. What is there is not overwritten: another content, of a
-/// server that was adopted before, gets a number. Files that we wrote are not kept.
-pub fn keep_aside(pgdata: &Path, places: &Places, dir: &Path, user: &OsUser) -> Result<(), Error> {
-    files::ensure_dir(dir, 0o700, user)?;
+/// server that was adopted before, gets a number. Files that we wrote are not kept. They are read
+/// with the rights of `postgres`, who may have put links there, and kept as those of `us`.
+pub fn keep_aside(
+    pgdata: &Path,
+    dir: &Path,
+    us: &OsUser,
+    postgres: &OsUser,
+) -> Result<(), Error> {
+    let found = files::as_user(postgres, pgdata, || to_keep(pgdata))?;
+    files::ensure_dir(dir, 0o700, us)?;
+    for (name, content) in found {
+        for number in 1..=ASIDE_MAX {
+            let to = match number {
+                1 => dir.join(&name),
+                _ => dir.join(format!("{name}.{number}")),
+            };
+            match files::read_if_exists(&to)? {
+                Some(kept) if kept == content => break,
+                Some(_) => {}
+                None => {
+                    files::write_atomic(&to, &content, 0o600, us)?;
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Names and contents of what is to be kept.
+fn to_keep(pgdata: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    let places = &places(pgdata, None);
+    let mut found = Vec::new();
     let own = |name: &str| pgdata.join(name);
     for (from, name) in [
         (&places.main, "postgresql.conf"),
@@ -371,22 +419,9 @@ pub fn keep_aside(pgdata: &Path, places: &Places, dir: &Path, user: &OsUser) -> 
         if content.starts_with(HEADER.as_bytes()) || content.starts_with(CLEARED) {
             continue;
         }
-        for number in 1..=ASIDE_MAX {
-            let to = match number {
-                1 => dir.join(name),
-                _ => dir.join(format!("{name}.{number}")),
-            };
-            match files::read_if_exists(&to)? {
-                Some(kept) if kept == content => break,
-                Some(_) => {}
-                None => {
-                    files::write_atomic(&to, &content, 0o600, user)?;
-                    break;
-                }
-            }
-        }
+        found.push((name.to_owned(), content));
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Content of `postgresql.base.conf`, and of a `postgresql.auto.conf` without settings.
@@ -547,7 +582,7 @@ mod tests {
         assert_eq!(found.problems, Vec::<String>::new());
         let user = OsUser::current().unwrap();
         let aside = dir.path().join("aside");
-        keep_aside(&data, &places(&data, None), &aside, &user).unwrap();
+        keep_aside(&data, &aside, &user, &user).unwrap();
         for (name, text) in [("pg_hba.conf", "scram"), ("pg_ident.conf", "m root")] {
             assert!(std::fs::read_to_string(aside.join(name)).unwrap().contains(text), "{name}");
         }
@@ -556,7 +591,7 @@ mod tests {
         put(&hba, "host all all 10.1.0.0/16 md5\n");
         put(&data.join("postgresql.auto.conf"), HEADER);
         for _ in 0..2 {
-            keep_aside(&data, &places(&data, None), &aside, &user).unwrap();
+            keep_aside(&data, &aside, &user, &user).unwrap();
         }
         let mut kept: Vec<_> = aside
             .read_dir()

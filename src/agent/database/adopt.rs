@@ -27,9 +27,11 @@ impl PgDatabase {
         let timeline = control.newest_timeline();
         let ((mut problems, steps), found, timelines, listed) = blocking(move || {
             let mut problems = problems(&places, &user);
-            let steps = steps(&places, &us, &mut problems);
-            let configuration = adopt::places(&places.pgdata, None);
-            let found = adopt::read(&places.pgdata, &configuration);
+            let steps = steps(&places, &us, &user, &mut problems);
+            // What it includes, and where its rules are, is the word of who may write it.
+            let found = files::as_user(&user, &places.pgdata, || {
+                adopt::read(&places.pgdata, &adopt::places(&places.pgdata, None))
+            });
             let history = history::read(&places.wal_dir(), timeline);
             ((problems, steps), found, history, history::list(&places.wal_dir()))
         })
@@ -145,13 +147,10 @@ impl PgDatabase {
     /// See [`crate::agent::driver::Database::keep_configuration`].
     pub(super) async fn put_aside(&self) -> Result<()> {
         let aside = self.settings.state_dir.join("adopted");
-        let (layout, owner) = (self.settings.layout.clone(), self.owner.clone());
-        blocking(move || {
-            let configuration = adopt::places(&layout.pgdata, None);
-            adopt::keep_aside(&layout.pgdata, &configuration, &aside, &owner)
-        })
-        .await?
-        .map_err(failed)
+        let pgdata = self.settings.layout.pgdata.clone();
+        let (us, user) = (self.owner.clone(), self.user.clone());
+        let work = move || adopt::keep_aside(&pgdata, &aside, &us, &user);
+        blocking(work).await?.map_err(failed)
     }
 
     /// See [`crate::agent::driver::Database::turn_off_starters`].
@@ -185,8 +184,14 @@ fn failed(error: adopt::Error) -> Error {
 }
 
 /// What the adoption turns off of the distribution; what it cannot is a problem.
-fn steps(layout: &Layout, us: &OsUser, problems: &mut Vec<String>) -> Vec<String> {
-    let starters = match Machine::default().starters(&layout.pgdata) {
+fn steps(
+    layout: &Layout,
+    us: &OsUser,
+    user: &OsUser,
+    problems: &mut Vec<String>,
+) -> Vec<String> {
+    let machine = Machine::default();
+    let starters = match machine.starters(&layout.pgdata, user) {
         Ok(starters) => starters,
         Err(e) => {
             problems.push(e.to_string());
@@ -195,7 +200,7 @@ fn steps(layout: &Layout, us: &OsUser, problems: &mut Vec<String>) -> Vec<String
     };
     let mut steps = Vec::new();
     for starter in starters {
-        match starter.hindrance(us) {
+        match machine.hindrance(&starter, us, user) {
             Some(problem) => problems.push(problem),
             None => steps.push(starter.step()),
         }
@@ -212,7 +217,7 @@ fn problems(layout: &Layout, user: &OsUser) -> Vec<String> {
         Ok(Some(pid)) => problems.push(format!(
             "PostgreSQL runs on {} (process {pid}): {}",
             pgdata.display(),
-            Machine::default().stop_hint(pgdata)
+            Machine::default().stop_hint(pgdata, user)
         )),
         Err(e) => problems.push(e.to_string()),
     }

@@ -18,6 +18,7 @@ use crate::domain::desired::FollowDuty;
 use crate::domain::space::{Aside, CRITICAL_BYTES_MIN, Disks, Level, Space};
 use crate::postgres::distribution::{Machine, Starter};
 use crate::postgres::layout::{self, Layout};
+use crate::postgres::os_user::OsUser;
 use crate::postgres::reserve;
 
 /// How long the primary may take to count its files.
@@ -68,7 +69,7 @@ pub(super) struct Surveyor {
 
 impl Surveyor {
     /// Looks seldom where nothing was found: there may be hundreds of units to read.
-    fn starters(&self, pgdata: &Path, has_data: bool) -> Vec<String> {
+    fn starters(&self, pgdata: &Path, user: &OsUser, has_data: bool) -> Vec<String> {
         if !has_data {
             return Vec::new();
         }
@@ -79,7 +80,7 @@ impl Surveyor {
         {
             return Vec::new();
         }
-        let found = Machine::default().starters(pgdata).unwrap_or_default();
+        let found = Machine::default().starters(pgdata, user).unwrap_or_default();
         let steps: Vec<String> = found.iter().map(Starter::step).collect();
         *known = Some((Instant::now(), steps.clone()));
         steps
@@ -120,7 +121,7 @@ impl PgDatabase {
             {
                 debug!(%error, "no reserve is kept in the data directory");
             }
-            let starters = surveyor.starters(&layout.pgdata, has_data);
+            let starters = surveyor.starters(&layout.pgdata, &user, has_data);
             layout.list_aside_names().map(|aside| (disks, aside, starters))
         });
         let (disks, aside, starters) = found.await?.map_err(error::place)?;
