@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod command;
 mod start_conf;
 mod undo;
+mod units;
 
 use super::adopt::settings;
 use super::files;
@@ -237,7 +239,7 @@ impl Machine {
         if !is_there(&self.runtime_units)? {
             return Ok(starters);
         }
-        let mut names = self.units_on(pgdata);
+        let mut names = self.units_on(&real(pgdata), &debian)?;
         if self.unit_dirs().any(|dir| dir.join("postgresql@.service").exists()) {
             names.extend(debian.iter().map(Debian::unit));
         }
@@ -253,12 +255,17 @@ impl Machine {
 
     /// How the server on this directory is stopped, for a person.
     pub fn stop_hint(&self, pgdata: &Path, postgres: &OsUser) -> String {
-        let unit = self.runtime_units.exists().then(|| self.units_on(pgdata).into_iter().next());
         let debian = files::as_user(postgres, &self.debian, || self.debian(pgdata));
-        match (debian.unwrap_or_default().into_iter().next(), unit.flatten()) {
-            (Some(d), _) => format!("stop it: pg_ctlcluster {} {} stop", d.version, d.name),
-            (None, Some(unit)) => format!("stop it: systemctl stop {unit}"),
-            (None, None) => format!("stop it: pg_ctl stop -D {}", pgdata.display()),
+        if let Some(d) = debian.unwrap_or_default().first() {
+            return format!("stop it: pg_ctlcluster {} {} stop", d.version, d.name);
+        }
+        let units = match self.runtime_units.exists() {
+            true => self.units_on(&real(pgdata), &[]).unwrap_or_default(),
+            false => Vec::new(),
+        };
+        match units.first() {
+            Some(unit) => format!("stop it: systemctl stop {unit}"),
+            None => format!("stop it: pg_ctl stop -D {}", pgdata.display()),
         }
     }
 
@@ -266,41 +273,18 @@ impl Machine {
         [&self.local_units, &self.runtime_units].into_iter().chain(&self.vendor_units)
     }
 
+    /// Whether it is masked for good: a mask of `systemctl mask --runtime` ends with a restart of the
+    /// machine.
     fn is_masked(&self, unit: &str) -> bool {
-        [&self.local_units, &self.runtime_units].into_iter().any(|dir| {
-            let path = dir.join(unit);
-            let empty = || std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() == 0);
-            std::fs::read_link(&path).is_ok_and(|to| to == Path::new("/dev/null")) || empty()
-        })
+        let path = self.local_units.join(unit);
+        let empty = || std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() == 0);
+        std::fs::read_link(&path).is_ok_and(|to| to == Path::new("/dev/null")) || empty()
     }
 
-    /// Units that start a server on this directory by what their files say. Instances of templates
-    /// are not among them.
-    fn units_on(&self, pgdata: &Path) -> Vec<String> {
-        let own = real(pgdata);
-        let mut texts: BTreeMap<String, String> = BTreeMap::new();
-        for dir in self.unit_dirs() {
-            for file in entries(dir).unwrap_or_default() {
-                let path = dir.join(&file);
-                if file.ends_with(".service") && !file.contains('@') {
-                    // The first one hides the others of its name; a link is another name for it.
-                    if !texts.contains_key(&file) && !path.is_symlink() {
-                        texts.insert(file, read(&path));
-                    }
-                }
-            }
-        }
-        for dir in self.unit_dirs() {
-            for (unit, text) in &mut texts {
-                let drop_ins = dir.join(format!("{unit}.d"));
-                for file in entries(&drop_ins).unwrap_or_default().into_iter().filter(|f| f.ends_with(".conf")) {
-                    text.push('\n');
-                    text.push_str(&read(&drop_ins.join(file)));
-                }
-            }
-        }
-        let starts = |(name, text): (String, String)| starts_server(&text, &own).then_some(name);
-        texts.into_iter().filter_map(starts).collect()
+    /// Units that start a server on this directory.
+    fn units_on(&self, own: &Path, debian: &[Debian]) -> Result<Vec<String>, Error> {
+        let dirs: Vec<&Path> = self.unit_dirs().map(PathBuf::as_path).collect();
+        Ok(units::on(&dirs, own, debian)?)
     }
 
     /// Turns all of this off. A script that undoes everything is in `aside` before anything is
@@ -392,40 +376,8 @@ async fn on_thread<T: Send + 'static>(
     done.unwrap_or_else(|e| Err(Error::Unclear { why: e.to_string() }))
 }
 
-/// Whether a unit starts a server, and on this directory, by the text of its files.
-fn starts_server(text: &str, pgdata: &Path) -> bool {
-    let mut starts = false;
-    let mut named = false;
-    let joined = text.replace("\\\n", " ");
-    for line in joined.lines() {
-        let Some((key, value)) = line.trim().split_once('=') else { continue };
-        let words = || value.split(|c: char| c.is_whitespace() || "\"'=".contains(c));
-        let names = || words().any(|w| w.starts_with('/') && real(Path::new(w)) == *pgdata);
-        match key.trim() {
-            "Environment" if value.contains("PGDATA=") => named |= names(),
-            "ExecStart" => {
-                let program = |word: &str| {
-                    let path = word.trim_start_matches(['-', '@', ':', '+', '!']);
-                    path.rsplit('/').next().unwrap_or_default().to_owned()
-                };
-                let has = |wanted: &[&str]| words().any(|w| wanted.contains(&program(w).as_str()));
-                starts |= has(&["postgres", "postmaster"])
-                    || (has(&["pg_ctl"]) && has(&["start", "restart"]));
-                named |= names();
-            }
-            _ => {}
-        }
-    }
-    starts && named
-}
-
 fn real(path: &Path) -> PathBuf {
     std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())
-}
-
-fn read(path: &Path) -> String {
-    let content = files::read_if_exists(path).ok().flatten().unwrap_or_default();
-    String::from_utf8_lossy(&content).into_owned()
 }
 
 /// Whether something is there, seen through links.

@@ -234,6 +234,58 @@ fn units_are_found_by_the_directory_that_they_start() {
 }
 
 #[test]
+fn drop_ins_are_applied_as_systemd_does() {
+    let bench = Bench::new();
+    std::fs::remove_dir_all(bench.at("etc")).unwrap();
+    let (data, other) = (bench.at("data"), bench.at("other"));
+    let (data, other) = (data.display(), other.display());
+    for dir in ["vendor/pg.service.d", "local/pg.service.d", "local/service.d"] {
+        std::fs::create_dir(bench.at(dir)).unwrap();
+    }
+    let unit = format!(
+        "[Unit]\nExecStart=/x\n[Service]\n# ExecStart=/y\nEnvironment=A=b PGDATA={data}\n\
+         ExecStart=/usr/bin/postmaster -D \\\n# a comment\n  ${{PGDATA}}\n"
+    );
+    bench.put("vendor/pg.service", &unit);
+    let on = |what: &str| assert_eq!(bench.steps(), ["pg.service"], "{what}");
+    let off = |what: &str| assert_eq!(bench.steps(), Vec::<String>::new(), "{what}");
+    on("the unit alone");
+    let moved = format!("[Service]\nEnvironment=PGDATA={other}\n");
+    bench.put("vendor/pg.service.d/20.conf", &moved);
+    off("the last one counts");
+    symlink("/dev/null", bench.at("local/pg.service.d/20.conf")).unwrap();
+    on("a drop-in is hidden by one of its name");
+    bench.put("local/service.d/30.conf", &moved);
+    off("a drop-in for all services");
+    bench.put("vendor/pg.service.d/40.conf", &format!("[Service]\nEnvironment=PGDATA={data}/\n"));
+    on("in the order of names");
+    bench.put("local/pg.service.d/50.conf", "[Service]\nExecStart=\nExecStart=/bin/true\n");
+    off("the list of commands is begun anew");
+    bench.put("local/pg.service.d/50.conf", "[Service]\nEnvironment=\n");
+    off("the environment is begun anew");
+    bench.put("local/pg.service.d/50.conf", "");
+    on("an empty one");
+    // Until the machine is restarted only.
+    symlink("/dev/null", bench.at("run/pg.service")).unwrap();
+    on("a mask that ends is none");
+    symlink("/dev/null", bench.at("local/pg.service")).unwrap();
+    off("a mask");
+}
+
+#[test]
+fn a_unit_that_is_linked_counts() {
+    let bench = Bench::new();
+    std::fs::remove_dir_all(bench.at("etc")).unwrap();
+    let text = format!("[Service]\nExecStart=/x/postgres -D {}\n", bench.at("data").display());
+    bench.put("other/mine.service", &text);
+    symlink(bench.at("other/mine.service"), bench.at("local/mine.service")).unwrap();
+    assert_eq!(bench.steps(), ["mine.service (local)"]);
+    // One that leads nowhere is none.
+    std::fs::remove_file(bench.at("other/mine.service")).unwrap();
+    assert_eq!(bench.steps(), Vec::<String>::new());
+}
+
+#[test]
 fn who_may_not_turn_it_off_says_what_to_run() {
     let unit = |local: Option<&str>| Starter::Unit {
         name: "postgresql.service".to_owned(),
