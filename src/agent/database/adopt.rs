@@ -3,6 +3,7 @@
 use tracing::info;
 
 use super::error::{self, Result};
+use super::survey::Mark;
 use super::{PgDatabase, blocking};
 use crate::agent::driver::Error;
 use crate::domain::adoption::{Adoptable, IMPORTED_MAX, Was};
@@ -25,7 +26,11 @@ impl PgDatabase {
             .map_err(error::control)?;
         let (places, user, us) = (layout.clone(), self.user.clone(), self.owner.clone());
         let timeline = control.newest_timeline();
+        let Some(mark) = Mark::set(&self.surveyor, |s| &s.adopting) else {
+            return Err(Error::NotReady("an earlier look at the data hangs".to_owned()));
+        };
         let ((mut problems, steps), found, timelines, listed) = blocking(move || {
+            let _mark = mark;
             let mut problems = problems(&places, &user);
             let steps = steps(&places, &us, &user, &mut problems);
             // What it includes, and where its rules are, is the word of who may write it.
@@ -111,15 +116,8 @@ impl PgDatabase {
     pub(super) async fn take_on(&self, system_id: SystemId, epoch: Epoch) -> Result<()> {
         self.refuse_running()?;
         let found = self.look_for_adoption().await?;
-        if found.system_id != system_id || found.epoch != epoch {
-            return Err(Error::Failed(format!(
-                "the data has system identifier {} and timeline {} now, and not {system_id} and \
-                 {epoch}",
-                found.system_id, found.epoch
-            )));
-        }
-        if let Some(problem) = found.problems.into_iter().next() {
-            return Err(Error::Failed(problem));
+        if let Some(why) = found.refusal(system_id, epoch) {
+            return Err(Error::Failed(why));
         }
         self.prepare().await?;
         let layout = &self.settings.layout;
@@ -162,6 +160,7 @@ impl PgDatabase {
         let aside = self.settings.state_dir.join("adopted");
         let pgdata = &self.settings.layout.pgdata;
         let work = Machine::default().turn_off(pgdata, &aside, &self.owner, &self.user).await;
+        self.surveyor.forget_starters();
         work.map_err(|e| Error::Failed(e.to_string()))
     }
 
