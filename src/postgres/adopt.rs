@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::binaries::Binaries;
-use super::conf::HEADER;
+use super::conf::{self, HEADER};
 use super::controldata::ControlData;
 use super::credentials::Credentials;
 use super::distribution::Machine;
 use super::files;
+use super::hba;
 use super::initdb;
 use super::layout::Layout;
 use super::os_user::{self, Command, OsUser};
@@ -26,6 +27,9 @@ const WAL_DEADLINE: Duration = Duration::from_secs(10);
 const SINGLE_DEADLINE: Duration = Duration::from_secs(300);
 /// Deepest nesting of included files, as in PostgreSQL.
 const DEPTH_MAX: usize = 10;
+/// Most files, and most bytes of them, that are read of one configuration.
+const FILES_MAX: usize = 1000;
+const BYTES_MAX: usize = 16 << 20;
 
 /// Why a data directory was not taken over.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +85,22 @@ pub struct Found {
     pub ident: Vec<String>,
     /// What is unclear, for a person.
     pub problems: Vec<String>,
+}
+
+impl Found {
+    /// Leaves out the rules that have the form of those that we write for these users: of data that
+    /// was managed before.
+    pub fn leave_out_ours(&mut self, superuser: &str, replication: &str, rewind: &str) {
+        let (left_out, ours) = (&mut self.left_out, "which Quorate writes by itself");
+        self.hba.retain(|line| {
+            let own = hba::is_ours(line, superuser, replication, rewind);
+            if own {
+                // Its method is the last word: there is no option in it, and no password.
+                left_out.push(format!("a rule of pg_hba.conf, {ours}: {line}"));
+            }
+            !own
+        });
+    }
 }
 
 /// Bytes of a WAL page, and of the headers of pages and of a segment's first page
@@ -163,9 +183,10 @@ pub fn places(pgdata: &Path, config_dir: Option<&Path>) -> Places {
         problems: unclear,
     };
     // What cannot be read is told of by `read`.
-    let mut all = BTreeMap::new();
-    let _ = settings(&places.main, 0, &mut all);
-    let _ = settings(&pgdata.join("postgresql.auto.conf"), 0, &mut all);
+    let mut all = Settings::default();
+    let _ = all.read(&places.main);
+    let _ = all.read(&pgdata.join("postgresql.auto.conf"));
+    let all = all.values;
     let problems = &mut places.problems;
     for (name, place) in [("hba_file", &mut places.hba), ("ident_file", &mut places.ident)] {
         let Some(path) = all.get(name).filter(|p| !p.is_empty()).map(PathBuf::from) else {
@@ -198,14 +219,14 @@ pub fn places(pgdata: &Path, config_dir: Option<&Path>) -> Places {
 
 /// Reads the configuration. Values of settings that are ours are not looked at.
 pub fn read(pgdata: &Path, places: &Places) -> Result<Found, Error> {
-    let mut all = BTreeMap::new();
-    settings(&places.main, 0, &mut all)?;
+    let mut all = Settings::default();
+    all.read(&places.main)?;
     let auto = pgdata.join("postgresql.auto.conf");
     if files::exists(&auto)? {
-        settings(&auto, 0, &mut all)?;
+        all.read(&auto)?;
     }
     let mut found = Found { problems: places.problems.clone(), ..Found::default() };
-    for (name, value) in all {
+    for (name, value) in all.values {
         match kept(&name, &value) {
             Ok(()) => _ = found.parameters.insert(name, value),
             Err(why) => found.left_out.push(format!("{name}: {why}")),
@@ -270,44 +291,61 @@ fn kept(name: &str, value: &str) -> Result<(), String> {
     }
 }
 
-/// Settings of a file and of those that it includes; the last one of a name counts.
-pub(super) fn settings(
-    path: &Path,
-    depth: usize,
-    all: &mut BTreeMap<String, String>,
-) -> Result<(), Error> {
-    let bad = |why: String| Error::Conf { path: path.to_path_buf(), why };
-    if depth > DEPTH_MAX {
-        return Err(bad("files are included too deeply".to_owned()));
+/// Settings of files and of those that they include; the last one of a name counts.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    /// Values by name.
+    pub values: BTreeMap<String, String>,
+    /// The files that were included, with their contents.
+    included: Vec<(PathBuf, Vec<u8>)>,
+    /// How many files were read, and how many bytes of them.
+    read: (usize, usize),
+}
+
+impl Settings {
+    /// Reads a file and those that it includes. What was read before an error stays.
+    pub fn read(&mut self, path: &Path) -> Result<(), Error> {
+        self.read_nested(path, 0)
     }
-    let Some(content) = files::read_if_exists(path)? else {
-        return Err(bad("there is no such file".to_owned()));
-    };
-    let text = String::from_utf8(content).map_err(|e| bad(e.to_string()))?;
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    for (i, line) in text.lines().enumerate() {
-        let Some((name, value)) =
-            setting(line).map_err(|why| bad(format!("line {}: {why}", i + 1)))?
-        else {
-            continue;
-        };
-        match name.as_str() {
-            "include" => settings(&dir.join(&value), depth + 1, all)?,
-            "include_if_exists" => {
-                let path = dir.join(&value);
-                if files::exists(&path)? {
-                    settings(&path, depth + 1, all)?;
-                }
-            }
-            "include_dir" => {
-                for path in conf_files(&dir.join(&value))? {
-                    settings(&path, depth + 1, all)?;
-                }
-            }
-            _ => _ = all.insert(name, value),
+
+    fn read_nested(&mut self, path: &Path, depth: usize) -> Result<(), Error> {
+        let bad = |why: &str| Error::Conf { path: path.to_path_buf(), why: why.to_owned() };
+        if depth > DEPTH_MAX {
+            return Err(bad("files are included too deeply"));
         }
+        let Some(content) = files::read_if_exists(path)? else {
+            return Err(bad("there is no such file"));
+        };
+        self.read = (self.read.0 + 1, self.read.1 + content.len());
+        if self.read.0 > FILES_MAX || self.read.1 > BYTES_MAX {
+            return Err(bad("this is more configuration than can be read"));
+        }
+        let text = String::from_utf8(content).map_err(|e| bad(&e.to_string()))?;
+        if depth > 0 {
+            self.included.push((path.to_path_buf(), text.clone().into_bytes()));
+        }
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        for (i, line) in text.lines().enumerate() {
+            let bad = |why| bad(&format!("line {}: {why}", i + 1));
+            let Some((name, value)) = setting(line).map_err(bad)? else { continue };
+            match name.as_str() {
+                "include" => self.read_nested(&dir.join(&value), depth + 1)?,
+                "include_if_exists" => {
+                    let path = dir.join(&value);
+                    if files::exists(&path)? {
+                        self.read_nested(&path, depth + 1)?;
+                    }
+                }
+                "include_dir" => {
+                    for path in conf_files(&dir.join(&value))? {
+                        self.read_nested(&path, depth + 1)?;
+                    }
+                }
+                _ => _ = self.values.insert(name, value),
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Files of an `include_dir` in the order of PostgreSQL.
@@ -373,39 +411,43 @@ fn unquote(text: &str) -> Result<String, &'static str> {
 /// Most versions of a file that are kept aside.
 const ASIDE_MAX: usize = 9;
 
-/// Keeps the configuration aside in `dir`. What is there is not overwritten: another content, of a
-/// server that was adopted before, gets a number. Files that we wrote are not kept. They are read
-/// with the rights of `postgres`, who may have put links there, and kept as those of `us`.
-pub fn keep_aside(
-    pgdata: &Path,
-    dir: &Path,
-    us: &OsUser,
-    postgres: &OsUser,
-) -> Result<(), Error> {
+/// Keeps the configuration aside in `dir`, with the files that it includes, whose names there are
+/// their paths with `%` for `/`. What is there is not overwritten: another content, of a server that
+/// was adopted before, gets a number. They are read with the rights of `postgres`, who may have put
+/// links there, and kept as those of `us`.
+///
+/// # Errors
+/// There are too many versions of a file, or it cannot be read or kept.
+pub fn keep_aside(pgdata: &Path, dir: &Path, us: &OsUser, postgres: &OsUser) -> Result<(), Error> {
     let found = files::as_user(postgres, pgdata, || to_keep(pgdata))?;
     files::ensure_dir(dir, 0o700, us)?;
     for (name, content) in found {
-        for number in 1..=ASIDE_MAX {
-            let to = match number {
-                1 => dir.join(&name),
-                _ => dir.join(format!("{name}.{number}")),
-            };
-            match files::read_if_exists(&to)? {
-                Some(kept) if kept == content => break,
-                Some(_) => {}
-                None => {
-                    files::write_atomic(&to, &content, 0o600, us)?;
-                    break;
-                }
-            }
-        }
+        keep_version(&dir.join(name), &content, us)?;
     }
     Ok(())
 }
 
-/// Names and contents of what is to be kept.
+fn keep_version(path: &Path, content: &[u8], us: &OsUser) -> Result<(), Error> {
+    for number in 1..=ASIDE_MAX {
+        let mut to = path.as_os_str().to_owned();
+        if number > 1 {
+            to.push(format!(".{number}"));
+        }
+        let to = PathBuf::from(to);
+        match files::read_if_exists(&to)? {
+            Some(kept) if kept == content => return Ok(()),
+            Some(_) => {}
+            None => return Ok(files::write_atomic(&to, content, 0o600, us)?),
+        }
+    }
+    let why = format!("{ASIDE_MAX} versions of it are kept already: move them elsewhere");
+    Err(Error::Conf { path: path.to_path_buf(), why })
+}
+
+/// Names and contents of what is to be kept: all that is not exactly what we write ourselves.
 fn to_keep(pgdata: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let places = &places(pgdata, None);
+    let ours = [HEADER.as_bytes(), CLEARED, AUTO, conf::render_main().as_bytes()].map(<[u8]>::to_vec);
     let mut found = Vec::new();
     let own = |name: &str| pgdata.join(name);
     for (from, name) in [
@@ -415,12 +457,21 @@ fn to_keep(pgdata: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
         (&own("postgresql.auto.conf"), "postgresql.auto.conf"),
         (&own("postgresql.base.conf"), "postgresql.base.conf"),
     ] {
-        let Some(content) = files::read_if_exists(from)? else { continue };
-        if content.starts_with(HEADER.as_bytes()) || content.starts_with(CLEARED) {
-            continue;
-        }
-        found.push((name.to_owned(), content));
+        found.extend(files::read_if_exists(from)?.map(|content| (name.to_owned(), content)));
     }
+    let mut all = Settings::default();
+    // What cannot be read there was told of, and stays where it is.
+    let _ = all.read(&places.main);
+    for (path, content) in all.included {
+        // Kept above, or written by us under names that nobody else has.
+        let named = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let managed = named.starts_with("quorate.") && content.starts_with(HEADER.as_bytes());
+        if path != own("postgresql.base.conf") && !managed {
+            let name = path.to_string_lossy().trim_start_matches('/').replace('/', "%");
+            found.push((name, content));
+        }
+    }
+    found.retain(|(_, content)| !ours.contains(content));
     Ok(found)
 }
 
@@ -590,6 +641,7 @@ mod tests {
         // Adopted once more, with another configuration, and with ours.
         put(&hba, "host all all 10.1.0.0/16 md5\n");
         put(&data.join("postgresql.auto.conf"), HEADER);
+        put(&data.join("postgresql.base.conf"), std::str::from_utf8(CLEARED).unwrap());
         for _ in 0..2 {
             keep_aside(&data, &aside, &user, &user).unwrap();
         }
@@ -617,9 +669,81 @@ mod tests {
     }
 
     #[test]
+    fn what_was_edited_or_included_is_kept_and_nothing_falls_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, aside) = (dir.path().join("data"), dir.path().join("aside"));
+        std::fs::create_dir(&data).unwrap();
+        let put = |name: &str, text: &str| std::fs::write(data.join(name), text).unwrap();
+        let user = OsUser::current().unwrap();
+        let keep = || keep_aside(&data, &aside, &user, &user);
+        put("postgresql.conf", &format!("{}work_mem = 1MB\n", conf::render_main()));
+        put("quorate.spec.conf", HEADER);
+        put("quorate.conf", &format!("{HEADER}port = 1\n"));
+        put("pg_hba.conf", &format!("{HEADER}host all all all md5\n"));
+        put("postgresql.base.conf", "include 'more.conf'\n");
+        put("more.conf", "work_mem = 2MB\n");
+        keep().unwrap();
+        let kept = |name: &str| std::fs::read_to_string(aside.join(name)).unwrap_or_default();
+        assert!(kept("postgresql.conf").ends_with("work_mem = 1MB\n"));
+        assert!(kept("pg_hba.conf").ends_with("md5\n"));
+        let more = data.join("more.conf").display().to_string();
+        assert_eq!(kept(&more[1..].replace('/', "%")), "work_mem = 2MB\n");
+        assert_eq!(aside.read_dir().unwrap().count(), 4, "ours are not kept");
+        put("postgresql.conf", &conf::render_main());
+        keep().unwrap();
+        assert_eq!(aside.read_dir().unwrap().count(), 4);
+
+        for number in 2..=ASIDE_MAX {
+            put("pg_hba.conf", &format!("# {number}\n"));
+            keep().unwrap();
+        }
+        put("pg_hba.conf", "# one more\n");
+        let error = keep().unwrap_err().to_string();
+        assert!(error.contains("pg_hba.conf: 9 versions") && error.contains("move"), "{error}");
+    }
+
+    #[test]
+    fn rules_of_our_form_are_left_out_and_told() {
+        let rule = |line: &str| line.to_owned();
+        let ours = "host replication \"r\" 10.9.9.9/32 scram-sha-256";
+        let mut found =
+            Found { hba: vec![rule(ours), rule("host all all all md5")], ..Found::default() };
+        found.leave_out_ours("s", "r", "w");
+        assert_eq!(found.hba, ["host all all all md5"]);
+        assert!(found.left_out.len() == 1 && found.left_out[0].contains("10.9.9.9"));
+    }
+
+    #[test]
+    fn an_include_of_what_the_user_may_not_read_gives_nothing_away() {
+        let Ok(user) = OsUser::resolve(Some("nobody")) else { return };
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path, mode| {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            std::fs::set_permissions(path, mode).unwrap();
+        };
+        let (data, secret) = (dir.path().join("data"), dir.path().join("secret"));
+        std::fs::create_dir(&data).unwrap();
+        for dir in [dir.path(), &data] {
+            mode(dir, 0o755);
+        }
+        std::fs::write(&secret, "root:$6$secret\n").unwrap();
+        mode(&secret, 0o640);
+        std::os::unix::fs::symlink(&secret, data.join("pg_hba.conf")).unwrap();
+        std::fs::write(data.join("postgresql.conf"), "include '../secret'\n").unwrap();
+        let look = || read(&data, &places(&data, None));
+        assert!(files::as_user(&user, &data, look).is_err());
+        let aside = dir.path().join("aside");
+        keep_aside(&data, &aside, &OsUser::current().unwrap(), &user).unwrap_err();
+        assert!(!aside.exists());
+    }
+
+    #[test]
     fn an_include_of_itself_ends() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("postgresql.conf"), "include 'postgresql.conf'\n").unwrap();
+        assert!(read(dir.path(), &places(dir.path(), None)).is_err());
+        let twice = "include 'postgresql.conf'\n".repeat(2);
+        std::fs::write(dir.path().join("postgresql.conf"), twice).unwrap();
         assert!(read(dir.path(), &places(dir.path(), None)).is_err());
     }
 }

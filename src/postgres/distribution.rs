@@ -5,7 +5,6 @@
 //! it was, so that `systemctl unmask` undoes all of it. What was done is kept beside the old
 //! configuration, as a script that undoes it.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ mod start_conf;
 mod undo;
 mod units;
 
-use super::adopt::settings;
+use super::adopt::Settings;
 use super::files;
 use super::os_user::{self, Command, OsUser};
 
@@ -204,9 +203,9 @@ impl Machine {
                 if !is_there(&conf)? {
                     continue;
                 }
-                let mut all = BTreeMap::new();
-                settings(&conf, 0, &mut all).map_err(|e| Error::Unclear { why: e.to_string() })?;
-                let there = match all.get("data_directory").filter(|p| !p.is_empty()) {
+                let mut all = Settings::default();
+                all.read(&conf).map_err(|e| Error::Unclear { why: e.to_string() })?;
+                let there = match all.values.get("data_directory").filter(|p| !p.is_empty()) {
                     Some(path) => real(Path::new(path)) == own,
                     None => own.ends_with(Path::new(&version).join(&name)),
                 };

@@ -285,6 +285,37 @@ fn a_unit_that_is_linked_counts() {
     assert_eq!(bench.steps(), Vec::<String>::new());
 }
 
+#[tokio::test]
+async fn all_clusters_of_debian_on_the_directory_are_turned_off() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.at("etc/15/twin")).unwrap();
+    bench.put("etc/15/twin/postgresql.conf", &bench.get("etc/15/shop/postgresql.conf"));
+    bench.put("vendor/postgresql@.service", "");
+    assert_eq!(bench.steps().len(), 4, "{:?}", bench.steps());
+    bench.turn_off().await.unwrap().unwrap();
+    assert_eq!(bench.steps(), Vec::<String>::new());
+    bench.undo();
+    for cluster in ["shop", "twin"] {
+        // There was none.
+        assert!(!bench.at("etc/15").join(cluster).join("start.conf").exists());
+    }
+    // What cannot be understood may name this directory as well.
+    bench.put("etc/15/twin/postgresql.conf", "= 3\n");
+    let error = bench.machine.starters(&bench.at("data"), &bench.postgres).unwrap_err();
+    assert!(matches!(error, Error::Unclear { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_turned_off_leaves_the_rest_as_it_is() {
+    let bench = Bench::new();
+    let text = format!("[Service]\nExecStart=/x/postgres -D {}\n", bench.at("data").display());
+    bench.put("local/mine.service", &text);
+    bench.put("etc/15/shop/start.conf", "auto\n");
+    let error = bench.turn_off().await.unwrap_err();
+    assert!(error.to_string().contains("systemctl disable mine.service"), "{error}");
+    assert_eq!(bench.get("etc/15/shop/start.conf"), "auto\n");
+}
+
 #[test]
 fn who_may_not_turn_it_off_says_what_to_run() {
     let unit = |local: Option<&str>| Starter::Unit {
@@ -355,6 +386,7 @@ async fn what_was_not_turned_off_is_an_error() {
     bench.put("systemctl", "#!/bin/sh\necho Access denied >&2\nexit 1\n");
     std::fs::set_permissions(bench.at("systemctl"), mode).unwrap();
     let error = bench.turn_off().await.unwrap_err().to_string();
+    assert!(error.contains("done before") && error.contains("undo.sh"), "{error}");
     assert!(error.contains("Access denied") && error.contains("run as root"), "{error}");
     bench.put("systemctl", "#!/bin/sh\n");
     let error = bench.turn_off().await.unwrap_err();

@@ -12,7 +12,7 @@ use crate::postgres::controldata::{self, ClusterState};
 use crate::postgres::distribution::Machine;
 use crate::postgres::layout::Layout;
 use crate::postgres::os_user::OsUser;
-use crate::postgres::{adopt, files, hba, history, start};
+use crate::postgres::{adopt, files, history, start};
 
 /// Oldest version that can be managed.
 const MAJOR_MIN: u32 = 13;
@@ -63,12 +63,11 @@ impl PgDatabase {
             problems.push(format!("its configuration cannot be read: {e}"));
             adopt::Found::default()
         });
-        problems.extend(found.problems);
+        problems.append(&mut found.problems);
         let own = &self.settings.credentials;
         let users = [&own.superuser, &own.replication, &own.rewind].map(|login| login.user());
         let [superuser, replication, rewind] = users;
-        // Of data that was managed before.
-        found.hba.retain(|line| !hba::is_ours(line, superuser, replication, rewind));
+        found.leave_out_ours(superuser, replication, rewind);
         if found.parameters.len().max(found.hba.len()).max(found.ident.len()) > IMPORTED_MAX {
             problems.push(format!("it has more than {IMPORTED_MAX} settings or rules"));
         }
