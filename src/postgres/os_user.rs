@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -170,7 +171,7 @@ impl OsUser {
     /// Runs `work` with this user's rights to files, on a thread of its own that ends with it: where
     /// we are root, nothing that this user plants on the way, such as a link, leads to more than the
     /// user may reach itself. What is made belongs to the user. Signals and other rights of that
-    /// thread stay ours (`setfsuid(2)`); the process leaves no core dump from then on.
+    /// thread stay ours (`setfsuid(2)`). Meanwhile the process leaves no core dump.
     ///
     /// # Errors
     /// The thread cannot be started, or the rights cannot be taken: nothing was done then.
@@ -178,14 +179,23 @@ impl OsUser {
         if !self.switches {
             return Ok(work());
         }
-        std::thread::scope(|scope| {
+        // The change turns it off for the whole process, whose files in `/proc` change their owner.
+        static DUMPABLE: OnceLock<libc::c_int> = OnceLock::new();
+        // SAFETY: plain system call.
+        let dumpable = *DUMPABLE.get_or_init(|| unsafe { libc::prctl(libc::PR_GET_DUMPABLE) });
+        let done = std::thread::scope(|scope| {
             let acting = std::thread::Builder::new().name(format!("files as {}", self.name));
             let done = acting.spawn_scoped(scope, || {
                 self.take_file_rights()?;
                 Ok(work())
             })?;
             done.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        });
+        if dumpable == 1 {
+            // SAFETY: plain system call. Nobody else may trace us: our user is root throughout.
+            unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) };
+        }
+        done
     }
 
     /// For this thread alone: the wrappers of the C library may change all threads.
@@ -528,6 +538,7 @@ mod tests {
         user.act(|| std::fs::write(&made, "y")).unwrap().unwrap();
         assert_eq!(std::fs::metadata(&made).unwrap().uid(), user.uid());
         assert!(std::fs::read(&secret).is_ok(), "we have our rights");
+        assert!(nix::sys::prctl::get_dumpable().unwrap());
     }
 
     #[test]
