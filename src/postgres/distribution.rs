@@ -152,7 +152,6 @@ impl Starter {
             Self::Unit { name, .. } => format!("{name} is masked"),
         }
     }
-
 }
 
 impl Machine {

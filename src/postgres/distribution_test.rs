@@ -187,7 +187,8 @@ fn a_pipe_in_place_of_a_file_is_not_waited_for() {
 #[test]
 fn a_cluster_of_debian_is_found_by_its_data() {
     let bench = Bench::new();
-    let name = |data: &str| bench.machine.debian(&bench.at(data)).unwrap().first().map(Debian::unit);
+    let name =
+        |data: &str| bench.machine.debian(&bench.at(data)).unwrap().first().map(Debian::unit);
     assert_eq!(name("data").as_deref(), Some("postgresql@15-shop.service"));
     assert_eq!(name("other"), None);
     // By another name of the directory.

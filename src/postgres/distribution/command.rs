@@ -31,11 +31,7 @@ const WRAPPERS: &[Wrapper] = &[
     Wrapper { name: "ionice", valued: &["-c", "-n", "--class", "--classdata"], before: 0 },
     Wrapper { name: "nice", valued: &["-n", "--adjustment"], before: 0 },
     Wrapper { name: "nohup", valued: &[], before: 0 },
-    Wrapper {
-        name: "numactl",
-        valued: &["-i", "-p", "-P", "-m", "-N", "-C", "-w"],
-        before: 0,
-    },
+    Wrapper { name: "numactl", valued: &["-i", "-p", "-P", "-m", "-N", "-C", "-w"], before: 0 },
     Wrapper {
         name: "runuser",
         valued: &["-u", "-g", "-G", "-w", "--user", "--group", "--supp-group"],
@@ -64,7 +60,9 @@ const WRAPPERS: &[Wrapper] = &[
     Wrapper { name: "setsid", valued: &[], before: 0 },
     Wrapper {
         name: "sudo",
-        valued: &["-u", "-g", "-h", "-p", "-C", "-r", "-t", "-T", "-U", "-D", "-R", "--user", "--group"],
+        valued: &[
+            "-u", "-g", "-h", "-p", "-C", "-r", "-t", "-T", "-U", "-D", "-R", "--user", "--group",
+        ],
         before: 0,
     },
     Wrapper { name: "taskset", valued: &[], before: 1 },
@@ -99,7 +97,8 @@ fn runs(words: &[String], place: &Place<'_>, depth: usize) -> bool {
         "pg_ctlcluster" => {
             let has = |word: &str| arguments.iter().any(|argument| argument == word);
             let ours = |d: &Debian| has(&d.version) && has(&d.name);
-            acts() && place.debian.iter().any(|d| ours(d) || has(&format!("{}-{}", d.version, d.name)))
+            acts()
+                && place.debian.iter().any(|d| ours(d) || has(&format!("{}-{}", d.version, d.name)))
         }
         _ => {
             if SHELLS.contains(&name)

@@ -46,9 +46,8 @@ pub(super) fn hands<'a>(
     postgres: &'a OsUser,
 ) -> Option<&'a OsUser> {
     let way: Vec<&Path> = dir.ancestors().take_while(|d| d.starts_with(root)).collect();
-    let roots_own = |dir: &&Path| {
-        std::fs::symlink_metadata(dir).is_ok_and(|m| m.is_dir() && m.uid() == 0)
-    };
+    let roots_own =
+        |dir: &&Path| std::fs::symlink_metadata(dir).is_ok_and(|m| m.is_dir() && m.uid() == 0);
     // From above, so that what was looked at cannot be moved any more.
     if us.uid() == 0 && way.iter().rev().all(roots_own) {
         return Some(us);
@@ -66,5 +65,7 @@ pub(super) fn disable(path: &Path, undo: &Path, by: &OsUser) -> Result<(), files
 pub(super) fn disabled(undo: &Path) -> String {
     // A line of a comment must not end before its end.
     let undo = undo.display().to_string().replace(char::is_control, "?");
-    format!("# Quorate runs a server on this data directory. To undo this:\n#   sh {undo}\ndisabled\n")
+    format!(
+        "# Quorate runs a server on this data directory. To undo this:\n#   sh {undo}\ndisabled\n"
+    )
 }

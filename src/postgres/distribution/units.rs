@@ -34,7 +34,8 @@ pub(super) fn on(
 /// The main file of each service. The first one of a name hides the others, also where it masks it
 /// for now: a mask that ends with a restart of the machine is none.
 fn fragments(dirs: &[&Path]) -> Result<BTreeMap<String, String>, files::Error> {
-    let real: Vec<PathBuf> = dirs.iter().filter_map(|dir| std::fs::canonicalize(dir).ok()).collect();
+    let real: Vec<PathBuf> =
+        dirs.iter().filter_map(|dir| std::fs::canonicalize(dir).ok()).collect();
     let mut texts = BTreeMap::new();
     for dir in dirs {
         for file in entries(dir)? {
