@@ -35,7 +35,7 @@ impl PgDatabase {
             let steps = steps(&places, &us, &user, &mut problems);
             // What it includes, and where its rules are, is the word of who may write it.
             let found = files::as_user(&user, &places.pgdata, || {
-                adopt::read(&places.pgdata, &adopt::places(&places.pgdata, None))
+                adopt::read(&places.pgdata, &adopt::places(&places.pgdata, &Machine::default()))
             });
             let history = history::read(&places.wal_dir(), timeline);
             ((problems, steps), found, history, history::list(&places.wal_dir()))
@@ -182,12 +182,7 @@ fn failed(error: adopt::Error) -> Error {
 }
 
 /// What the adoption turns off of the distribution; what it cannot is a problem.
-fn steps(
-    layout: &Layout,
-    us: &OsUser,
-    user: &OsUser,
-    problems: &mut Vec<String>,
-) -> Vec<String> {
+fn steps(layout: &Layout, us: &OsUser, user: &OsUser, problems: &mut Vec<String>) -> Vec<String> {
     let machine = Machine::default();
     let starters = match machine.starters(&layout.pgdata, user) {
         Ok(starters) => starters,
