@@ -303,6 +303,8 @@ pub struct Survey {
     pub aside: Vec<Aside>,
     /// What would start a server on the data directory beside us: what turns each off.
     pub starters: Vec<String>,
+    /// Why it is not known whether there is more than `starters`, if so.
+    pub starters_unclear: Option<String>,
 }
 
 /// Whether a copy of the primary would fit.

@@ -81,7 +81,7 @@ fn judge<D: Database, C: Clock>(
     survey: Survey,
     levels: &mut BTreeMap<String, Level>,
 ) -> Vec<Alarm> {
-    let Survey { disks, data_path, wal_path, aside, starters } = survey;
+    let Survey { disks, data_path, wal_path, aside, starters, starters_unclear } = survey;
     let kept: u64 = aside.iter().map(|a| a.bytes).sum();
     let hint = match aside.len() {
         0 => String::new(),
@@ -115,6 +115,7 @@ fn judge<D: Database, C: Clock>(
     }
     // Data that waits for its adoption is not ours yet.
     let ours = shared.state().is_some_and(|state| state.phase == Phase::Running);
+    shared.problem("starters", starters_unclear.filter(|_| ours));
     if ours && !starters.is_empty() {
         let text = format!(
             "the machine would start a second PostgreSQL on {data_path}, at boot or by name: {}",

@@ -71,6 +71,20 @@ pub struct Adoptable {
     pub life: u64,
 }
 
+impl Adoptable {
+    /// Why it is not taken over as the data with this system identifier and timeline, if so.
+    pub fn refusal(&self, system_id: SystemId, epoch: Epoch) -> Option<String> {
+        if self.system_id != system_id || self.epoch != epoch {
+            return Some(format!(
+                "the data has system identifier {} and timeline {} now, and not {system_id} and \
+                 {epoch}",
+                self.system_id, self.epoch
+            ));
+        }
+        self.problems.first().cloned()
+    }
+}
+
 /// The command that begins an adoption.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Adoption {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::adoption::{Adoptable, Adoption, Was, choose};
+use super::adoption::{Adoptable, Adopted, Adoption, Was, choose};
 use super::command::Change;
 use super::desired::{Desired, desired};
 use super::fixture_test::{
@@ -13,8 +13,9 @@ use super::lineage::Lineage;
 use super::observation::{Condition, Data};
 use super::plan::adoption_check;
 use super::plan_test::ended;
+use super::record::{DataMark, MemberRecord};
 use super::state::{CloseReason, Phase, SynchronousMode};
-use super::types::{Epoch, Lsn, MemberName, SystemId};
+use super::types::{ClusterName, Epoch, Lsn, MemberName, SystemId};
 
 /// A timeline 3 that began at 100 and 200.
 fn lineage() -> Lineage {
@@ -43,6 +44,39 @@ fn data(was: Was, end: u64) -> Adoptable {
 
 fn found(list: &[(&str, Adoptable)]) -> BTreeMap<MemberName, Adoptable> {
     list.iter().map(|(name, data)| (m(name), data.clone())).collect()
+}
+
+#[test]
+fn other_data_than_what_was_asked_for_is_refused() {
+    let own = data(Was::Primary, 500);
+    assert_eq!(own.refusal(SYSTEM, Epoch(3)), None);
+    assert!(own.refusal(SYSTEM, Epoch(2)).unwrap().contains("timeline 3 now"));
+    assert!(own.refusal(SystemId(SYSTEM.0 + 1), Epoch(3)).is_some());
+    let bad = Adoptable { problems: vec!["it runs".to_owned()], ..own };
+    assert_eq!(bad.refusal(SYSTEM, Epoch(3)).as_deref(), Some("it runs"));
+}
+
+#[test]
+fn what_was_taken_over_is_known_from_the_record() {
+    let cluster = ClusterName::new("main").unwrap();
+    let (base, life) = (Epoch(3), 1);
+    let adopted = Adopted {
+        life,
+        member: m("a"),
+        system_id: SYSTEM,
+        epoch: base,
+        lineage: lineage(),
+        end: Lsn(500),
+        base,
+    };
+    let mut record = MemberRecord::new(cluster, m("a"));
+    record.begin_anew(Some(SYSTEM));
+    assert!(!record.has_taken(&adopted));
+    (record.held, record.ended, record.life) = (base, base, life);
+    assert!(record.has_taken(&adopted));
+    assert!(!record.has_taken(&Adopted { life: 2, ..adopted.clone() }));
+    record.data = DataMark::Replacing;
+    assert!(!record.has_taken(&adopted));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::adoption::Adopted;
 use super::generation::Generation;
 use super::mutant::{self, Mutant};
 use super::observation::Data;
@@ -108,6 +109,14 @@ impl MemberRecord {
         let (running, emptied) = (self.running.take(), std::mem::take(&mut self.emptied));
         let generation = self.generation;
         *self = Self { system_id, running, emptied, generation, ..Self::new(cluster, member) };
+    }
+
+    /// Whether it has taken over the data that the cluster began with.
+    pub fn has_taken(&self, adopted: &Adopted) -> bool {
+        self.life == adopted.life
+            && self.system_id == Some(adopted.system_id)
+            && (self.held, self.ended) == (adopted.base, adopted.base)
+            && self.data == DataMark::Intact
     }
 
     /// Whether it is about data that is gone, of another cluster than the one with this system

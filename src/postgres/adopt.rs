@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::binaries::Binaries;
-use super::conf::HEADER;
 use super::controldata::ControlData;
 use super::credentials::Credentials;
 use super::distribution::Machine;
 use super::files;
+use super::hba;
 use super::initdb;
 use super::layout::Layout;
 use super::os_user::{self, Command, OsUser};
@@ -21,11 +21,18 @@ use super::start;
 use crate::config::owned_reason;
 use crate::domain::types::{Epoch, Lsn};
 
+mod aside;
+
+pub use aside::{clear_files, keep_aside};
+
 /// How long one page of WAL may take to be read.
 const WAL_DEADLINE: Duration = Duration::from_secs(10);
 const SINGLE_DEADLINE: Duration = Duration::from_secs(300);
 /// Deepest nesting of included files, as in PostgreSQL.
 const DEPTH_MAX: usize = 10;
+/// Most files, and most bytes of them, that are read of one configuration.
+const FILES_MAX: usize = 1000;
+const BYTES_MAX: usize = 16 << 20;
 
 /// Why a data directory was not taken over.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +90,22 @@ pub struct Found {
     pub problems: Vec<String>,
 }
 
+impl Found {
+    /// Leaves out the rules that have the form of those that we write for these users: of data that
+    /// was managed before.
+    pub fn leave_out_ours(&mut self, superuser: &str, replication: &str, rewind: &str) {
+        let (left_out, ours) = (&mut self.left_out, "which Quorate writes by itself");
+        self.hba.retain(|line| {
+            let own = hba::is_ours(line, superuser, replication, rewind);
+            if own {
+                // Its method is the last word: there is no option in it, and no password.
+                left_out.push(format!("a rule of pg_hba.conf, {ours}: {line}"));
+            }
+            !own
+        });
+    }
+}
+
 /// Bytes of a WAL page, and of the headers of pages and of a segment's first page
 /// (`access/xlog_internal.h`).
 const PAGE: u64 = 8192;
@@ -130,24 +153,41 @@ pub async fn holds_wal_from(
 }
 
 /// The configuration of a data directory: in it, or where Debian keeps it, or where that says that
-/// its rules are (PostgreSQL manual, section 20.2).
-pub fn places(pgdata: &Path, config_dir: Option<&Path>) -> Places {
+/// its rules are (PostgreSQL manual, section 20.2). Whoever may write the configuration says which
+/// files these are: look with the rights of PostgreSQL's user ([`OsUser::act`]), as for [`read`].
+pub fn places(pgdata: &Path, machine: &Machine) -> Places {
     let own = pgdata.join("postgresql.conf");
-    let dir = match config_dir {
-        Some(dir) => dir.to_path_buf(),
-        None if own.exists() => pgdata.to_path_buf(),
-        None => Machine::default().debian(pgdata).map_or_else(|| pgdata.to_path_buf(), |d| d.dir),
-    };
+    let mut unclear = Vec::new();
+    let mut dir = pgdata.to_path_buf();
+    if !own.exists() {
+        match machine.debian(pgdata) {
+            Ok(found) => {
+                if let [first, second, ..] = &found[..] {
+                    unclear.push(format!(
+                        "the data is that of two clusters of Debian, {} and {}: change \
+                         data_directory in the one that is not meant",
+                        first.dir.display(),
+                        second.dir.display()
+                    ));
+                }
+                if let Some(cluster) = found.into_iter().next() {
+                    dir = cluster.dir;
+                }
+            }
+            Err(e) => unclear.push(e.to_string()),
+        }
+    }
     let mut places = Places {
         main: dir.join("postgresql.conf"),
         hba: dir.join("pg_hba.conf"),
         ident: dir.join("pg_ident.conf"),
-        problems: Vec::new(),
+        problems: unclear,
     };
     // What cannot be read is told of by `read`.
-    let mut all = BTreeMap::new();
-    let _ = settings(&places.main, 0, &mut all);
-    let _ = settings(&pgdata.join("postgresql.auto.conf"), 0, &mut all);
+    let mut all = Settings::default();
+    let _ = all.read(&places.main);
+    let _ = all.read(&pgdata.join("postgresql.auto.conf"));
+    let all = all.values;
     let problems = &mut places.problems;
     for (name, place) in [("hba_file", &mut places.hba), ("ident_file", &mut places.ident)] {
         let Some(path) = all.get(name).filter(|p| !p.is_empty()).map(PathBuf::from) else {
@@ -158,7 +198,7 @@ pub fn places(pgdata: &Path, config_dir: Option<&Path>) -> Places {
                 "{name} is {}, which depends on where the server was started: write the whole path",
                 path.display()
             ));
-        } else if std::fs::File::open(&path).is_err() {
+        } else if !matches!(files::read_if_exists(&path), Ok(Some(_))) {
             problems.push(format!("{name} is {}, which cannot be read", path.display()));
         }
         *place = path;
@@ -180,14 +220,14 @@ pub fn places(pgdata: &Path, config_dir: Option<&Path>) -> Places {
 
 /// Reads the configuration. Values of settings that are ours are not looked at.
 pub fn read(pgdata: &Path, places: &Places) -> Result<Found, Error> {
-    let mut all = BTreeMap::new();
-    settings(&places.main, 0, &mut all)?;
+    let mut all = Settings::default();
+    all.read(&places.main)?;
     let auto = pgdata.join("postgresql.auto.conf");
     if files::exists(&auto)? {
-        settings(&auto, 0, &mut all)?;
+        all.read(&auto)?;
     }
     let mut found = Found { problems: places.problems.clone(), ..Found::default() };
-    for (name, value) in all {
+    for (name, value) in all.values {
         match kept(&name, &value) {
             Ok(()) => _ = found.parameters.insert(name, value),
             Err(why) => found.left_out.push(format!("{name}: {why}")),
@@ -252,44 +292,61 @@ fn kept(name: &str, value: &str) -> Result<(), String> {
     }
 }
 
-/// Settings of a file and of those that it includes; the last one of a name counts.
-pub(super) fn settings(
-    path: &Path,
-    depth: usize,
-    all: &mut BTreeMap<String, String>,
-) -> Result<(), Error> {
-    let bad = |why: String| Error::Conf { path: path.to_path_buf(), why };
-    if depth > DEPTH_MAX {
-        return Err(bad("files are included too deeply".to_owned()));
+/// Settings of files and of those that they include; the last one of a name counts.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    /// Values by name.
+    pub values: BTreeMap<String, String>,
+    /// The files that were included, with their contents.
+    included: Vec<(PathBuf, Vec<u8>)>,
+    /// How many files were read, and how many bytes of them.
+    read: (usize, usize),
+}
+
+impl Settings {
+    /// Reads a file and those that it includes. What was read before an error stays.
+    pub fn read(&mut self, path: &Path) -> Result<(), Error> {
+        self.read_nested(path, 0)
     }
-    let Some(content) = files::read_if_exists(path)? else {
-        return Err(bad("there is no such file".to_owned()));
-    };
-    let text = String::from_utf8(content).map_err(|e| bad(e.to_string()))?;
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    for (i, line) in text.lines().enumerate() {
-        let Some((name, value)) =
-            setting(line).map_err(|why| bad(format!("line {}: {why}", i + 1)))?
-        else {
-            continue;
-        };
-        match name.as_str() {
-            "include" => settings(&dir.join(&value), depth + 1, all)?,
-            "include_if_exists" => {
-                let path = dir.join(&value);
-                if files::exists(&path)? {
-                    settings(&path, depth + 1, all)?;
-                }
-            }
-            "include_dir" => {
-                for path in conf_files(&dir.join(&value))? {
-                    settings(&path, depth + 1, all)?;
-                }
-            }
-            _ => _ = all.insert(name, value),
+
+    fn read_nested(&mut self, path: &Path, depth: usize) -> Result<(), Error> {
+        let bad = |why: &str| Error::Conf { path: path.to_path_buf(), why: why.to_owned() };
+        if depth > DEPTH_MAX {
+            return Err(bad("files are included too deeply"));
         }
+        let Some(content) = files::read_if_exists(path)? else {
+            return Err(bad("there is no such file"));
+        };
+        self.read = (self.read.0 + 1, self.read.1 + content.len());
+        if self.read.0 > FILES_MAX || self.read.1 > BYTES_MAX {
+            return Err(bad("this is more configuration than can be read"));
+        }
+        let text = String::from_utf8(content).map_err(|e| bad(&e.to_string()))?;
+        if depth > 0 {
+            self.included.push((path.to_path_buf(), text.clone().into_bytes()));
+        }
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        for (i, line) in text.lines().enumerate() {
+            let bad = |why| bad(&format!("line {}: {why}", i + 1));
+            let Some((name, value)) = setting(line).map_err(bad)? else { continue };
+            match name.as_str() {
+                "include" => self.read_nested(&dir.join(&value), depth + 1)?,
+                "include_if_exists" => {
+                    let path = dir.join(&value);
+                    if files::exists(&path)? {
+                        self.read_nested(&path, depth + 1)?;
+                    }
+                }
+                "include_dir" => {
+                    for path in conf_files(&dir.join(&value))? {
+                        self.read_nested(&path, depth + 1)?;
+                    }
+                }
+                _ => _ = self.values.insert(name, value),
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Files of an `include_dir` in the order of PostgreSQL.
@@ -350,57 +407,6 @@ fn unquote(text: &str) -> Result<String, &'static str> {
         }
     }
     Err("has a quote that is not closed")
-}
-
-/// Most versions of a file that are kept aside.
-const ASIDE_MAX: usize = 9;
-
-/// Keeps the configuration aside in `dir`. What is there is not overwritten: another content, of a
-/// server that was adopted before, gets a number. Files that we wrote are not kept.
-pub fn keep_aside(pgdata: &Path, places: &Places, dir: &Path, user: &OsUser) -> Result<(), Error> {
-    files::ensure_dir(dir, 0o700, user)?;
-    let own = |name: &str| pgdata.join(name);
-    for (from, name) in [
-        (&places.main, "postgresql.conf"),
-        (&places.hba, "pg_hba.conf"),
-        (&places.ident, "pg_ident.conf"),
-        (&own("postgresql.auto.conf"), "postgresql.auto.conf"),
-        (&own("postgresql.base.conf"), "postgresql.base.conf"),
-    ] {
-        let Some(content) = files::read_if_exists(from)? else { continue };
-        if content.starts_with(HEADER.as_bytes()) || content.starts_with(CLEARED) {
-            continue;
-        }
-        for number in 1..=ASIDE_MAX {
-            let to = match number {
-                1 => dir.join(name),
-                _ => dir.join(format!("{name}.{number}")),
-            };
-            match files::read_if_exists(&to)? {
-                Some(kept) if kept == content => break,
-                Some(_) => {}
-                None => {
-                    files::write_atomic(&to, &content, 0o600, user)?;
-                    break;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Content of `postgresql.base.conf`, and of a `postgresql.auto.conf` without settings.
-const CLEARED: &[u8] =
-    b"# What was configured before this cluster was adopted is in its specification.\n";
-const AUTO: &[u8] = b"# Do not edit this file manually!\n";
-
-/// What was configured is in the specification from now on: the files of the data directory say
-/// nothing more than what ours say. They were kept aside before.
-pub fn clear_files(layout: &Layout, user: &OsUser) -> Result<(), Error> {
-    for (name, text) in [("postgresql.base.conf", CLEARED), ("postgresql.auto.conf", AUTO)] {
-        files::write_if_changed(&layout.pgdata.join(name), text, 0o600, user)?;
-    }
-    Ok(())
 }
 
 /// Makes our users in the stopped data directory of a primary, or gives them our passwords.
@@ -471,120 +477,5 @@ fn statements(credentials: &Credentials) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_read_like_postgresql_reads_them() {
-        let pair = |n: &str, v: &str| Ok(Some((n.to_owned(), v.to_owned())));
-        let cases = [
-            ("work_mem = 4MB", pair("work_mem", "4MB")),
-            ("  Work_Mem 4MB # more", pair("work_mem", "4MB")),
-            ("search_path='\"it''s\", x' # y", pair("search_path", "\"it's\", x")),
-            ("a.b = 'x\\'y\\\\'", pair("a.b", "x'y\\")),
-            ("port=5432#x", pair("port", "5432")),
-            ("# comment", Ok(None)),
-            ("", Ok(None)),
-        ];
-        for (line, want) in cases {
-            assert_eq!(setting(line), want, "{line}");
-        }
-        for bad in ["= 3", "x = 'open", "x = '\\q'"] {
-            assert!(setting(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn includes_are_followed_and_what_is_ours_is_left_out() {
-        let dir = tempfile::tempdir().unwrap();
-        let put = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-        std::fs::create_dir(dir.path().join("conf.d")).unwrap();
-        let main = "work_mem = 4MB\nport = 5433\nfsync = off\ninclude_dir 'conf.d'\n\
-                    include_if_exists 'none.conf'\ndata_directory = '/x'\n";
-        put("postgresql.conf", main);
-        put("conf.d/10.conf", "work_mem = 8MB\nstatement_timeout = '5s'\n");
-        put("conf.d/20.txt", "work_mem = 16MB\n");
-        put("postgresql.auto.conf", "statement_timeout = '7s'\nprimary_conninfo = 'password=x'\n");
-        put("pg_hba.conf", "# x\nhost all all 10.0.0.0/8 md5\nhost all all\n");
-        let found = read(dir.path(), &places(dir.path(), None)).unwrap();
-        let want = [("statement_timeout", "7s"), ("work_mem", "8MB")];
-        assert_eq!(found.parameters, want.map(|(n, v)| (n.to_owned(), v.to_owned())).into());
-        assert_eq!(found.hba, ["host all all 10.0.0.0/8 md5"]);
-        let left = found.left_out.join("; ");
-        for name in ["port", "fsync", "data_directory", "primary_conninfo", "too few"] {
-            assert!(left.contains(name), "{name}: {left}");
-        }
-        assert!(!left.contains("password"), "{left}");
-    }
-
-    #[test]
-    fn a_checkpoint_ends_where_a_standby_says_that_it_ends() {
-        let end = |at: u64| end_of_checkpoint(Lsn(at), 16 << 20).0;
-        // Seen with PostgreSQL 15.
-        assert_eq!(end(0x0300_88A0), 0x0300_8918);
-        assert_eq!(end(8192 - 120), 8192);
-        assert_eq!(end(8192 - 112), 8192 + PAGE_HEADER + 8);
-        assert_eq!(end((16 << 20) - 64), (16 << 20) + SEGMENT_HEADER + 56);
-    }
-
-    #[test]
-    fn rules_are_read_where_the_configuration_says_and_all_is_kept_aside() {
-        let dir = tempfile::tempdir().unwrap();
-        let (data, other) = (dir.path().join("data"), dir.path().join("other"));
-        for made in [&data, &other] {
-            std::fs::create_dir(made).unwrap();
-        }
-        let put = |path: &Path, text: &str| std::fs::write(path, text).unwrap();
-        let (hba, ident) = (other.join("rules"), other.join("map"));
-        let main = format!("hba_file = '{}'\nident_file = '{}'\n", hba.display(), ident.display());
-        put(&data.join("postgresql.conf"), &main);
-        put(&data.join("pg_hba.conf"), "host all all 10.0.0.0/8 trust\n");
-        put(&hba, "host all all 10.0.0.0/8 scram-sha-256\n");
-        put(&ident, "# x\nm root postgres\nm root\n");
-        let found = read(&data, &places(&data, None)).unwrap();
-        assert_eq!(found.hba, ["host all all 10.0.0.0/8 scram-sha-256"]);
-        assert_eq!(found.ident, ["m root postgres"]);
-        assert_eq!(found.problems, Vec::<String>::new());
-        let user = OsUser::current().unwrap();
-        let aside = dir.path().join("aside");
-        keep_aside(&data, &places(&data, None), &aside, &user).unwrap();
-        for (name, text) in [("pg_hba.conf", "scram"), ("pg_ident.conf", "m root")] {
-            assert!(std::fs::read_to_string(aside.join(name)).unwrap().contains(text), "{name}");
-        }
-
-        // Adopted once more, with another configuration, and with ours.
-        put(&hba, "host all all 10.1.0.0/16 md5\n");
-        put(&data.join("postgresql.auto.conf"), HEADER);
-        for _ in 0..2 {
-            keep_aside(&data, &places(&data, None), &aside, &user).unwrap();
-        }
-        let mut kept: Vec<_> = aside
-            .read_dir()
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
-        kept.sort();
-        assert_eq!(kept, ["pg_hba.conf", "pg_hba.conf.2", "pg_ident.conf", "postgresql.conf"]);
-
-        for (line, problem) in [
-            ("hba_file = '/nonexistent/hba'", "cannot be read"),
-            ("hba_file = 'pg_hba.conf'", "whole path"),
-            ("ident_file = '/nonexistent/ident'", "cannot be read"),
-            ("data_directory = '/nonexistent'", "data_dir of"),
-        ] {
-            put(&data.join("postgresql.conf"), line);
-            let found = read(&data, &places(&data, None)).unwrap();
-            assert!(found.problems.join("; ").contains(problem), "{line}: {:?}", found.problems);
-        }
-        put(&data.join("postgresql.conf"), "");
-        std::fs::remove_file(data.join("pg_hba.conf")).unwrap();
-        assert_eq!(read(&data, &places(&data, None)).unwrap().problems.len(), 1);
-    }
-
-    #[test]
-    fn an_include_of_itself_ends() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("postgresql.conf"), "include 'postgresql.conf'\n").unwrap();
-        assert!(read(dir.path(), &places(dir.path(), None)).is_err());
-    }
-}
+#[path = "adopt_test.rs"]
+mod tests;

@@ -128,14 +128,32 @@ pub fn write_if_changed(
     Ok(true)
 }
 
-/// Reads at most 16 MiB of a file; `None` where there is none.
+/// Runs `work` on what is at `path` with the rights of `user`, see [`OsUser::act`].
+pub fn as_user<T: Send, E: From<Error> + Send>(
+    user: &OsUser,
+    path: &Path,
+    work: impl FnOnce() -> Result<T, E> + Send,
+) -> Result<T, E> {
+    user.act(work).unwrap_or_else(|e| {
+        Err(Error::new("take the rights of PostgreSQL's user for", path, e).into())
+    })
+}
+
+/// Reads at most 16 MiB of a file; `None` where there is none. What is no regular file is an error,
+/// and not waited for: a less privileged user may have put a pipe there.
 pub fn read_if_exists(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     const BYTES_MAX: u64 = 16 << 20;
-    let file = match File::open(path) {
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = match opened {
         Ok(f) => f,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::new("open", path, e)),
     };
+    let meta = file.metadata().map_err(|e| Error::new("look at", path, e))?;
+    if !meta.is_file() {
+        let source = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
+        return Err(Error::new("read", path, source));
+    }
     let mut content = Vec::new();
     file.take(BYTES_MAX).read_to_end(&mut content).map_err(|e| Error::new("read", path, e))?;
     Ok(Some(content))
@@ -220,6 +238,14 @@ mod tests {
         assert!(remove_if_exists(&path).unwrap());
         assert!(!remove_if_exists(&path).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(read_if_exists(&pipe).unwrap_err().to_string().contains("regular file"));
     }
 
     #[test]

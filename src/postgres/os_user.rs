@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -165,6 +166,55 @@ impl OsUser {
     /// Whether commands change to this user, that is, whether we are root.
     pub fn switches(&self) -> bool {
         self.switches
+    }
+
+    /// Runs `work` with this user's rights to files, on a thread of its own that ends with it: where
+    /// we are root, nothing that this user plants on the way, such as a link, leads to more than the
+    /// user may reach itself. What is made belongs to the user. Signals and other rights of that
+    /// thread stay ours (`setfsuid(2)`). Meanwhile the process leaves no core dump.
+    ///
+    /// # Errors
+    /// The thread cannot be started, or the rights cannot be taken: nothing was done then.
+    pub fn act<T: Send>(&self, work: impl FnOnce() -> T + Send) -> std::io::Result<T> {
+        if !self.switches {
+            return Ok(work());
+        }
+        // The change turns it off for the whole process, whose files in `/proc` change their owner.
+        static DUMPABLE: OnceLock<libc::c_int> = OnceLock::new();
+        // SAFETY: plain system call.
+        let dumpable = *DUMPABLE.get_or_init(|| unsafe { libc::prctl(libc::PR_GET_DUMPABLE) });
+        let done = std::thread::scope(|scope| {
+            let acting = std::thread::Builder::new().name(format!("files as {}", self.name));
+            let done = acting.spawn_scoped(scope, || {
+                self.take_file_rights()?;
+                Ok(work())
+            })?;
+            done.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        if dumpable == 1 {
+            // SAFETY: plain system call. Nobody else may trace us: our user is root throughout.
+            unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) };
+        }
+        done
+    }
+
+    /// For this thread alone: the wrappers of the C library may change all threads.
+    fn take_file_rights(&self) -> std::io::Result<()> {
+        use libc::{SYS_setfsgid, SYS_setfsuid, SYS_setgroups, syscall};
+        // SAFETY: plain system calls; `groups` lives until they return.
+        unsafe {
+            if syscall(SYS_setgroups, self.groups.len(), self.groups.as_ptr()) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            syscall(SYS_setfsgid, self.gid);
+            syscall(SYS_setfsuid, self.uid);
+            // They do not fail. Asked for what nobody has, they say what holds.
+            let holds = (syscall(SYS_setfsgid, u32::MAX), syscall(SYS_setfsuid, u32::MAX));
+            if holds != (i64::from(self.gid), i64::from(self.uid)) {
+                return Err(std::io::ErrorKind::PermissionDenied.into());
+            }
+        }
+        Ok(())
     }
 
     /// The environment of every program that we start as this user: nothing is inherited but the
@@ -468,6 +518,27 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("process {pid} is still there");
+    }
+
+    #[test]
+    fn who_acts_as_a_user_reaches_what_that_user_reaches() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let user = OsUser::resolve(Some("nobody")).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |mode| std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(dir.path(), mode(0o777)).unwrap();
+        let (secret, made) = (dir.path().join("secret"), dir.path().join("made"));
+        std::fs::write(&secret, "x").unwrap();
+        // Not by root's group either.
+        std::fs::set_permissions(&secret, mode(0o640)).unwrap();
+        assert!(user.act(|| std::fs::read(&secret)).unwrap().is_err());
+        user.act(|| std::fs::write(&made, "y")).unwrap().unwrap();
+        assert_eq!(std::fs::metadata(&made).unwrap().uid(), user.uid());
+        assert!(std::fs::read(&secret).is_ok(), "we have our rights");
+        assert!(nix::sys::prctl::get_dumpable().unwrap());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use tracing::info;
 
 use super::error::{self, Result};
+use super::survey::Mark;
 use super::{PgDatabase, blocking};
 use crate::agent::driver::Error;
 use crate::domain::adoption::{Adoptable, IMPORTED_MAX, Was};
@@ -11,7 +12,7 @@ use crate::postgres::controldata::{self, ClusterState};
 use crate::postgres::distribution::Machine;
 use crate::postgres::layout::Layout;
 use crate::postgres::os_user::OsUser;
-use crate::postgres::{adopt, files, hba, history, start};
+use crate::postgres::{adopt, files, history, start};
 
 /// Oldest version that can be managed.
 const MAJOR_MIN: u32 = 13;
@@ -25,11 +26,17 @@ impl PgDatabase {
             .map_err(error::control)?;
         let (places, user, us) = (layout.clone(), self.user.clone(), self.owner.clone());
         let timeline = control.newest_timeline();
+        let Some(mark) = Mark::set(&self.surveyor, |s| &s.adopting) else {
+            return Err(Error::NotReady("an earlier look at the data hangs".to_owned()));
+        };
         let ((mut problems, steps), found, timelines, listed) = blocking(move || {
+            let _mark = mark;
             let mut problems = problems(&places, &user);
-            let steps = steps(&places, &us, &mut problems);
-            let configuration = adopt::places(&places.pgdata, None);
-            let found = adopt::read(&places.pgdata, &configuration);
+            let steps = steps(&places, &us, &user, &mut problems);
+            // What it includes, and where its rules are, is the word of who may write it.
+            let found = files::as_user(&user, &places.pgdata, || {
+                adopt::read(&places.pgdata, &adopt::places(&places.pgdata, &Machine::default()))
+            });
             let history = history::read(&places.wal_dir(), timeline);
             ((problems, steps), found, history, history::list(&places.wal_dir()))
         })
@@ -56,12 +63,11 @@ impl PgDatabase {
             problems.push(format!("its configuration cannot be read: {e}"));
             adopt::Found::default()
         });
-        problems.extend(found.problems);
+        problems.append(&mut found.problems);
         let own = &self.settings.credentials;
         let users = [&own.superuser, &own.replication, &own.rewind].map(|login| login.user());
         let [superuser, replication, rewind] = users;
-        // Of data that was managed before.
-        found.hba.retain(|line| !hba::is_ours(line, superuser, replication, rewind));
+        found.leave_out_ours(superuser, replication, rewind);
         if found.parameters.len().max(found.hba.len()).max(found.ident.len()) > IMPORTED_MAX {
             problems.push(format!("it has more than {IMPORTED_MAX} settings or rules"));
         }
@@ -109,15 +115,8 @@ impl PgDatabase {
     pub(super) async fn take_on(&self, system_id: SystemId, epoch: Epoch) -> Result<()> {
         self.refuse_running()?;
         let found = self.look_for_adoption().await?;
-        if found.system_id != system_id || found.epoch != epoch {
-            return Err(Error::Failed(format!(
-                "the data has system identifier {} and timeline {} now, and not {system_id} and \
-                 {epoch}",
-                found.system_id, found.epoch
-            )));
-        }
-        if let Some(problem) = found.problems.into_iter().next() {
-            return Err(Error::Failed(problem));
+        if let Some(why) = found.refusal(system_id, epoch) {
+            return Err(Error::Failed(why));
         }
         self.prepare().await?;
         let layout = &self.settings.layout;
@@ -145,13 +144,10 @@ impl PgDatabase {
     /// See [`crate::agent::driver::Database::keep_configuration`].
     pub(super) async fn put_aside(&self) -> Result<()> {
         let aside = self.settings.state_dir.join("adopted");
-        let (layout, owner) = (self.settings.layout.clone(), self.owner.clone());
-        blocking(move || {
-            let configuration = adopt::places(&layout.pgdata, None);
-            adopt::keep_aside(&layout.pgdata, &configuration, &aside, &owner)
-        })
-        .await?
-        .map_err(failed)
+        let pgdata = self.settings.layout.pgdata.clone();
+        let (us, user) = (self.owner.clone(), self.user.clone());
+        let work = move || adopt::keep_aside(&pgdata, &aside, &us, &user);
+        blocking(work).await?.map_err(failed)
     }
 
     /// See [`crate::agent::driver::Database::turn_off_starters`].
@@ -163,6 +159,7 @@ impl PgDatabase {
         let aside = self.settings.state_dir.join("adopted");
         let pgdata = &self.settings.layout.pgdata;
         let work = Machine::default().turn_off(pgdata, &aside, &self.owner, &self.user).await;
+        self.surveyor.forget_starters();
         work.map_err(|e| Error::Failed(e.to_string()))
     }
 
@@ -185,8 +182,9 @@ fn failed(error: adopt::Error) -> Error {
 }
 
 /// What the adoption turns off of the distribution; what it cannot is a problem.
-fn steps(layout: &Layout, us: &OsUser, problems: &mut Vec<String>) -> Vec<String> {
-    let starters = match Machine::default().starters(&layout.pgdata) {
+fn steps(layout: &Layout, us: &OsUser, user: &OsUser, problems: &mut Vec<String>) -> Vec<String> {
+    let machine = Machine::default();
+    let starters = match machine.starters(&layout.pgdata, user) {
         Ok(starters) => starters,
         Err(e) => {
             problems.push(e.to_string());
@@ -195,7 +193,7 @@ fn steps(layout: &Layout, us: &OsUser, problems: &mut Vec<String>) -> Vec<String
     };
     let mut steps = Vec::new();
     for starter in starters {
-        match starter.hindrance(us) {
+        match machine.hindrance(&starter, us, user) {
             Some(problem) => problems.push(problem),
             None => steps.push(starter.step()),
         }
@@ -212,7 +210,7 @@ fn problems(layout: &Layout, user: &OsUser) -> Vec<String> {
         Ok(Some(pid)) => problems.push(format!(
             "PostgreSQL runs on {} (process {pid}): {}",
             pgdata.display(),
-            Machine::default().stop_hint(pgdata)
+            Machine::default().stop_hint(pgdata, user)
         )),
         Err(e) => problems.push(e.to_string()),
     }

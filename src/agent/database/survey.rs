@@ -24,7 +24,8 @@ use crate::postgres::reserve;
 const COUNT: Duration = Duration::from_secs(9);
 /// For how long that number is good: it is only waited for room.
 const COUNTED_FOR: Duration = Duration::from_secs(60);
-/// How often is looked for what would start a server beside us, where nothing was found.
+/// How often is looked for what would start a server beside us: there may be hundreds of units to
+/// read.
 const STARTERS_EVERY: Duration = Duration::from_secs(60);
 /// How much of each log is read.
 const LOG_BYTES_MAX: u64 = 64 << 10;
@@ -62,35 +63,60 @@ pub(super) struct Surveyor {
     walking: AtomicBool,
     /// Sizes of what is kept aside.
     sizes: Mutex<BTreeMap<PathBuf, u64>>,
-    /// What would start a server beside us, and when that was looked for.
-    starters: Mutex<Option<(Instant, Vec<String>)>>,
+    seeking: AtomicBool,
+    /// What would start a server beside us.
+    sought: Mutex<Sought>,
+    /// Whether data that waits for its adoption is looked at.
+    pub(super) adopting: AtomicBool,
+}
+
+/// What would start a server beside us.
+#[derive(Debug, Default)]
+struct Sought {
+    /// When it was looked for last.
+    at: Option<Instant>,
+    /// How often it was forgotten.
+    round: u64,
+    /// What turns each off.
+    steps: Vec<String>,
+    /// Why it is not known whether there is more, if so.
+    unclear: Option<String>,
+}
+
+impl Sought {
+    fn is_due(&self) -> bool {
+        self.at.is_none_or(|at| at.elapsed() >= STARTERS_EVERY)
+    }
+
+    /// What was found by a look that began in `round`. What cannot be found out takes nothing back.
+    fn take(&mut self, round: u64, found: std::result::Result<Vec<String>, String>) {
+        if round != self.round {
+            return;
+        }
+        self.at = Some(Instant::now());
+        match found {
+            Ok(steps) => (self.steps, self.unclear) = (steps, None),
+            Err(why) => self.unclear = Some(why),
+        }
+    }
 }
 
 impl Surveyor {
-    /// Looks seldom where nothing was found: there may be hundreds of units to read.
-    fn starters(&self, pgdata: &Path, has_data: bool) -> Vec<String> {
-        if !has_data {
-            return Vec::new();
-        }
-        let mut known = lock(&self.starters);
-        if let Some((at, found)) = &*known
-            && found.is_empty()
-            && at.elapsed() < STARTERS_EVERY
-        {
-            return Vec::new();
-        }
-        let found = Machine::default().starters(pgdata).unwrap_or_default();
-        let steps: Vec<String> = found.iter().map(Starter::step).collect();
-        *known = Some((Instant::now(), steps.clone()));
-        steps
+    /// Forgets what would start a server beside us: it was changed by us.
+    pub(super) fn forget_starters(&self) {
+        let mut sought = lock(&self.sought);
+        *sought = Sought { round: sought.round + 1, ..Sought::default() };
     }
 }
 
 /// Clears a mark, also where the work fails.
-struct Mark(Arc<Surveyor>, fn(&Surveyor) -> &AtomicBool);
+pub(super) struct Mark(Arc<Surveyor>, fn(&Surveyor) -> &AtomicBool);
 
 impl Mark {
-    fn set(surveyor: &Arc<Surveyor>, which: fn(&Surveyor) -> &AtomicBool) -> Option<Mark> {
+    pub(super) fn set(
+        surveyor: &Arc<Surveyor>,
+        which: fn(&Surveyor) -> &AtomicBool,
+    ) -> Option<Mark> {
         let was = which(surveyor).swap(true, Ordering::SeqCst);
         (!was).then(|| Mark(surveyor.clone(), which))
     }
@@ -108,7 +134,6 @@ impl PgDatabase {
             return Err(Error::NotReady("an earlier look at the disks hangs".to_owned()));
         };
         let (layout, user) = (self.settings.layout.clone(), self.user.clone());
-        let surveyor = self.surveyor.clone();
         let found = blocking(move || {
             let _mark = mark;
             let disks = disks(&layout);
@@ -120,10 +145,10 @@ impl PgDatabase {
             {
                 debug!(%error, "no reserve is kept in the data directory");
             }
-            let starters = surveyor.starters(&layout.pgdata, has_data);
-            layout.list_aside_names().map(|aside| (disks, aside, starters))
+            layout.list_aside_names().map(|aside| (disks, aside, has_data))
         });
-        let (disks, aside, starters) = found.await?.map_err(error::place)?;
+        let (disks, aside, has_data) = found.await?.map_err(error::place)?;
+        let (starters, starters_unclear) = if has_data { self.seek() } else { Default::default() };
         let known: Option<Vec<u64>> = {
             let sizes = lock(&self.surveyor.sizes);
             aside.iter().map(|a| sizes.get(&a.path).copied()).collect()
@@ -145,7 +170,28 @@ impl PgDatabase {
             wal_path: layout.wal_dir().display().to_string(),
             aside: aside.into_iter().zip(known).map(shown).collect(),
             starters,
+            starters_unclear,
         })
+    }
+
+    /// What is known of what would start a server beside us. It is looked for beside everything
+    /// else: files that others than us may make are not worth the reading of room.
+    fn seek(&self) -> (Vec<String>, Option<String>) {
+        let (due, round) = {
+            let sought = lock(&self.surveyor.sought);
+            (sought.is_due(), sought.round)
+        };
+        if due && let Some(mark) = Mark::set(&self.surveyor, |s| &s.seeking) {
+            let (pgdata, user) = (self.settings.layout.pgdata.clone(), self.user.clone());
+            drop(tokio::task::spawn_blocking(move || {
+                let found = Machine::default().starters(&pgdata, &user);
+                let steps = found.map(|all| all.iter().map(Starter::step).collect());
+                lock(&mark.0.sought).take(round, steps.map_err(|e| e.to_string()));
+                drop(mark);
+            }));
+        }
+        let sought = lock(&self.surveyor.sought);
+        (sought.steps.clone(), sought.unclear.clone())
     }
 
     /// Counts what is kept aside, beside everything else: it can take minutes, and is done once for
@@ -348,6 +394,24 @@ mod tests {
         let space = space(Path::new("/")).unwrap();
         assert!(space.total_bytes >= space.free_bytes && space.total_bytes > 0);
         assert_eq!(super::space(Path::new("/nonexistent")), None);
+    }
+
+    #[test]
+    fn what_would_start_a_server_stays_known_until_it_is_known_better() {
+        let surveyor = Surveyor::default();
+        let known = || {
+            let sought = lock(&surveyor.sought);
+            (sought.steps.len(), sought.unclear.is_some(), sought.is_due())
+        };
+        assert_eq!(known(), (0, false, true));
+        lock(&surveyor.sought).take(0, Ok(vec!["a step".to_owned()]));
+        assert_eq!(known(), (1, false, false), "also a find is not looked for each time");
+        lock(&surveyor.sought).take(0, Err("denied".to_owned()));
+        assert_eq!(known(), (1, true, false));
+        // We have turned it off while somebody looked.
+        surveyor.forget_starters();
+        lock(&surveyor.sought).take(0, Ok(vec!["a step".to_owned()]));
+        assert_eq!(known(), (0, false, true));
     }
 
     #[test]

@@ -116,7 +116,8 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             Data::Unknown => return Err(Error::Failed("the data cannot be read".to_owned())),
             Data::Empty | Data::Incomplete => None,
         };
-        if self.shared.member.adopt && system_id.is_some() {
+        // Of another cluster it is left as it is, and said.
+        if self.shared.member.adopt && system_id == Some(adopted.system_id) {
             let work = database.keep_configuration();
             self.bounded("keeping the configuration aside", QUICK, work).await?;
             self.turn_off_starters().await?;
@@ -173,14 +174,30 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         Ok(!self.bounded("looking at the WAL", SLOW, work).await?)
     }
 
+    /// Whether it was taken over before a restart, by the record and by what is there.
+    async fn has_taken(&self, state: &ClusterState) -> bool {
+        let Some(adopted) = &state.adopted else { return false };
+        if !self.shared.lock().record.has_taken(adopted) {
+            return false;
+        }
+        let database = self.shared.database.clone();
+        let found = self.bounded("looking at the data", QUICK, database.inspect()).await;
+        found.is_ok_and(|data| data == Data::Present { system_id: adopted.system_id })
+    }
+
     async fn take_data(&mut self, system_id: SystemId, epoch: Epoch) -> Result<(), Error> {
         if !self.shared.member.adopt {
             let why = "its data is not to be taken over: set adopt = true in its [[member]] again, \
                        or remove the cluster";
             return Err(Error::Failed(why.to_owned()));
         }
-        self.turn_off_starters().await?;
+        // Nothing is changed for data that is not taken over all the same.
         let database = self.shared.database.clone();
+        let found = self.bounded("looking at the data", QUICK, database.adoptable()).await?;
+        if let Some(why) = found.refusal(system_id, epoch) {
+            return Err(Error::Failed(why));
+        }
+        self.turn_off_starters().await?;
         let work = database.adopt(system_id, epoch);
         self.bounded("taking over the data", SLOW.saturating_mul(6), work).await
     }
@@ -193,6 +210,15 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     ) -> Pause {
         if self.adopted == Some(system_id) {
             return Pause::For(TICK);
+        }
+        if self.has_taken(state).await {
+            info!(member = %self.shared.member.name, %system_id, "the data was taken over before");
+            self.adopted = Some(system_id);
+            self.shared.update(|inner| {
+                inner.data = Data::Present { system_id };
+                inner.busy = None;
+            });
+            return Pause::None;
         }
         let (base, life) = state.adopted.as_ref().map_or((epoch, 0), |a| (a.base, a.life));
         self.shared.update(|inner| inner.busy = Some(Condition::Initialising));

@@ -244,7 +244,7 @@ impl SimDatabase {
         let aside = self.machine.lock().files.aside.clone();
         let (data_path, wal_path) = ("/data/pg".to_owned(), "/data/pg/pg_wal".to_owned());
         let disks = Disks { data: Some(data), wal: None };
-        Ok(Survey { disks, data_path, wal_path, aside, starters: Vec::new() })
+        Ok(Survey { disks, data_path, wal_path, aside, ..Survey::default() })
     }
 
     pub(super) async fn look_for_room(&self) -> Result<CopyRoom, Error> {
