@@ -3,6 +3,7 @@
 
 mod full;
 mod harness;
+mod left;
 mod life;
 mod returns;
 mod settings;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::error::{self, Result, timed_out};
+use super::repair::NAMES_CHANGED;
 use super::specification::Operator;
 use super::{PgDatabase, lock};
 use crate::agent::driver::{Error, RunRole};
@@ -153,10 +154,14 @@ impl PgDatabase {
         let write = move || {
             let before = lock(&memory).installed.clone();
             // What differs from what was written last was somebody else.
-            let edited = match &before {
-                Some(last) => hands::changed(&layout, &last.settings, &last.rules)?.files,
-                None => Vec::new(),
+            let changed = match &before {
+                Some(last) => hands::changed(&layout, &last.settings, &last.rules)?,
+                None => hands::Changed::default(),
             };
+            if changed.synchronous {
+                lock(&memory).doubt(NAMES_CHANGED);
+            }
+            let edited = changed.files;
             hands::keep(&layout, &user, &edited)?;
             let running = ServerIs::Running;
             let done = start::install(&layout, &user, &new.settings, &new.rules, running)?;

@@ -2,14 +2,16 @@
 //!
 //! Owns the order of the steps. A step is only ever reported as done after a look at its effect.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
 use super::conf::{InForce, Role, synchronous};
 use super::error::{self, Result, timed_out};
+use super::repair::NAMES_CHANGED;
 use super::seal::lineage;
-use super::{PgDatabase, STATEMENT, lock};
+use super::{Memory, PgDatabase, STATEMENT, lock};
 use crate::agent::driver::Error;
 use crate::domain::lineage::Lineage;
 use crate::domain::state::ClusterSpec;
@@ -34,6 +36,29 @@ const POLL: Duration = Duration::from_millis(2);
 pub(super) struct Refreshed {
     guard: GuardId,
     pub(super) names: String,
+}
+
+/// The walsenders that are being begun anew. What is known of them is kept also where that is left
+/// midway: else those that are new already would be ended once more.
+struct Refreshing<'a> {
+    memory: &'a Mutex<Memory>,
+    refreshed: Refreshed,
+    old: barrier::Old,
+}
+
+impl<'a> Refreshing<'a> {
+    fn resume(memory: &'a Mutex<Memory>, refreshed: &Refreshed) -> Self {
+        let kept = lock(memory).refreshing.take().filter(|(r, _)| r == refreshed);
+        let old = kept.map(|(_, old)| old).unwrap_or_default();
+        Self { memory, refreshed: refreshed.clone(), old }
+    }
+}
+
+impl Drop for Refreshing<'_> {
+    fn drop(&mut self) {
+        let old = std::mem::take(&mut self.old);
+        lock(self.memory).refreshing = Some((self.refreshed.clone(), old));
+    }
 }
 
 impl PgDatabase {
@@ -81,6 +106,7 @@ impl PgDatabase {
             let mut memory = lock(&self.memory);
             // The postmaster had the names before the last walsender of before ended.
             memory.refreshed = Some(Refreshed { guard, names: sync.setting() });
+            memory.doubted = None;
             memory.following = None;
             memory.settled = None;
             memory.known.primary = true;
@@ -107,7 +133,6 @@ impl PgDatabase {
             memory.refreshing = memory.refreshing.take().filter(|(r, _)| r.names == wanted.names);
         }
         self.reconfigure(session, &files).await?;
-        lock(&self.memory).doubted = None;
         self.await_in_force(&wanted).await
     }
 
@@ -164,23 +189,25 @@ impl PgDatabase {
         let names_in_force = in_force.synchronous_standby_names == refreshed.names;
         if !known || !names_in_force {
             if !names_in_force {
-                // Those that began since may have another setting, too.
-                lock(&self.memory).refreshing = None;
+                // Nobody is known to run with it any more, and stays unknown where this is left.
+                let mut memory = lock(&self.memory);
+                (memory.refreshed, memory.refreshing) = (None, None);
             }
             self.hold_primary(&mut session, epoch, sync, !writes_open, spec).await?;
             for member in &sync.members {
                 session.create_slot(&member.slot_name(), true).await.map_err(error::sql)?;
             }
-            let kept = lock(&self.memory).refreshing.take().filter(|(r, _)| *r == refreshed);
-            let mut old = kept.map(|(_, old)| old).unwrap_or_default();
-            let names = &refreshed.names;
-            let ended = barrier::refresh_walsenders(&mut session, names, &mut old, BARRIER).await;
-            lock(&self.memory).refreshing = Some((refreshed.clone(), old));
+            let ended = {
+                let mut refreshing = Refreshing::resume(&self.memory, &refreshed);
+                let (names, old) = (&refreshed.names, &mut refreshing.old);
+                barrier::refresh_walsenders(&mut session, names, old, BARRIER).await
+            };
             let ended = ended.map_err(error::barrier)?;
             info!(%sync, ended = ended.len(), "every walsender runs with the configuration");
             // Once for a setting: a retry of the barrier must not cut the standbys off again.
             let mut memory = lock(&self.memory);
             (memory.refreshed, memory.refreshing) = (Some(refreshed), None);
+            memory.doubted = None;
         }
         // Waiters of before are looked at again when the standbys report a record behind theirs.
         let lsn = session.emit_local().await.map_err(error::sql)?;
@@ -201,6 +228,10 @@ impl PgDatabase {
         if status.in_recovery || status.timeline != Some(epoch.timeline()) {
             return Err(Error::Failed("the server is not the primary of this epoch".to_owned()));
         }
+        if status.synchronous_standby_names != sync.setting() {
+            lock(&self.memory).doubt(NAMES_CHANGED);
+            return Err(Error::NotReady(NAMES_CHANGED.to_owned()));
+        }
         self.worker.put(session);
         Ok(status.postmaster_start_us)
     }
@@ -211,13 +242,28 @@ impl PgDatabase {
         sync: &SyncConfig,
         spec: &ClusterSpec,
     ) -> Result<()> {
-        self.running()?;
+        let guard = self.running()?.guard_id().clone();
         self.check_sync(sync)?;
+        let refreshed = Refreshed { guard, names: sync.setting() };
         let mut session = self.take_worker();
+        let in_force = session.primary_status().await.map_err(error::sql)?;
+        if in_force.synchronous_standby_names != refreshed.names {
+            lock(&self.memory).doubt(NAMES_CHANGED);
+        }
+        self.still_refreshed(&refreshed)?;
         self.hold_primary(&mut session, epoch, sync, false, spec).await?;
+        self.still_refreshed(&refreshed)?;
         self.worker.put(session);
         self.checkpoint_once();
         Ok(())
+    }
+
+    /// Who confirms commits is not put right here: a barrier has to follow.
+    fn still_refreshed(&self, wanted: &Refreshed) -> Result<()> {
+        match lock(&self.memory).refreshed.as_ref() == Some(wanted) {
+            true => Ok(()),
+            false => Err(Error::NotReady("the configuration has to be confirmed first".to_owned())),
+        }
     }
 
     /// The first checkpoint of a primary: a diverged member can judge by `pg_rewind` only after

@@ -157,6 +157,15 @@ struct Memory {
     copy_need: Option<survey::CopyNeed>,
 }
 
+impl Memory {
+    /// Who confirms commits was changed by somebody else. Walsenders may have seen that: all are
+    /// begun anew, and a barrier follows.
+    fn doubt(&mut self, why: &str) {
+        self.doubted = Some(why.to_owned());
+        (self.refreshed, self.refreshing) = (None, None);
+    }
+}
+
 /// A place for a session that is kept open between calls. A call takes it out while it works, so
 /// that no lock is held meanwhile; one that is dropped midway drops its connection with it.
 #[derive(Default)]

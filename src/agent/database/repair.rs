@@ -14,6 +14,10 @@ use crate::postgres::hands;
 use crate::postgres::sql::Session;
 use crate::postgres::status::PrimaryStatus;
 
+/// What is said where somebody else changed who confirms commits.
+pub(super) const NAMES_CHANGED: &str =
+    "synchronous_standby_names was changed by hand: it is put right";
+
 impl PgDatabase {
     /// Makes the files of the running server what they have to be. Returns what could not be done.
     pub(super) async fn put_right(
@@ -63,12 +67,7 @@ impl PgDatabase {
                 return Ok(());
             }
             if changed.synchronous {
-                let why = "synchronous_standby_names was changed by hand: it is put right";
-                let mut memory = lock(&self.memory);
-                memory.doubted = Some(why.to_owned());
-                // Walsenders may have seen the other setting.
-                memory.refreshed = None;
-                memory.refreshing = None;
+                lock(&self.memory).doubt(NAMES_CHANGED);
                 return Ok(());
             }
         }

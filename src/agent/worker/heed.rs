@@ -58,7 +58,10 @@ impl<D: Database, C: Clock> Heed<D, C> {
             if self.doing.is_none() {
                 return false;
             }
-            let drifted = inner.drifted && inner.primary_epoch().is_some();
+            // What puts a drift right is not left for it.
+            let rights =
+                matches!(self.doing, Some(Action::ConfirmSync { .. } | Action::OpenWrites { .. }));
+            let drifted = inner.drifted && inner.primary_epoch().is_some() && !rights;
             if drifted || inner.promoted_by_hand || inner.polluted.is_some() {
                 return true;
             }
