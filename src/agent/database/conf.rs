@@ -4,6 +4,7 @@
 //! used is for `specification`.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::time::{Duration, Instant};
 
 use super::error::{self, Result, timed_out};
@@ -149,6 +150,28 @@ impl PgDatabase {
     /// Writes the files of the running server and reloads it. Returns before every process has
     /// read them.
     pub(super) async fn reconfigure(&self, session: &mut Session, files: &Files) -> Result<()> {
+        let overridden = self.write_files(files).await?;
+        for name in &overridden {
+            // ALTER SYSTEM has precedence over our files.
+            session.reset_system_setting(name).await.map_err(error::sql)?;
+            self.note(
+                NoticeCode::SettingsRepaired,
+                format!("{name} was set with ALTER SYSTEM, but is managed here: it was taken back"),
+            );
+        }
+        // Also where nothing changed: an earlier call can have ended between the two.
+        let asked_us = session.reload_at().await.map_err(error::sql)?;
+        let mut memory = lock(&self.memory);
+        (memory.reloaded_us, memory.reload_due) = (asked_us, false);
+        Ok(())
+    }
+
+    /// Writes the files of the running server, which has to be told. Returns what ALTER SYSTEM sets
+    /// of them. Whoever waits for it can leave: what is written is remembered all the same.
+    pub(super) fn write_files(
+        &self,
+        files: &Files,
+    ) -> impl Future<Output = Result<Vec<String>>> + Send + use<> {
         let (layout, user) = (self.settings.layout.clone(), self.user.clone());
         let (memory, new) = (self.memory.clone(), files.clone());
         let write = move || {
@@ -165,32 +188,21 @@ impl PgDatabase {
             hands::keep(&layout, &user, &edited)?;
             let running = ServerIs::Running;
             let done = start::install(&layout, &user, &new.settings, &new.rules, running)?;
+            let mut memory = lock(&memory);
             // Here, and not by who waits for it: where that is left, these are no edits by hand.
-            lock(&memory).installed = Some(new);
-            Ok((edited, done))
+            memory.installed = Some(new);
+            memory.reload_due = true;
+            for name in edited {
+                let text = format!(
+                    "{name} was changed by hand: it was written again, and what it held is kept in \
+                     {name}.edited"
+                );
+                memory.note(NoticeCode::SettingsRepaired, text);
+            }
+            Ok(done.overridden.into_iter().collect())
         };
-        let (edited, done) = self.settings_turn.write(write).await?.map_err(error::start)?;
-        for name in &done.overridden {
-            // ALTER SYSTEM has precedence over our files.
-            session.reset_system_setting(name).await.map_err(error::sql)?;
-            self.note(
-                NoticeCode::SettingsRepaired,
-                format!("{name} was set with ALTER SYSTEM, but is managed here: it was taken back"),
-            );
-        }
-        for name in edited {
-            self.note(
-                NoticeCode::SettingsRepaired,
-                format!(
-                    "{name} was changed by hand: it was written again, and what it held is kept \
-                     in {name}.edited"
-                ),
-            );
-        }
-        // Also where nothing changed: an earlier call can have ended between the two.
-        let asked_us = session.reload_at().await.map_err(error::sql)?;
-        lock(&self.memory).reloaded_us = asked_us;
-        Ok(())
+        let turn = self.settings_turn.clone();
+        async move { turn.write(write).await?.map_err(error::start) }
     }
 
     /// Waits until a *new* session has the settings: then the postmaster has them, and whatever it

@@ -131,6 +131,8 @@ struct Memory {
     known: observe::Known,
     /// When a reload was asked for last, on the server's clock; 0 for none in this life of it.
     reloaded_us: i64,
+    /// Whether files were written that the running server was not told to read yet.
+    reload_due: bool,
     /// Settings that the start raises, on the command line: see `start::raise_to_floor`.
     raised: std::collections::BTreeMap<String, u64>,
     /// What our files were last made from.
@@ -163,6 +165,14 @@ impl Memory {
     fn doubt(&mut self, why: &str) {
         self.doubted = Some(why.to_owned());
         (self.refreshed, self.refreshing) = (None, None);
+    }
+
+    /// Remembers what was done, for the next upkeep to tell.
+    fn note(&mut self, code: NoticeCode, text: String) {
+        self.notices.push_back((code, text));
+        while self.notices.len() > NOTICES_MAX {
+            self.notices.pop_front();
+        }
     }
 }
 
@@ -261,13 +271,9 @@ impl PgDatabase {
         }
     }
 
-    /// Remembers what was done, for the next upkeep to tell.
+    /// See [`Memory::note`].
     fn note(&self, code: NoticeCode, text: String) {
-        let notices = &mut lock(&self.memory).notices;
-        notices.push_back((code, text));
-        while notices.len() > NOTICES_MAX {
-            notices.pop_front();
-        }
+        lock(&self.memory).note(code, text);
     }
 
     /// The session for changes. Put it back where what was asked of it has ended.
@@ -292,6 +298,7 @@ impl PgDatabase {
         memory.known = observe::Known::default();
         memory.installed = None;
         memory.reloaded_us = 0;
+        memory.reload_due = false;
         memory.taken_over = None;
         memory.doubted = None;
         memory.slots = slots::Watch::default();

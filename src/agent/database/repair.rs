@@ -71,7 +71,7 @@ impl PgDatabase {
                 return Ok(());
             }
         }
-        if !changed.is_nothing() {
+        if !changed.is_nothing() || lock(&self.memory).reload_due {
             self.reconfigure(session, &last).await?;
         }
         // What the operator asks for may have changed in the right way.

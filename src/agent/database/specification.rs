@@ -443,7 +443,12 @@ impl PgDatabase {
     ) -> Result<SettingsReport> {
         let wanted = Operator::of(&care.spec);
         let mut report = SettingsReport { major: self.binaries.major(), ..Default::default() };
-        let running = lock(&self.memory).installed.as_ref().map(super::conf::Files::operator);
+        let running = {
+            let memory = lock(&self.memory);
+            // What is written and not read yet is not what it runs with.
+            let read = memory.installed.as_ref().filter(|_| !memory.reload_due);
+            read.map(super::conf::Files::operator)
+        };
         let Some(running) = running else { return Ok(report) };
         self.load_kept().await?;
         self.settle_trial(&wanted, care.revision, &running).await?;
@@ -488,6 +493,7 @@ impl PgDatabase {
             let new = Good { revision: care.revision, operator: running.clone(), remarks };
             let settled =
                 running == wanted && report.refused.is_none() && report.pending.is_empty();
+            let settled = settled && !memory.reload_due;
             (settled && good != Some(&new)).then_some(new)
         };
         if let Some(good) = good {
@@ -540,7 +546,7 @@ impl PgDatabase {
         }
         let found = self.remarks(session).await?;
         let locked_out = self.locked_out(running).await?;
-        let (verdict, back) = {
+        let verdict = {
             let trial = &mut lock(&self.memory).trial;
             trial.checked = Some((running.clone(), found.iter().map(FileError::text).collect()));
             let Some(back) = trial.way_back(running) else { return Ok(()) };
@@ -548,16 +554,59 @@ impl PgDatabase {
             let new = found.into_iter().find(|f| !old(&f.text()));
             let new = new.map(|f| Verdict { why: f.text(), setting: f.setting });
             let Some(verdict) = locked_out.or(new) else { return Ok(()) };
-            let back = back.operator.clone();
-            trial.refused = Some((running.clone(), verdict.clone()));
-            (verdict, back)
+            verdict
         };
-        warn!(why = %verdict.why, "PostgreSQL refuses settings: the last good ones stay");
-        let installed = lock(&self.memory).installed.clone();
-        if let Some(files) = installed {
-            self.reconfigure(session, &files.with_operator(back, self.binaries.major())).await?;
-        }
+        self.go_back(running, verdict).await?;
+        // The same once more, by which it is known when: the next look waits for that.
+        let asked_us = session.reload_at().await.map_err(error::sql)?;
+        lock(&self.memory).reloaded_us = asked_us;
         Ok(())
+    }
+
+    /// Takes a part back that the running server does not take. That needs no session, and goes on
+    /// where nobody waits for it any more: with a part that refuses every new session it could not
+    /// be begun anew.
+    async fn go_back(&self, running: &Operator, verdict: Verdict) -> Result<()> {
+        let guard = self.running()?;
+        warn!(why = %verdict.why, "PostgreSQL refuses settings: the last good ones stay");
+        let files = {
+            let memory = &mut *lock(&self.memory);
+            memory.trial.refused = Some((running.clone(), verdict));
+            let back = memory.trial.way_back(running).map(|good| good.operator.clone());
+            match (memory.installed.clone(), back) {
+                (Some(files), Some(back)) => files.with_operator(back, self.binaries.major()),
+                _ => return Ok(()),
+            }
+        };
+        let (write, memory) = (self.write_files(&files), self.memory.clone());
+        let work = async move {
+            write.await?;
+            guard.signal(libc::SIGHUP).await.map_err(error::guard)?;
+            let mut memory = lock(&memory);
+            memory.reload_due &= memory.installed.as_ref() != Some(&files);
+            Ok(())
+        };
+        let done = tokio::spawn(work).await;
+        done.map_err(|e| Error::Machine(format!("settings were not taken back: {e}")))?
+    }
+
+    /// Takes a part back with which no session can be had at all, so that nothing else could be
+    /// asked of the server: the session that looked at it first was lost before it was done.
+    pub(super) async fn unlock(&self) -> Result<()> {
+        let running = {
+            let memory = lock(&self.memory);
+            let Some(files) = &memory.installed else { return Ok(()) };
+            let (running, trial) = (files.operator(), &memory.trial);
+            let worked = trial.checked.as_ref().is_some_and(|(of, _)| *of == running);
+            if trial.way_back(&running).is_none() || worked && !trial.is_refused(&running) {
+                return Ok(());
+            }
+            running
+        };
+        match self.locked_out(&running).await? {
+            Some(verdict) => self.go_back(&running, verdict).await,
+            None => Ok(()),
+        }
     }
 
     /// Why no new session can be had while an old one works: a library that every session loads

@@ -61,7 +61,14 @@ impl PgDatabase {
     pub(super) async fn look_after(&self, care: &Care) -> Result<Upkeep> {
         self.running()?;
         let mut session = self.take_worker();
-        let status = session.primary_status().await.map_err(error::sql)?;
+        let status = match session.primary_status().await {
+            Ok(status) => status,
+            Err(e @ connect::Error::Server { .. }) => {
+                self.unlock().await?;
+                return Err(error::sql(e));
+            }
+            Err(e) => return Err(error::sql(e)),
+        };
         let standby = match status.in_recovery {
             true => Some(session.standby_status().await.map_err(error::sql)?),
             false => None,

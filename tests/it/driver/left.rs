@@ -1,9 +1,22 @@
 //! Work that is left midway, as by an agent that has something else to do first.
 
-use quorate::agent::driver::{Database, Error};
+use std::future::{Future, poll_fn};
+use std::task::Poll;
+
+use quorate::agent::driver::{Care, Database, Error};
 use quorate::domain::types::Epoch;
 
 use super::harness::*;
+
+/// Has `work` go on until `there` is true, and drops it there.
+async fn leave_once<T>(work: impl Future<Output = T>, mut there: impl FnMut() -> bool) {
+    let mut work = Box::pin(work);
+    let left = poll_fn(|context| match there() {
+        true => Poll::Ready(true),
+        false => work.as_mut().poll(context).map(|_| false),
+    });
+    assert!(left.await, "it ended before it could be left");
+}
 
 /// A barrier that is left between the reload and the end of the walsenders of before does not count
 /// as one; and writes are not opened past it.
@@ -71,4 +84,24 @@ async fn a_barrier_that_was_left_begins_walsenders_anew() {
     let before = walsender().await;
     settled("sync", || a.db.confirm_sync(Epoch(2), &config, true, &spec)).await;
     assert_ne!(walsender().await, before);
+}
+
+/// Settings that were written, and not reloaded since the upkeep was left, are reloaded by the next
+/// one; and none says before that it runs with them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_that_were_written_are_reloaded() {
+    let site = Site::new();
+    let (a, _, _) = first_primary(&site).await;
+    let asked = care(&[]);
+    let first = settled("upkeep", || a.db.maintain(&asked)).await;
+    assert_eq!(first.settings.revision, 1);
+    let mut wanted = Care { revision: 2, ..care(&[]) };
+    wanted.spec.parameters.insert("work_mem".into(), "5MB".into());
+    let file = a.settings.layout.pgdata.join("quorate.spec.conf");
+    let written = || std::fs::read_to_string(&file).unwrap().contains("work_mem = '5MB'");
+    leave_once(a.db.maintain(&wanted), written).await;
+    assert_ne!(a.session().setting("work_mem").await.unwrap().as_deref(), Some("5MB"));
+    let upkeep = settled("upkeep", || a.db.maintain(&wanted)).await;
+    assert_eq!(upkeep.settings.revision, 2);
+    assert_eq!(a.session().setting("work_mem").await.unwrap().as_deref(), Some("5MB"));
 }
