@@ -376,6 +376,21 @@ async fn a_barrier_is_left_when_the_epoch_is_closed() {
 }
 
 #[tokio::test]
+async fn what_puts_a_drift_right_is_not_left_for_it() {
+    let (world, worker) = World::primary();
+    let now = world.shared.clock.now();
+    if let Process::Primary { confirmed, .. } = &mut world.shared.lock().process {
+        *confirmed = None;
+    }
+    let syncs = world.bench.state().syncs.clone();
+    let mut heed = worker.heed(Some(Action::ConfirmSync { syncs }));
+    assert!(!heed.is_overtaken(now));
+    world.shared.lock().drifted = true;
+    assert!(!heed.is_overtaken(now));
+    assert!(worker.heed(Some(Action::Nothing { why: "a test" })).is_overtaken(now));
+}
+
+#[tokio::test]
 async fn news_that_ask_for_nothing_else_leave_the_work_alone() {
     let (mut world, mut worker) = World::primary();
     let mut heed = worker.heed(Some(Action::Nothing { why: "a test" }));
