@@ -76,8 +76,9 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
     pub(super) async fn room_for_copy(&self, duty: &FollowDuty) -> Result<(), Error> {
         let database = self.shared.database.clone();
         let work = database.room_for_copy(duty);
+        // Never left: what it removes is told, and nothing is removed while something else is done.
         let CopyRoom { needed_bytes, free_bytes, path, removed } =
-            self.heeding("looking for room for a copy", SLOW, work).await?;
+            self.bounded("looking for room for a copy", SLOW, work).await?;
         for path in removed {
             self.shared.notice(
                 NoticeCode::AsideRemoved,
