@@ -74,7 +74,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         // A source that is not fit is found out before anything is touched.
         let work = self.unless_overtaken(duty, database.may_rewind(duty));
         if let Err(error) = self.bounded("asking the primary", SLOW, work).await {
-            return Err(patient(error));
+            return Err(self.patient(error));
         }
         self.shared.update(|inner| inner.busy = Some(Condition::Rewinding));
         self.stop_standby().await?;
@@ -96,7 +96,7 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
             }
             Ok(Rewound::Untouched { why }) => {
                 self.record(restore).await?;
-                Err(patient(Error::NotReady(why)))
+                Err(self.patient(Error::NotReady(why)))
             }
             Ok(Rewound::Impossible { why }) => {
                 warn!(member = %self.shared.member.name, %why, "rewind is impossible: copying instead");
@@ -164,9 +164,9 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         // primary to say.
         let work = database.primary_position(duty);
         if let Err(error) = self.heeding("asking the primary", QUICK, work).await {
-            return Err(patient(error));
+            return Err(self.patient(error));
         }
-        self.room_for_copy(duty).await.map_err(patient)?;
+        self.room_for_copy(duty).await.map_err(|error| self.patient(error))?;
         let standby = self.copy_source(duty, spec).await;
         if self.is_overtaken() {
             // Nothing was touched yet.
@@ -225,12 +225,13 @@ impl<RT: Runtime, T: Transport, D: Database, C: Clock> Worker<RT, T, D, C> {
         self.shared.notice(NoticeCode::Copied, text);
         Ok(())
     }
-}
 
-/// What is not ready elsewhere is asked again after a pause, not at once.
-fn patient(error: Error) -> Error {
-    match error {
-        Error::NotReady(why) => Error::Failed(why),
-        other => other,
+    /// What is not ready elsewhere is asked again after a pause, not at once. What was left for
+    /// something else has not failed.
+    fn patient(&self, error: Error) -> Error {
+        match error {
+            Error::NotReady(why) if !self.is_overtaken() => Error::Failed(why),
+            other => other,
+        }
     }
 }
