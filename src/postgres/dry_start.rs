@@ -13,6 +13,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tracing::debug;
@@ -41,7 +42,10 @@ const OF_THE_MACHINE: &[&str] = &[
     "Too many open files",
     "Input/output error",
     "data directory",
+    "could not access the server configuration file",
 ];
+/// How the directories of dry starts are named.
+const SCRATCH: &str = "dry-start-";
 /// The configuration that is asked about.
 const CHECKED: &str = "quorate.check.conf";
 
@@ -65,43 +69,59 @@ pub async fn check_settings(
         conf::FLOOR_FILE
     );
     let path = layout.pgdata.join(CHECKED);
-    files::write_atomic(&path, text.as_bytes(), 0o600, user)?;
     let is_new = |(name, value): &(&String, &String)| in_force.get(*name) != Some(*value);
     let changed: BTreeMap<String, String> =
         operator.iter().filter(is_new).map(|(k, v)| (k.clone(), v.clone())).collect();
-    let libraries_at = match libraries::are_named(&changed) {
-        true => libraries::directory(binaries),
-        false => None,
-    };
+    let (at, content, owner) = (path.clone(), text.clone(), user.clone());
+    off(move || files::write_atomic(&at, content.as_bytes(), 0o600, &owner)).await??;
     // One question tells where libraries are looked for, and whether the files can be read at all.
     let asked = read(binaries, user, &layout.pgdata, &path, "dynamic_library_path").await;
-    files::remove_if_exists(&path)?;
+    off(move || files::remove_if_exists(&path)).await??;
     let output = asked?;
     if !output.success {
-        return Err(Error::Settings { message: said(&output) });
+        let message = said(&output);
+        return Err(match is_of_the_machine(&message) {
+            true => Error::Unknown { why: message },
+            false => Error::Settings { message },
+        });
     }
-    if let Some(libdir) = libraries_at {
-        let search = output.stdout.trim();
-        if let Some(missing) = libraries::missing(&changed, search, &libdir, &layout.pgdata) {
+    if libraries::are_named(&changed) {
+        let (programs, pgdata, named) = (binaries.clone(), layout.pgdata.clone(), changed.clone());
+        let look = move || {
+            let libdir = libraries::directory(&programs)?;
+            libraries::missing(&named, output.stdout.trim(), &libdir, &pgdata)
+        };
+        if let Some(missing) = off(look).await? {
             return Err(Error::Settings { message: missing.to_string() });
         }
     }
     if binaries.major() < START_MAJOR {
-        return check_tls_files(user, layout, operator).await;
+        return check_tls_files(user, layout, operator, &changed).await;
     }
     let Some(message) = start(binaries, user, layout, Some(&text)).await? else { return Ok(()) };
-    if start(binaries, user, layout, None).await?.as_ref() == Some(&message) {
-        // So says the start with what is in force: it is not for this change to mend that.
+    if start(binaries, user, layout, None).await?.is_some() {
+        // What is in force would not start either: a change must be able to mend one fault after
+        // the other.
         return Ok(());
     }
     Err(Error::Settings { message })
 }
 
+/// Does what waits for the disk where it holds up no task.
+async fn off<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    let unfinished = |e: tokio::task::JoinError| Error::Unknown { why: e.to_string() };
+    tokio::task::spawn_blocking(work).await.map_err(unfinished)
+}
+
+fn is_of_the_machine(message: &str) -> bool {
+    message.is_empty() || OF_THE_MACHINE.iter().any(|words| message.contains(words))
+}
+
 /// What PostgreSQL would say to a start with what lies in the data directory now, where it would not
-/// start; `None` also where that cannot be found out. The server may run.
+/// start. Always `None` before version 15. The server may run.
 ///
 /// # Errors
-/// The program cannot be run.
+/// That cannot be found out.
 pub async fn would_say(
     binaries: &Binaries,
     user: &OsUser,
@@ -139,19 +159,15 @@ async fn start(
     layout: &Layout,
     text: Option<&str>,
 ) -> Result<Option<String>, Error> {
-    let dir = layout.run_dir.join("dry-start");
+    // One of its own: what an attempt that nobody waits for any more goes on with, it does there.
+    static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
+    let number = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
+    let dir = layout.run_dir.join(format!("{SCRATCH}{}-{number}", std::process::id()));
     let (pgdata, owner) = (layout.pgdata.clone(), user.clone());
     let (scratch, text) = (dir.clone(), text.map(str::to_owned));
-    let made = tokio::task::spawn_blocking(move || make(&scratch, &pgdata, &owner, text));
-    let config =
-        match made.await.map_err(|e| e.to_string()).and_then(|m| m.map_err(|e| e.to_string())) {
-            Ok(config) => config,
-            Err(error) => {
-                // A start must not fail for want of a dry one.
-                debug!(%error, "no directory for a dry start");
-                return Ok(None);
-            }
-        };
+    let config = off(move || make(&scratch, &pgdata, &owner, text))
+        .await?
+        .map_err(|e| Error::Unknown { why: format!("no directory for a dry start: {e}") })?;
     let assign = |name: &str, value: &OsStr| {
         let mut argument = OsString::from(format!("{name}="));
         argument.push(value);
@@ -171,18 +187,22 @@ async fn start(
         .run()
         .await;
     // Where nobody waits for its end, the next one removes it.
-    let removed = tokio::task::spawn_blocking(move || remove(&dir)).await;
+    let removed = off(move || remove(&dir)).await?;
     debug!(?removed, "a dry start has ended");
     let output = match output {
         Ok(output) => output,
         // It says nothing of the settings that nobody had the time to find out.
-        Err(os_user::Error::Deadline { .. }) => return Ok(None),
+        Err(e @ os_user::Error::Deadline { .. }) => {
+            return Err(Error::Unknown { why: e.to_string() });
+        }
         Err(e) => return Err(e.into()),
     };
     let message = said(&output);
-    let of_the_machine = OF_THE_MACHINE.iter().any(|words| message.contains(words));
-    let refused = !output.success && !message.is_empty() && !of_the_machine;
-    Ok(refused.then_some(message))
+    match output.success {
+        true => Ok(None),
+        false if is_of_the_machine(&message) => Err(Error::Unknown { why: message }),
+        false => Ok(Some(message)),
+    }
 }
 
 fn remove(dir: &Path) -> io::Result<()> {
@@ -192,9 +212,23 @@ fn remove(dir: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes what attempts have left that nobody waited for.
+fn sweep(dir: &Path) -> io::Result<()> {
+    let Some(parent) = dir.parent() else { return Ok(()) };
+    for entry in fs::read_dir(parent)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(SCRATCH)
+            && let Err(error) = remove(&entry.path())
+        {
+            debug!(%error, "what a dry start has left is not removed");
+        }
+    }
+    Ok(())
+}
+
 /// Makes the directory, and returns the configuration in it.
 fn make(dir: &Path, pgdata: &Path, user: &OsUser, text: Option<String>) -> io::Result<PathBuf> {
-    remove(dir)?;
+    sweep(dir)?;
     files::ensure_dir(dir, 0o700, user).map_err(|e| e.source)?;
     for entry in fs::read_dir(pgdata)? {
         let name = entry?.file_name();
@@ -220,12 +254,21 @@ fn said(output: &Output) -> String {
     lines.map(plain).take(5).collect::<Vec<_>>().join("; ")
 }
 
+/// The program that tells whether a user may read a file.
+const TEST: &str = "/usr/bin/test";
+
 /// Before 15 PostgreSQL cannot be asked about TLS: at least its files have to be there.
 async fn check_tls_files(
     user: &OsUser,
     layout: &Layout,
     operator: &BTreeMap<String, String>,
+    changed: &BTreeMap<String, String>,
 ) -> Result<(), Error> {
+    // What is in force already is not for this change to mend.
+    let concerned = changed.keys().any(|name| name.to_ascii_lowercase().starts_with("ssl"));
+    if !concerned || !Path::new(TEST).exists() {
+        return Ok(());
+    }
     let given = |name: &str| {
         operator.iter().find(|(k, _)| k.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     };
@@ -245,7 +288,7 @@ async fn check_tls_files(
         }
         let path = layout.pgdata.join(file);
         // As its user: ours may read more.
-        let test = Command::new(Path::new("/usr/bin/test"), user, READ).arg("-r").arg(&path);
+        let test = Command::new(Path::new(TEST), user, READ).arg("-r").arg(&path);
         let readable = test.run().await?.success;
         if !readable {
             let message = format!("{setting} names {}, which cannot be read", path.display());

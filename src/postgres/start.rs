@@ -106,6 +106,12 @@ pub enum Error {
         /// What it said.
         message: String,
     },
+    /// Whether PostgreSQL takes the settings was not found out.
+    #[error("whether PostgreSQL takes the settings is not known: {why}")]
+    Unknown {
+        /// Why not.
+        why: String,
+    },
     /// A setting cannot be written.
     #[error(transparent)]
     Conf(#[from] conf::Error),

@@ -100,6 +100,16 @@ impl PgDatabase {
         Ok(self.files_with(role, synchronous, self.operator(spec).await?))
     }
 
+    /// The same for a start.
+    pub(super) async fn files_at_start(
+        &self,
+        role: Role,
+        synchronous: Synchronous,
+        spec: &ClusterSpec,
+    ) -> Result<Files> {
+        Ok(self.files_with(role, synchronous, self.operator_at_start(spec).await?))
+    }
+
     /// The same with the operator's part that the running server has.
     pub(super) async fn files_in_force(
         &self,

@@ -181,7 +181,7 @@ impl PgDatabase {
         if died {
             self.note_death().await?;
         }
-        let files = self.files(role, self.standby_sync(), spec).await?;
+        let files = self.files_at_start(role, self.standby_sync(), spec).await?;
         let (layout, user) = (settings.layout.clone(), self.user.clone());
         let (installed, operator) = (files.clone(), files.operator());
         let install = move || {

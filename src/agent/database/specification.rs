@@ -60,6 +60,11 @@ const POLL: Duration = Duration::from_millis(5);
 /// How often a part that was refused before its use is judged anew.
 const JUDGE_AGAIN: Duration = Duration::from_secs(20);
 
+/// How long a part may be judged: an upkeep has less than twice as long. A start has to wait no
+/// longer than that it is a failover sooner.
+const JUDGE: Duration = Duration::from_secs(5);
+const JUDGE_AT_START: Duration = Duration::from_secs(2);
+
 /// What PostgreSQL reads of a specification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Operator {
@@ -123,6 +128,8 @@ pub(super) struct Trial {
     judged: Option<(Operator, Option<Verdict>)>,
     /// When that was.
     judged_at: Option<Instant>,
+    /// The part of which it could not be found out, and why not.
+    unknown: Option<(Operator, String)>,
     /// A part that PostgreSQL was seen to refuse.
     refused: Option<(Operator, Verdict)>,
     /// What the tree was started with.
@@ -267,7 +274,7 @@ impl PgDatabase {
     }
 
     /// The operator's part for the files: what the specification says where PostgreSQL takes it, else
-    /// the last good one.
+    /// the last good one. What is not found out is no approval: then the files stay as they are.
     pub(super) async fn operator(&self, spec: &ClusterSpec) -> Result<Operator> {
         let wanted = Operator::of(spec);
         self.load_kept().await?;
@@ -275,13 +282,49 @@ impl PgDatabase {
             let trial = &lock(&self.memory).trial;
             trial.verdict(&wanted).is_none() || trial.is_stale(&wanted)
         };
-        if due {
-            self.judge(&wanted).await?;
-        }
+        self.judged(wanted, due, JUDGE).await
+    }
+
+    /// The same for a start, which neither fails nor waits for long to find something out. What was
+    /// refused is not judged anew.
+    pub(super) async fn operator_at_start(&self, spec: &ClusterSpec) -> Result<Operator> {
+        let wanted = Operator::of(spec);
+        self.load_kept().await?;
+        let due = lock(&self.memory).trial.verdict(&wanted).is_none();
+        self.judged(wanted, due, JUDGE_AT_START).await
+    }
+
+    async fn judged(&self, wanted: Operator, due: bool, limit: Duration) -> Result<Operator> {
+        let judged = match due {
+            true => match tokio::time::timeout(limit, self.judge(&wanted)).await {
+                Ok(judged) => judged.map_err(|e| e.to_string()),
+                Err(_) => Err(format!("it took longer than {limit:?}")),
+            },
+            false => Ok(()),
+        };
         {
-            let memory = lock(&self.memory);
-            if memory.trial.verdict(&wanted).is_none() {
-                return Ok(wanted);
+            let memory = &mut *lock(&self.memory);
+            let trial = &mut memory.trial;
+            let known = trial.judged.as_ref().is_some_and(|(judged, _)| *judged == wanted);
+            match judged {
+                Err(why) if !known => {
+                    warn!(%why, "whether PostgreSQL takes the cluster's settings is not known");
+                    trial.unknown = Some((wanted.clone(), why));
+                }
+                _ => trial.unknown = None,
+            }
+            let unknown = trial.unknown.is_some();
+            if trial.verdict(&wanted).is_none() {
+                let ran = trial.good().is_some_and(|good| good.operator == wanted);
+                let first = memory.installed.is_none() && trial.way_back(&wanted).is_none();
+                // Where no other part has ever worked there is nothing to stay with.
+                if !unknown || ran || first {
+                    trial.unknown = None;
+                    return Ok(wanted);
+                }
+                if let Some(files) = &memory.installed {
+                    return Ok(files.operator());
+                }
             }
             if let Some(good) = memory.trial.way_back(&wanted) {
                 return Ok(good.operator.clone());
@@ -681,6 +724,13 @@ impl PgDatabase {
         let mut found = found.map_err(error::sql)?;
         found.retain(|f| !conf::is_owned(&f.setting) && !f.is_warning());
         Ok(found)
+    }
+
+    /// Why it is not known whether PostgreSQL takes the operator's part, for a person.
+    pub(super) fn untried_settings(&self, care: &Care) -> Option<String> {
+        let wanted = Operator::of(&care.spec);
+        let memory = lock(&self.memory);
+        memory.trial.unknown.as_ref().filter(|(of, _)| *of == wanted).map(|(_, why)| why.clone())
     }
 
     /// What PostgreSQL refused of the operator's part, for a person.

@@ -324,7 +324,11 @@ impl Member {
 
 /// A member with new data that leads epoch 2, asynchronously.
 pub async fn first_primary(site: &Site) -> (Member, GuardId, Lineage) {
-    let a = site.member("a").await;
+    begin(site.member("a").await).await
+}
+
+/// The same with a member that was not begun yet.
+pub async fn begin(a: Member) -> (Member, GuardId, Lineage) {
     let id = a.db.initialise(&spec()).await.unwrap_or_else(|e| panic!("{e}"));
     a.db.save_record(&a.record(id)).await.unwrap();
     let guard = a.start_sealed(2).await;
