@@ -2,16 +2,21 @@
 //!
 //! Owns when that is looked at, and the alarm. A running server says nothing of a certificate that
 //! was replaced by a bad one, or of a library whose package was removed: it goes on with what it has
-//! loaded, and does not come back from its next stop.
+//! loaded, and does not come back from its next stop. The look loads the libraries that a start
+//! preloads, in a process of its own; it is not taken where a start would run
+//! `ssl_passphrase_command`.
 
 use std::time::{Duration, Instant};
+
+use tracing::debug;
 
 use super::conf::Files;
 use super::error::{self, Result};
 use super::specification::Operator;
 use super::{PgDatabase, lock};
 use crate::domain::alarm::{Alarm, AlarmCode};
-use crate::postgres::dry_start;
+use crate::postgres::sql::Session;
+use crate::postgres::{dry_start, start};
 
 /// How often it is looked at where nothing was found.
 const LOOK_EVERY: Duration = Duration::from_secs(300);
@@ -19,6 +24,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(300);
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
 /// A server that has just been started has shown that it can.
 const FIRST: Duration = Duration::from_secs(30);
+
+/// How long a look may take: less than is left of an upkeep, in which settings were tried as well.
+const LIMIT: Duration = Duration::from_secs(3);
 
 /// What was found.
 #[derive(Default)]
@@ -51,7 +59,7 @@ impl Watch {
 
 impl PgDatabase {
     /// The alarm that PostgreSQL would not start again.
-    pub(super) async fn next_start(&self) -> Result<Option<Alarm>> {
+    pub(super) async fn next_start(&self, session: &mut Session) -> Result<Option<Alarm>> {
         let due = {
             let memory = &mut *lock(&self.memory);
             let Some(part) = memory.installed.as_ref().map(Files::operator) else {
@@ -61,16 +69,29 @@ impl PgDatabase {
         };
         if due {
             let layout = &self.settings.layout;
-            let said = dry_start::would_say(&self.binaries, &self.user, layout).await;
-            let said = said.map_err(error::start)?;
+            // A start would run it, and it can have effects, or ask a person.
+            let asks = session.setting("ssl_passphrase_command").await.map_err(error::sql)?;
+            let work = dry_start::would_say(&self.binaries, &self.user, layout);
+            let said = match asks.is_some_and(|command| !command.is_empty()) {
+                true => Ok(None),
+                false => tokio::time::timeout(LIMIT, work).await.unwrap_or(Err(unknown())),
+            };
             let watch = &mut lock(&self.memory).next_start;
-            (watch.known, watch.said) = (true, said);
+            match said {
+                Ok(said) => (watch.known, watch.said) = (true, said),
+                // What was found last holds, and it is tried again as seldom as ever.
+                Err(error) => debug!(%error, "whether PostgreSQL would start again is not known"),
+            }
             if let Some((_, at)) = &mut watch.looked {
                 *at = Instant::now();
             }
         }
         Ok(lock(&self.memory).next_start.said.as_deref().map(alarm))
     }
+}
+
+fn unknown() -> start::Error {
+    start::Error::Unknown { why: format!("it took longer than {LIMIT:?}") }
 }
 
 fn alarm(said: &str) -> Alarm {

@@ -111,7 +111,7 @@ impl PgDatabase {
             upkeep.alarms.extend(self.keep_objects(care, &upkeep.settings));
         }
         upkeep.alarms.extend(self.settings_alarms(&upkeep.settings, care));
-        upkeep.alarms.extend(self.next_start().await?);
+        upkeep.alarms.extend(self.next_start(&mut session).await?);
         self.worker.put(session);
         upkeep.notices = lock(&self.memory).notices.drain(..).collect();
         Ok(upkeep)
@@ -136,7 +136,13 @@ impl PgDatabase {
             let text = format!("settings wait for a restart of PostgreSQL: {}", listed(&names));
             alarms.push(Alarm::new(AlarmCode::PendingRestart, text));
         }
-        if let Some(why) = self.refused_settings(care) {
+        if let Some(why) = self.untried_settings(care) {
+            let text = format!(
+                "whether PostgreSQL takes the cluster's parameters is not known, and they are not \
+                 used yet: {why}"
+            );
+            alarms.push(Alarm::new(AlarmCode::ParametersRefused, text));
+        } else if let Some(why) = self.refused_settings(care) {
             let text =
                 format!("the cluster's parameters are refused, the last good ones stay: {why}");
             alarms.push(Alarm::new(AlarmCode::ParametersRefused, text));
