@@ -102,8 +102,6 @@ pub fn missing(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]
@@ -115,6 +113,8 @@ mod tests {
     #[cfg(not(quorate_mutants))]
     #[test]
     fn only_what_is_known_to_be_missing_is_told() {
+        use std::collections::BTreeSet;
+
         use super::super::fixture_test::{Leader, spec, standby};
         use super::super::state::SynchronousMode;
 
