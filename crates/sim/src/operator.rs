@@ -13,7 +13,7 @@ use crate::domain::command::Change;
 use crate::domain::membership::MembershipChange;
 use crate::domain::plan;
 use crate::domain::state::ClusterState;
-use crate::domain::types::{ClusterName, MemberName};
+use crate::domain::types::{BootTime, ClusterName, MemberName};
 use crate::domain::{Command, Reply};
 use crate::node::front::Part;
 use crate::raft::{Peer, ProposeError};
@@ -131,17 +131,16 @@ pub async fn ask(
         Request::Restart { member } => restart(part, clock, cluster, member).await,
         Request::Reinitialise { member } => reinitialise(part, clock, cluster, member).await,
         Request::Pause => {
-            let change = Change::Pause { until: None, by: "operator".to_owned() };
+            let change = Change::Pause { until: None, by: by() };
             propose(part, clock, cluster, change).await
         }
         Request::Resume => {
-            let change = Change::Resume { over: None, by: "operator".to_owned() };
+            let change = Change::Resume { over: None, by: by() };
             propose(part, clock, cluster, change).await
         }
         Request::Leave { member } => leave(part, clock, cluster, member).await,
         Request::Permit { member } => {
-            let by = "operator".to_owned();
-            let change = Change::Membership(MembershipChange::Permit { member, by });
+            let change = Change::Membership(MembershipChange::Permit { member, by: by() });
             propose(part, clock, cluster, change).await
         }
         Request::Gone { member } => match confirmed(part, clock, cluster).await {
@@ -192,25 +191,39 @@ async fn confirmed(
     Ok((agreed.clone(), seen))
 }
 
+/// Asks for what is decided on the agreed state and what the leader sees; an error is why not.
+async fn decided(
+    part: &Part,
+    clock: &SimClock,
+    cluster: &ClusterName,
+    decide: impl FnOnce(&ClusterState, &ClusterView, BootTime) -> Result<Change, String>,
+) -> Outcome {
+    let (agreed, seen) = match confirmed(part, clock, cluster).await {
+        Ok(found) => found,
+        Err(outcome) => return outcome,
+    };
+    match decide(&agreed, &seen, clock.now()) {
+        Err(why) => refused(why),
+        Ok(change) => propose(part, clock, cluster, change).await,
+    }
+}
+
+fn by() -> String {
+    "operator".to_owned()
+}
+
 async fn switchover(
     part: &Part,
     clock: &SimClock,
     cluster: &ClusterName,
     target: Option<MemberName>,
 ) -> Outcome {
-    let (agreed, seen) = match confirmed(part, clock, cluster).await {
-        Ok(found) => found,
-        Err(outcome) => return outcome,
-    };
-    let now = clock.now();
-    match plan::switchover_check(&agreed, &seen.observations, target.as_ref(), now) {
-        Err(problems) => refused(list(&problems)),
-        Ok(target) => {
-            let by = "operator".to_owned();
-            let change = Change::StartSwitchover { expect_epoch: agreed.epoch, target, by };
-            propose(part, clock, cluster, change).await
-        }
-    }
+    decided(part, clock, cluster, |agreed, seen, now| {
+        let checked = plan::switchover_check(agreed, &seen.observations, target.as_ref(), now);
+        let target = checked.map_err(|problems| list(&problems))?;
+        Ok(Change::StartSwitchover { expect_epoch: agreed.epoch, target, by: by() })
+    })
+    .await
 }
 
 async fn restart(
@@ -219,19 +232,14 @@ async fn restart(
     cluster: &ClusterName,
     member: Option<MemberName>,
 ) -> Outcome {
-    let (agreed, seen) = match confirmed(part, clock, cluster).await {
-        Ok(found) => found,
-        Err(outcome) => return outcome,
-    };
-    let (seen, now) = (&seen.observations, clock.now());
-    match plan::restart_check(&agreed, seen, member.as_ref(), false, true, now) {
-        Err(problems) => refused(list(&problems)),
-        Ok(restart) => {
-            let (expect_epoch, by) = (agreed.epoch, "operator".to_owned());
-            let change = Change::StartRestart { expect_epoch, restart, deadline_ms: 0, by };
-            propose(part, clock, cluster, change).await
-        }
-    }
+    decided(part, clock, cluster, |agreed, seen, now| {
+        let seen = &seen.observations;
+        let checked = plan::restart_check(agreed, seen, member.as_ref(), false, true, now);
+        let restart = checked.map_err(|problems| list(&problems))?;
+        let expect_epoch = agreed.epoch;
+        Ok(Change::StartRestart { expect_epoch, restart, deadline_ms: 0, by: by() })
+    })
+    .await
 }
 
 async fn reinitialise(
@@ -240,18 +248,13 @@ async fn reinitialise(
     cluster: &ClusterName,
     member: MemberName,
 ) -> Outcome {
-    let (agreed, seen) = match confirmed(part, clock, cluster).await {
-        Ok(found) => found,
-        Err(outcome) => return outcome,
-    };
-    match plan::reinitialise_check(&agreed, &seen.observations, &member, clock.now()) {
-        Err(problems) => refused(list(&problems)),
-        Ok(()) => {
-            let (expect_epoch, by) = (agreed.epoch, "operator".to_owned());
-            let change = Change::StartReinitialise { expect_epoch, member, deadline_ms: 0, by };
-            propose(part, clock, cluster, change).await
-        }
-    }
+    decided(part, clock, cluster, |agreed, seen, now| {
+        plan::reinitialise_check(agreed, &seen.observations, &member, now)
+            .map_err(|problems| list(&problems))?;
+        let expect_epoch = agreed.epoch;
+        Ok(Change::StartReinitialise { expect_epoch, member, deadline_ms: 0, by: by() })
+    })
+    .await
 }
 
 async fn leave(
@@ -260,18 +263,14 @@ async fn leave(
     cluster: &ClusterName,
     member: MemberName,
 ) -> Outcome {
-    let (agreed, seen) = match confirmed(part, clock, cluster).await {
-        Ok(found) => found,
-        Err(outcome) => return outcome,
-    };
-    match plan::member_removal_check(&agreed, &seen.observations, &member, clock.now()) {
-        Err(problem) => refused(problem),
-        Ok(()) => {
-            let (expect_epoch, by) = (agreed.epoch, "operator".to_owned());
-            let change = MembershipChange::BeginRemoval { expect_epoch, member, by };
-            propose(part, clock, cluster, Change::Membership(change)).await
-        }
-    }
+    decided(part, clock, cluster, |agreed, seen, now| {
+        plan::member_removal_check(agreed, &seen.observations, &member, now)
+            .map_err(|problem| problem.to_string())?;
+        let expect_epoch = agreed.epoch;
+        let change = MembershipChange::BeginRemoval { expect_epoch, member, by: by() };
+        Ok(Change::Membership(change))
+    })
+    .await
 }
 
 async fn failover(
@@ -281,25 +280,14 @@ async fn failover(
     target: Option<MemberName>,
     accept_data_loss: bool,
 ) -> Outcome {
-    let (agreed, seen) = match confirmed(part, clock, cluster).await {
-        Ok(found) => found,
-        Err(outcome) => return outcome,
-    };
-    let checked = plan::failover_check(
-        &agreed,
-        &seen.observations,
-        seen.lease_age,
-        target.as_ref(),
-        accept_data_loss,
-        clock.now(),
-    );
-    if let Err(problems) = checked {
-        return refused(list(&problems));
-    }
-    let by = "operator".to_owned();
-    let expect_epoch = agreed.epoch;
-    let change = Change::StartFailover { expect_epoch, target, accept_data_loss, by };
-    propose(part, clock, cluster, change).await
+    decided(part, clock, cluster, |agreed, seen, now| {
+        let (observed, age) = (&seen.observations, seen.lease_age);
+        plan::failover_check(agreed, observed, age, target.as_ref(), accept_data_loss, now)
+            .map_err(|problems| list(&problems))?;
+        let expect_epoch = agreed.epoch;
+        Ok(Change::StartFailover { expect_epoch, target, accept_data_loss, by: by() })
+    })
+    .await
 }
 
 fn list(problems: &[plan::OperationProblem]) -> String {
