@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::apply::{Position, apply};
 use super::command::{Basis, Change, Command, Grant, Rejection, Reply};
+use super::desired::FollowDuty;
 use super::invariants;
 use super::lease::LeaderLedger;
 use super::lineage::Lineage;
@@ -271,6 +272,25 @@ pub fn tagged(name: &str) -> Change {
         tags.nofailover = true;
     }
     change
+}
+
+/// To follow `b`, which is active in this epoch.
+pub fn follow_duty(epoch: u64) -> FollowDuty {
+    FollowDuty {
+        epoch: Epoch(epoch),
+        primary: m("b"),
+        address: "b.example:5432".to_owned(),
+        lineage: Lineage::root(Epoch(1)),
+        active: true,
+        counted: true,
+        others: Vec::new(),
+        upstream: None,
+        sources: Vec::new(),
+        delay_ms: 0,
+        restart: None,
+        copy_anew: None,
+        expendable: false,
+    }
 }
 
 /// The configuration with the number that is due.

@@ -2,7 +2,7 @@
 //! known of it: nothing unsafe is done in any of them, and each that can end has a way out.
 
 use super::desired::{Desired, FollowDuty, PrimaryDuty, Upstream};
-use super::fixture_test::{SYSTEM, any, at_ms, cluster, guard, holder, m, sealed};
+use super::fixture_test::{SYSTEM, any, at_ms, cluster, follow_duty, guard, holder, m, sealed};
 use super::lease::{HolderLease, Timing};
 use super::lineage::Lineage;
 use super::observation::{Confirmed, Data};
@@ -24,21 +24,8 @@ fn follow(epoch: u64, active: bool) -> Desired {
 }
 
 fn duty(epoch: u64, active: bool) -> FollowDuty {
-    FollowDuty {
-        epoch: Epoch(epoch),
-        primary: m("b"),
-        address: "b.example:5432".to_owned(),
-        lineage: lineage(),
-        active,
-        counted: true,
-        others: vec![m("b"), m("c")],
-        upstream: None,
-        sources: Vec::new(),
-        delay_ms: 0,
-        restart: None,
-        copy_anew: None,
-        expendable: false,
-    }
+    let others = vec![m("b"), m("c")];
+    FollowDuty { lineage: lineage(), active, others, ..follow_duty(epoch) }
 }
 
 /// The same behind a standby.

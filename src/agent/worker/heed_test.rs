@@ -10,7 +10,7 @@ use crate::agent::poll::Known;
 use crate::agent::{Member, Options};
 use crate::clock::BootClock;
 use crate::domain::command::Change;
-use crate::domain::fixture_test::{Bench, SYSTEM, cluster, guard, m};
+use crate::domain::fixture_test::{Bench, SYSTEM, cluster, follow_duty, guard, m};
 use crate::domain::health::{Activity, Answer, Question, Vitals};
 use crate::domain::lease::HolderLease;
 use crate::domain::lineage::Lineage;
@@ -406,26 +406,8 @@ async fn news_that_ask_for_nothing_else_leave_the_work_alone() {
     let woken = BootRuntime::timeout(Duration::from_secs(60), world.shared.wake.notified());
     assert!(woken.await.is_ok());
     // It may still be asked to follow under its duty; another epoch overtakes that.
-    let following = Some(Action::Follow(duty(2)));
+    let following = Some(Action::Follow(follow_duty(2)));
     assert!(worker.heed(following).is_overtaken(world.shared.clock.now()), "it leads itself");
     worker.doing = None;
     assert!(!worker.is_overtaken());
-}
-
-fn duty(epoch: u64) -> FollowDuty {
-    FollowDuty {
-        epoch: Epoch(epoch),
-        primary: m("b"),
-        address: "b.example:5432".to_owned(),
-        lineage: Lineage::root(Epoch(1)),
-        active: true,
-        counted: true,
-        others: Vec::new(),
-        upstream: None,
-        sources: Vec::new(),
-        delay_ms: 0,
-        restart: None,
-        copy_anew: None,
-        expendable: false,
-    }
 }
